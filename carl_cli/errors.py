@@ -1,0 +1,52 @@
+"""Every failure that the user can mend, with the exit code that scripts test.
+
+Raise the most specific kind with one line that names what was found and what was
+expected; `hint` says what to do. `carl_cli.cli` turns them into an error line.
+"""
+
+
+class CarlError(Exception):
+    """Base of all expected failures. `exit_code` is what the process returns."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(CarlError):
+    """The command line contradicts itself or names an unknown choice."""
+
+    exit_code = 2
+
+
+class InputError(CarlError):
+    """A file or its geometry can't be used."""
+
+    exit_code = 3
+
+
+class WeightsError(CarlError):
+    """Weights are missing, damaged or of another architecture."""
+
+    exit_code = 4
+
+
+class OutOfMemoryError(CarlError):
+    """The case does not fit into the memory that is allowed."""
+
+    exit_code = 5
+
+
+class BatchError(CarlError):
+    """Some cases of a batch failed."""
+
+    exit_code = 6
+
+
+class OutputError(CarlError):
+    """An output could not be written."""
+
+    exit_code = 7
