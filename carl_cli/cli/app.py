@@ -1,0 +1,87 @@
+"""The `carl` command: a lazy group of commands inside one error boundary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from carl_cli import __version__
+from carl_cli.cli.boundary import exit_code_of
+from carl_cli.cli.commands import CommandEntry, available
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+def load(entry: CommandEntry) -> Any:
+    """The command itself; this is where its module is imported."""
+    target = getattr(import_module(entry.module), entry.attribute)
+    if not isinstance(target, typer.Typer):
+        function, target = target, typer.Typer(add_completion=False)
+        target.command(entry.name, context_settings=CONTEXT)(function)
+    command = get_command(target)
+    command.name = entry.name
+    return command
+
+
+class LazyGroup(TyperGroup):
+    """Lists its commands from the table; imports the one that is run or completed."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.entries = available()
+        for entry in self.entries.values():
+            self.add_command(
+                TyperCommand(entry.name, help=entry.summary, rich_help_panel=entry.panel)
+            )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, load(self.entries[name]) if name in self.entries else listed, rest
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    context_settings=CONTEXT,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Register 3D medical images: `carl register FIXED MOVING -o transform.h5 -w warped.nii.gz`",
+    epilog="Every command explains itself: carl COMMAND --help",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"carl {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[  # noqa: ARG001 (read by its callback)
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["CARL_DEBUG"] = "1"
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run `carl` with these arguments (those of the process when None) and exit."""
+    command = get_command(app)
+    raise SystemExit(exit_code_of(lambda: command(args=args, prog_name="carl")))
+
+
+if __name__ == "__main__":
+    main()

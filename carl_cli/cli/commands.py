@@ -1,0 +1,68 @@
+"""The commands of `carl`: plain data, so that `carl --help` loads none of them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+
+class CommandEntry(NamedTuple):
+    """One line of `carl --help`, and where its code is: module and attribute.
+
+    The attribute is a function with Typer annotations, or a Typer app with sub-commands.
+    """
+
+    name: str
+    module: str
+    attribute: str
+    summary: str
+    panel: str
+
+    @property
+    def exists(self) -> bool:
+        return find_spec(self.module) is not None
+
+
+REGISTER = "Register and apply"
+TRANSFORMS = "Transforms"
+STUDIES = "Studies"
+NETWORKS = "Networks"
+HELP = "Help"
+
+_CLI = "carl_cli.cli."
+
+ENTRIES = (
+    CommandEntry(
+        "register",
+        _CLI + "register",
+        "register",
+        "Register a moving image to a fixed one.",
+        REGISTER,
+    ),
+    CommandEntry("warp", _CLI + "warp", "warp", "Resample images or labels onto a grid.", REGISTER),
+    CommandEntry("points", _CLI + "points", "points", "Map points and landmarks.", REGISTER),
+    CommandEntry(
+        "jacobian", _CLI + "jacobian", "jacobian", "Write the Jacobian determinant.", TRANSFORMS
+    ),
+    CommandEntry("compose", _CLI + "compose", "compose", "Chain transforms into one.", TRANSFORMS),
+    CommandEntry("invert", _CLI + "invert", "invert", "Invert a transform.", TRANSFORMS),
+    CommandEntry(
+        "convert", _CLI + "convert", "convert", "Write a transform in another format.", TRANSFORMS
+    ),
+    CommandEntry("info", _CLI + "info", "info", "Describe an image or a transform.", TRANSFORMS),
+    CommandEntry("batch", _CLI + "batch", "batch", "Register the pairs of a table.", STUDIES),
+    CommandEntry("evaluate", _CLI + "evaluate", "evaluate", "Score registrations.", STUDIES),
+    CommandEntry("report", _CLI + "report", "report", "Make an HTML report of a run.", STUDIES),
+    CommandEntry("train", _CLI + "train", "train", "Train a network from a config file.", NETWORKS),
+    CommandEntry(
+        "weights", _CLI + "weights", "app", "List, download, check and publish weights.", NETWORKS
+    ),
+    CommandEntry("demo", _CLI + "demo", "demo", "Register a synthetic pair and score it.", HELP),
+    CommandEntry("doctor", _CLI + "doctor", "doctor", "Check this installation and machine.", HELP),
+    CommandEntry("cite", _CLI + "cite", "cite", "Print what to cite, as BibTeX.", HELP),
+)
+
+
+def available() -> dict[str, CommandEntry]:
+    """Name → entry of the commands whose module is installed, in the order of the table."""
+    return {entry.name: entry for entry in ENTRIES if entry.exists}
