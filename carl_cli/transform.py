@@ -1,0 +1,33 @@
+"""Transforms of points between image spaces: the public place to import them from.
+
+All coordinates are LPS millimetres; a transform maps points of the fixed image to points
+of the moving image. Numpy only: neither torch nor an image library is imported.
+"""
+
+from carl_cli.transforms.core import (
+    AffineTransform,
+    CompositeTransform,
+    DisplacementField,
+    InverseField,
+    Transform,
+    from_homogeneous,
+    identity,
+)
+from carl_cli.transforms.jacobian import jacobian_determinant
+from carl_cli.transforms.sampling import dense, extend, from_network, inverse_residual, invert
+
+__all__ = [
+    "AffineTransform",
+    "CompositeTransform",
+    "DisplacementField",
+    "InverseField",
+    "Transform",
+    "dense",
+    "extend",
+    "from_homogeneous",
+    "from_network",
+    "identity",
+    "inverse_residual",
+    "invert",
+    "jacobian_determinant",
+]

@@ -1,0 +1,1 @@
+"""The parts behind `carl_cli.transform`; import from there."""

@@ -1,0 +1,70 @@
+"""Pointwise inverse of x → x + u(x) by Newton steps with backtracking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from carl_cli.transforms.interpolation import Floats
+
+Field = Callable[[Floats], tuple[Floats, Floats]]
+
+MAX_STEPS = 60
+SMALLEST_DETERMINANT = 1e-2
+
+
+def solve(field: Field, targets: Floats, tolerance_mm: float) -> Floats:
+    """Points x (N, D) with |x + u(x) - target| below the tolerance where such x is found.
+
+    `field` gives u (N, D) in mm and its spatial derivative (N, D, D) at points (N, D).
+    Each point keeps its own step length and only ever moves to a smaller residual, so a
+    point in a fold ends at its best place instead of oscillating.
+    """
+    best = targets.copy()
+    error, jacobian = _residual(field, best, targets)
+    length = np.ones(len(best))
+    active = np.flatnonzero(_norm(error) > tolerance_mm)
+    for _ in range(MAX_STEPS):
+        if active.size == 0:
+            break
+        step = _newton_step(jacobian[active], error[active])
+        trial = best[active] - length[active, None] * step
+        trial_error, trial_jacobian = _residual(field, trial, targets[active])
+        better = _norm(trial_error) < _norm(error[active])
+        moved = active[better]
+        best[moved], error[moved] = trial[better], trial_error[better]
+        jacobian[moved] = trial_jacobian[better]
+        length[active] = np.where(better, np.minimum(1, 2 * length[active]), length[active] / 2)
+        active = active[_norm(error[active]) > tolerance_mm]
+    return best
+
+
+def _residual(field: Field, points: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    displacement, gradient = field(points)
+    jacobian = gradient + np.eye(points.shape[1])
+    return points + displacement - targets, jacobian
+
+
+def _newton_step(jacobian: Floats, error: Floats) -> Floats:
+    """J⁻¹ e, or the fixed-point step e where J is folded or nearly singular."""
+    adjugate = _adjugate(jacobian)
+    determinant = np.einsum("nk,nk->n", jacobian[:, 0, :], adjugate[:, :, 0])
+    usable = determinant > SMALLEST_DETERMINANT
+    newton = np.einsum("nij,nj->ni", adjugate, error)
+    newton /= np.where(usable, determinant, 1)[:, None]
+    return np.where(usable[:, None], newton, error)
+
+
+def _adjugate(matrix: Floats) -> Floats:
+    """(N, D, D) → transposed cofactors; written out because batched LAPACK is ten times slower."""
+    if matrix.shape[-1] == 2:
+        (a, b), (c, d) = np.moveaxis(matrix, 0, -1)
+        return np.moveaxis(np.array([[d, -b], [-c, a]]), -1, 0)
+    row = [matrix[:, k, :] for k in range(3)]
+    columns = [np.cross(row[1], row[2]), np.cross(row[2], row[0]), np.cross(row[0], row[1])]
+    return np.stack(columns, axis=-1)
+
+
+def _norm(vectors: Floats) -> Floats:
+    return np.sqrt(np.einsum("nk,nk->n", vectors, vectors))

@@ -1,0 +1,103 @@
+"""Transforms sampled on grids: dense fields, their extension, the network's result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from carl_cli.errors import InputError
+from carl_cli.geometry import Array, Grid, apply_affine
+from carl_cli.transforms.core import (
+    CompositeTransform,
+    DisplacementField,
+    Transform,
+    from_homogeneous,
+)
+from carl_cli.transforms.interpolation import Floats
+
+SLAB_POINTS = 1 << 21
+
+
+def slabs(grid: Grid) -> Iterator[slice]:
+    """Ranges of the slowest array axis holding about SLAB_POINTS voxels each."""
+    slices = grid.shape_zyx[0]
+    step = max(1, SLAB_POINTS * slices // max(1, int(np.prod(grid.size_xyz))))
+    for start in range(0, slices, step):
+        yield slice(start, min(start + step, slices))
+
+
+def subgrid(grid: Grid, start_xyz: tuple[int, ...], size_xyz: tuple[int, ...]) -> Grid:
+    """The block of `grid` that begins at voxel `start_xyz` (may lie outside)."""
+    origin = apply_affine(grid.index_to_lps, np.array(start_xyz, float))
+    return replace(grid, size_xyz=tuple(size_xyz), origin_mm=tuple(origin.tolist()))
+
+
+def slab_grid(grid: Grid, part: slice) -> Grid:
+    others = grid.dimension - 1
+    size = (*grid.size_xyz[:-1], part.stop - part.start)
+    return subgrid(grid, (0,) * others + (part.start,), size)
+
+
+def dense(transform: Transform, grid: Grid) -> DisplacementField:
+    """T(x) - x at each voxel centre of `grid`, mm LPS, float32."""
+    values = np.empty((*grid.shape_zyx, grid.dimension), np.float32)
+    for part in slabs(grid):
+        points = slab_grid(grid, part).points_mm()
+        values[part] = transform(points) - points
+    return DisplacementField(grid, values)
+
+
+def invert(transform: Transform, grid: Grid) -> tuple[DisplacementField, Floats]:
+    """The inverse of T sampled on `grid` (of the moving image), and what is left of it.
+
+    Second value: |T(T⁻¹(y)) - y| in mm at each voxel centre y, shape (z, y, x), with the
+    sampled (float32) inverse. Large only where T is folded.
+    """
+    backward = dense(transform.inverse(), grid)
+    return backward, inverse_residual(transform, backward, grid)
+
+
+def inverse_residual(forward: Transform, backward: Transform, grid: Grid) -> Floats:
+    """|forward(backward(y)) - y| in mm at the voxel centres y of `grid`: (z, y, x) float32."""
+    residual = np.empty(grid.shape_zyx, np.float32)
+    for part in slabs(grid):
+        points = slab_grid(grid, part).points_mm()
+        residual[part] = np.linalg.norm(forward(backward(points)) - points, axis=-1)
+    return residual
+
+
+def extend(field: DisplacementField, points_mm: Array) -> DisplacementField:
+    """The same map with a buffer that holds all the points: border displacements repeated."""
+    index = apply_affine(field.grid.lps_to_index, points_mm.reshape(-1, field.dimension))
+    # A millionth of a voxel of rounding must not cost a whole layer.
+    low = np.floor(np.minimum(index.min(axis=0), 0) + 1e-6).astype(int)
+    last = np.array(field.grid.size_xyz) - 1
+    high = np.ceil(np.maximum(index.max(axis=0) - last, 0) - 1e-6).astype(int)
+    if not (low.any() or high.any()):
+        return field
+    size = tuple((last + 1 - low + high).tolist())
+    widths = [*zip((-low)[::-1].tolist(), high[::-1].tolist(), strict=True), (0, 0)]
+    values = np.pad(field.displacement_mm, widths, mode="edge")
+    return DisplacementField(subgrid(field.grid, tuple(low.tolist()), size), values)
+
+
+def from_network(
+    displacement_voxels: Floats, fixed_grid: Grid, moving_grid: Grid, cover: Grid
+) -> CompositeTransform:
+    """The exact physical form of a network's result: [A, field], T(x) = A(x + u(x)).
+
+    displacement_voxels: (D, z, y, x), components in array-axis order (z first): index i of
+    the fixed network grid maps to i + d(i) on the moving network grid. With x = F i + o_F
+    and y = M j + o_M: u = F d in mm on the fixed network grid, A = M F⁻¹ and offsets.
+    The field is extended so that its buffer holds the whole of `cover` (the fixed image).
+    """
+    components = np.asarray(displacement_voxels)
+    if components.shape != (fixed_grid.dimension, *fixed_grid.shape_zyx):
+        raise InputError(f"displacement {components.shape} on a grid of {fixed_grid.shape_zyx}")
+    xyz_last = np.moveaxis(components[::-1], 0, -1)
+    field_mm = (xyz_last @ fixed_grid.index_to_lps[:-1, :-1].T).astype(np.float32)
+    frame_change = from_homogeneous(moving_grid.index_to_lps @ fixed_grid.lps_to_index)
+    field = extend(DisplacementField(fixed_grid, field_mm), cover.corners_mm())
+    return CompositeTransform((frame_change, field))
