@@ -1,0 +1,113 @@
+"""Maps between images as functions, on unit coordinates.
+
+Shapes: B batch, D dimension (2 or 3), C channels, `shape` = (z, y, x) or (y, x).
+Points are tensors (B, D, *any) whose component k runs along array axis k. A unit
+coordinate u is tied to the voxel index i of n voxels by one of two rules:
+
+  corners   u = i / (n - 1)      0 and 1 are the first and last voxel centres
+  centres   u = (i + 0.5) / n    0 and 1 are the outer faces of the image
+
+`corners` is what the published networks were trained with. Under `centres` a voxel keeps
+its place when an image is pooled by two, so a shift by whole coarse voxels commutes
+exactly with the network. Rules are named by the flag `align_corners`, as torch does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Shape = Sequence[int]
+
+
+def identity(shape: Shape, align_corners: bool, device: torch.device | str = "cpu") -> Tensor:
+    """(1, D, *shape) unit coordinate of each voxel."""
+    axes = [_unit_axis(n, align_corners, device) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def _unit_axis(n: int, align_corners: bool, device: torch.device | str) -> Tensor:
+    index = torch.arange(n, dtype=torch.float32, device=device)
+    return index / max(n - 1, 1) if align_corners else (index + 0.5) / n
+
+
+def voxels_per_unit(shape: Shape, align_corners: bool) -> Tensor:
+    """(D,) how many voxels one unit coordinate spans along each array axis."""
+    return torch.tensor([n - 1 if align_corners else n for n in shape], dtype=torch.float32)
+
+
+def sample(values_BCx: Tensor, points_BDx: Tensor, align_corners: bool) -> Tensor:
+    """Values at unit coordinates: linear interpolation, border voxels continued outside.
+
+    values (B, C, *shape), points (B, D, *any) → (B, C, *any).
+    """
+    dimension = points_BDx.shape[1]
+    grid = (2 * points_BDx - 1).flip(1).movedim(1, -1)
+    flat = grid.reshape(grid.shape[0], *([1] * (dimension - 1)), -1, dimension)
+    grid = grid if grid.dim() == dimension + 2 else flat
+    values = values_BCx.expand(grid.shape[0], *values_BCx.shape[1:])
+    out = torch.nn.functional.grid_sample(
+        values, grid, mode="bilinear", padding_mode="border", align_corners=align_corners
+    )
+    return out.reshape(out.shape[0], out.shape[1], *points_BDx.shape[2:])
+
+
+class Map:
+    """A function from points of the fixed image to points of the moving one."""
+
+    def __call__(self, points_BDx: Tensor) -> Tensor:
+        """(B, D, *any) unit coordinates → (B, D, *any) unit coordinates."""
+        raise NotImplementedError
+
+    def on_grid(self, shape: Shape) -> Tensor:
+        """(B, D, *shape) images of all voxels of a grid of that shape."""
+        raise NotImplementedError
+
+
+class DisplacementMap(Map):
+    """x + u(x), with u given on a grid: (B, D, *shape) in unit coordinates."""
+
+    def __init__(self, displacement_BDx: Tensor, align_corners: bool) -> None:
+        self.displacement_BDx = displacement_BDx
+        self.align_corners = align_corners
+
+    def __call__(self, points_BDx: Tensor) -> Tensor:
+        return points_BDx + sample(self.displacement_BDx, points_BDx, self.align_corners)
+
+    def on_grid(self, shape: Shape) -> Tensor:
+        grid = identity(shape, self.align_corners, self.displacement_BDx.device)
+        if tuple(shape) == tuple(self.displacement_BDx.shape[2:]):
+            return grid + self.displacement_BDx  # at its own nodes: nothing to interpolate
+        return self(grid.expand(self.displacement_BDx.shape[0], *grid.shape[1:]))
+
+
+class ComposedMap(Map):
+    """outer ∘ inner: the inner map acts first on points of the fixed image."""
+
+    def __init__(self, outer: Map, inner: Map) -> None:
+        self.outer = outer
+        self.inner = inner
+
+    def __call__(self, points_BDx: Tensor) -> Tensor:
+        return self.outer(self.inner(points_BDx))
+
+    def on_grid(self, shape: Shape) -> Tensor:
+        return self.outer(self.inner.on_grid(shape))
+
+
+def jacobian_determinant(phi_BDx: Tensor) -> Tensor:
+    """Determinant of each cell's edges at its last corner, as the reference counts folds.
+
+    phi (B, D, *shape) in voxels → (B, *(shape - 1)); 1 where volume is kept, ≤ 0 at folds.
+    """
+    dimension = phi_BDx.shape[1]
+    corner = phi_BDx[(..., *[slice(1, None)] * dimension)]
+    edges = []
+    for axis in range(dimension):
+        before = [slice(1, None)] * dimension
+        before[axis] = slice(None, -1)
+        edges.append(corner - phi_BDx[(..., *before)])
+    jacobian = torch.stack(edges, dim=2)  # B, component, derivative, *(shape - 1)
+    return torch.linalg.det(jacobian.movedim((1, 2), (-2, -1)))

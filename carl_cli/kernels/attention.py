@@ -1,0 +1,93 @@
+"""Coordinate attention: the mean position of the keys under softmax(Q Kᵀ) (Eq. 11).
+
+One interface, `mean_position`; the N × M matrix of logits never exists as a whole. Features
+have length at most `MAX_NORM`, so logits lie in [-16, 16] and exp needs no running maximum:
+a constant 16 is subtracted, which keeps each weight in [exp(-32), 1].
+Legend of suffixes: B batch, N queries, M keys, C channels, D dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_NORM = 4.0
+LOGIT_BOUND = MAX_NORM * MAX_NORM
+TILE_QUERIES = 1024
+TILE_KEYS = 2048
+
+
+def mean_position(queries_BNC: Tensor, keys_BMC: Tensor, positions_MD: Tensor) -> Tensor:
+    """(B, N, D): for each query the softmax-weighted mean of the keys' positions.
+
+    Differentiable in queries and keys; the backward pass recomputes the weights.
+    """
+    result: Tensor = _MeanPosition.apply(queries_BNC, keys_BMC, positions_MD)
+    return result
+
+
+def mean_and_spread(
+    queries_BNC: Tensor, keys_BMC: Tensor, positions_MD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean position (B, N, D) and standard deviation (B, N, D) of each attention row."""
+    # Squares are taken about the centre of the positions: less cancellation in float32.
+    centre = positions_MD.mean(0)
+    values = positions_MD - centre
+    moments, _ = _tiled_mean(queries_BNC, keys_BMC, torch.cat([values, values**2], dim=1))
+    mean, square = moments.chunk(2, dim=-1)
+    return mean + centre, (square - mean**2).clamp_min(0).sqrt()
+
+
+class _MeanPosition(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
+        mean, total = _tiled_mean(queries, keys, positions)
+        ctx.save_for_backward(queries, keys, positions, mean, total)
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        d_queries, d_keys = _tiled_backward(*ctx.saved_tensors, grads[0])
+        return d_queries, d_keys, None
+
+
+def _tiled_mean(queries: Tensor, keys: Tensor, values_MV: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean of the values (B, N, V) and the sum of the weights (B, N, 1)."""
+    ones = values_MV.new_ones(values_MV.shape[0], 1)
+    values = torch.cat([values_MV, ones], dim=1)  # M, V+1: the last column sums the weights
+    rows = []
+    for query in queries.split(TILE_QUERIES, dim=1):
+        total = query.new_zeros(query.shape[0], query.shape[1], values.shape[1])
+        for key, value in zip(
+            keys.split(TILE_KEYS, dim=1), values.split(TILE_KEYS, dim=0), strict=True
+        ):
+            total += _weights(query, key) @ value
+        rows.append(total)
+    sums = torch.cat(rows, dim=1)
+    return sums[..., :-1] / sums[..., -1:], sums[..., -1:]
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    """(B, n, m) exp(logit - 16) of one tile, in place: the tile stays in cache."""
+    logits = torch.matmul(query, key.transpose(1, 2))
+    return logits.sub_(LOGIT_BOUND).exp_()
+
+
+def _tiled_backward(
+    queries: Tensor, keys: Tensor, positions: Tensor, mean: Tensor, total: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """d loss / d queries and d keys, from dS_ij = P_ij g_i·(x_j - mean_i)."""
+    d_queries = torch.zeros_like(queries)
+    d_keys = torch.zeros_like(keys)
+    offset = (grad * mean).sum(-1, keepdim=True)
+    for start in range(0, queries.shape[1], TILE_QUERIES):
+        rows = slice(start, start + TILE_QUERIES)
+        for first in range(0, keys.shape[1], TILE_KEYS):
+            cols = slice(first, first + TILE_KEYS)
+            pull = grad[:, rows] @ positions[cols].T - offset[:, rows]
+            d_logits = _weights(queries[:, rows], keys[:, cols]).mul_(pull).div_(total[:, rows])
+            d_queries[:, rows] += d_logits @ keys[:, cols]
+            d_keys[:, cols] += d_logits.transpose(1, 2) @ queries[:, rows]
+    return d_queries, d_keys

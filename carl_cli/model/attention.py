@@ -1,0 +1,78 @@
+"""Ξ: coordinate attention, [W, U]-equivariant by construction (Sec. 4.2, 5.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from carl_cli.fields import DisplacementMap, Shape, identity, voxels_per_unit
+from carl_cli.kernels.attention import mean_and_spread, mean_position
+from carl_cli.model.encoder import Encoder
+from carl_cli.model.operators import Registrar
+
+
+class CoordinateAttention(Registrar):
+    """Each fixed voxel goes to the softmax-weighted mean position of the moving voxels.
+
+    Both images are zero-padded by `padding` voxels before the encoder. The fixed image's
+    features are cropped back; the moving image's padding stays, so that points outside of
+    it can be reached.
+    """
+
+    def __init__(self, encoder: Encoder, padding: int, align_corners: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.padding = padding
+        self.align_corners = align_corners
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
+        return self._match(self.features(fixed), self.features(moving))
+
+    def both(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
+        fixed_features, moving_features = self.features(fixed), self.features(moving)
+        return (
+            self._match(fixed_features, moving_features),
+            self._match(moving_features, fixed_features),
+        )
+
+    def features(self, image: Tensor) -> Tensor:
+        """(B, width, *(shape + 2 padding)) features, padding included."""
+        features: Tensor = self.encoder(pad(image, [self.padding] * 2 * (image.dim() - 2)))
+        return features
+
+    def spread_voxels(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """(B, D, *shape) standard deviation of each attention row, in voxels here."""
+        queries, keys, positions = self._attention_inputs(
+            self.features(fixed), self.features(moving)
+        )
+        shape = fixed.shape[2:]
+        spread = mean_and_spread(queries, keys, positions)[1].transpose(1, 2)
+        scale = voxels_per_unit(shape, self.align_corners).to(spread.device)
+        return (spread * scale[None, :, None]).unflatten(2, shape)
+
+    def _match(self, fixed_features: Tensor, moving_features: Tensor) -> DisplacementMap:
+        shape = self._inner_shape(fixed_features)
+        queries, keys, positions = self._attention_inputs(fixed_features, moving_features)
+        phi = mean_position(queries, keys, positions).transpose(1, 2).unflatten(2, shape)
+        grid = identity(shape, self.align_corners, phi.device)
+        return DisplacementMap(phi - grid, self.align_corners)
+
+    def _attention_inputs(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, N, C), keys (B, M, C) and the keys' unit coordinates (M, D)."""
+        crop = slice(self.padding, -self.padding or None)
+        queries = fixed[(..., *[crop] * (fixed.dim() - 2))].flatten(2).transpose(1, 2)
+        keys = moving.flatten(2).transpose(1, 2)
+        positions = self._padded_identity(self._inner_shape(moving), moving.device)
+        return queries.contiguous(), keys.contiguous(), positions
+
+    def _padded_identity(self, shape: Shape, device: torch.device) -> Tensor:
+        """(M, D) unit coordinates of all voxels; outside [0, 1] in the padding."""
+        axes = []
+        for n in shape:
+            index = torch.arange(-self.padding, n + self.padding, device=device).float()
+            axes.append(index / (n - 1) if self.align_corners else (index + 0.5) / n)
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+
+    def _inner_shape(self, features: Tensor) -> tuple[int, ...]:
+        return tuple(n - 2 * self.padding for n in features.shape[2:])

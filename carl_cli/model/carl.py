@@ -1,0 +1,124 @@
+"""From a description to a network.
+
+Every member of the family is one coarse network, Ξ or Ψ, at some scale, followed by Ψ
+refinements at finer ones:
+
+  CARL              attention at 4, refined at 2, 1      TwoStep{Down{TwoStep{Down{Ξ}, Ψ}}, Ψ}
+  CARL, extra step  attention at 4, refined at 2, 1, 1
+  uniGradICON       U-Net at 4,     refined at 2, 1, 1
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from carl_cli.model.attention import CoordinateAttention
+from carl_cli.model.encoder import Encoder
+from carl_cli.model.operators import Down, Registrar, TwoStep
+from carl_cli.model.unet import DisplacementUNet
+
+
+class EncoderConfig(BaseModel):
+    """Conv_θ: features per voxel, residual blocks, voxels of zero padding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    width: int = Field(128, ge=1)
+    blocks: int = Field(3, ge=0)
+    padding: int = Field(9, ge=0)
+
+
+class UNetConfig(BaseModel):
+    """Ψ: channels after each halving and each doubling, finest level first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    down: tuple[int, ...] = (16, 32, 64, 256, 512)
+    up: tuple[int, ...] = (16, 32, 64, 128, 256)
+
+    @model_validator(mode="after")
+    def _same_depth(self) -> UNetConfig:
+        if len(self.down) != len(self.up):
+            raise ValueError(f"down has {len(self.down)} levels and up {len(self.up)}")
+        return self
+
+
+class ModelConfig(BaseModel):
+    """Any member of the family. Scales are powers of two, 1 = the network grid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    dimension: Literal[2, 3] = 3
+    channels: int = Field(1, ge=1)
+    coarse: Literal["attention", "unet"] = "attention"
+    coarse_scale: int = 4
+    refine_scales: tuple[int, ...] = (2, 1)
+    encoder: EncoderConfig = EncoderConfig()
+    unet: UNetConfig = UNetConfig()
+    coordinates: Literal["corners", "centres"] = "corners"
+
+    @model_validator(mode="after")
+    def _scales_fall_to_one(self) -> ModelConfig:
+        scales = (self.coarse_scale, *self.refine_scales, 1)
+        if any(s < 1 or s & (s - 1) for s in scales):
+            raise ValueError(f"scales must be powers of two, found {scales[:-1]}")
+        if list(scales) != sorted(scales, reverse=True):
+            raise ValueError(f"scales must not grow, found {scales[:-1]}")
+        return self
+
+    @property
+    def align_corners(self) -> bool:
+        return self.coordinates == "corners"
+
+    @property
+    def stride(self) -> int:
+        """Largest step of the whole network in voxels: exact under shifts by this much."""
+        depth = 2 ** len(self.unet.down)
+        coarse = 1 if self.coarse == "attention" else depth
+        return max([self.coarse_scale * coarse, *(s * depth for s in self.refine_scales)])
+
+
+def build_network(config: ModelConfig) -> Registrar:
+    """The untrained network of a description, in eval mode."""
+    network, scale = _coarse(config), config.coarse_scale
+    for finer in config.refine_scales:
+        network = _raise_to(network, scale, finer)
+        network = TwoStep(network, _unet(config), config.align_corners)
+        scale = finer
+    return _raise_to(network, scale, 1).eval()
+
+
+def _raise_to(network: Registrar, scale: int, finer: int) -> Registrar:
+    while scale > finer:
+        network, scale = Down(network), scale // 2
+    return network
+
+
+def _coarse(config: ModelConfig) -> Registrar:
+    if config.coarse == "unet":
+        return _unet(config)
+    e = config.encoder
+    encoder = Encoder(config.dimension, config.channels, e.width, e.blocks)
+    return CoordinateAttention(encoder, e.padding, config.align_corners)
+
+
+def _unet(config: ModelConfig) -> DisplacementUNet:
+    u = config.unet
+    return DisplacementUNet(config.dimension, config.channels, u.down, u.up, config.align_corners)
+
+
+def coarse_network(network: Registrar) -> Registrar:
+    """The innermost network: Ξ, or the coarsest Ψ."""
+    while isinstance(network, Down | TwoStep):
+        network = network.inner if isinstance(network, Down) else network.first
+    return network
+
+
+def with_coarse(network: Registrar, coarse: Registrar) -> Registrar:
+    """Put another network in the innermost place (in place; returns the network)."""
+    if isinstance(network, Down):
+        network.inner = with_coarse(network.inner, coarse)
+    elif isinstance(network, TwoStep):
+        network.first = with_coarse(network.first, coarse)
+    else:
+        return coarse
+    return network

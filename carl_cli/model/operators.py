@@ -1,0 +1,73 @@
+"""TwoStep and Down: networks made of networks, composing maps as functions (Sec. 4, 5).
+
+The paper and its published code name the moving image first; this project always says
+(fixed, moving). A registrar returns the map that carries fixed points to moving points.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from carl_cli.fields import ComposedMap, Map, sample
+from carl_cli.model.layers import pool
+
+
+class Registrar(nn.Module):
+    """A network that registers: images (B, C, *shape) → maps on unit coordinates."""
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Map:
+        raise NotImplementedError
+
+    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        """Maps fixed → moving and moving → fixed. Overridden where work can be shared."""
+        return self(fixed, moving), self(moving, fixed)
+
+
+class TwoStep(Registrar):
+    """TwoStep{Φ, Ψ}[F, M] = Φ[F, M] ∘ Ψ[F, M ∘ Φ[F, M]] (Eq. 14)."""
+
+    def __init__(self, first: Registrar, second: Registrar, align_corners: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.align_corners = align_corners
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Map:
+        return self._refine(self.first(fixed, moving), fixed, moving)
+
+    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        ahead, back = self.first.both(fixed, moving)
+        return self._refine(ahead, fixed, moving), self._refine(back, moving, fixed)
+
+    def _refine(self, phi: Map, fixed: Tensor, moving: Tensor) -> Map:
+        warped = sample(moving, phi.on_grid(fixed.shape[2:]), self.align_corners)
+        return ComposedMap(phi, self.second(fixed, warped))
+
+
+class Down(Registrar):
+    """Down{Φ}[F, M] = Φ[half F, half M] (Eq. 19); unit coordinates need no rescaling."""
+
+    def __init__(self, inner: Registrar) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Map:
+        phi: Map = self.inner(pool(fixed), pool(moving))
+        return phi
+
+    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        return self.inner.both(pool(fixed), pool(moving))
+
+
+class Kept(Registrar):
+    """Maps computed before, in place of the network that made them."""
+
+    def __init__(self, ahead: Map, back: Map) -> None:
+        super().__init__()
+        self.maps = (ahead, back)
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Map:
+        return self.maps[0]
+
+    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        return self.maps
