@@ -1,0 +1,57 @@
+"""Outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from carl_cli.errors import CarlError, OutputError
+
+TWO_PART_SUFFIXES = (".nii.gz", ".mrk.json", ".img.gz")
+
+
+def full_suffix(path: Path) -> str:
+    """ ".nii.gz" for "sub.01.nii.gz": the part of the name that picks the format."""
+    name = path.name.lower()
+    two_part = next((s for s in TWO_PART_SUFFIXES if name.endswith(s)), None)
+    return path.name[-len(two_part) :] if two_part else path.suffix
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is renamed to `path`.
+
+    The temporary name keeps the full suffix, because writers choose the format by it. After
+    any failure, an interruption included, the temporary file is removed and a file that
+    stood at `path` is untouched. Raises OutputError for a folder that can't be written and
+    for any OSError inside the block.
+    """
+    path = Path(path)
+    _check_folder(path)
+    temporary = path.with_name(f".{secrets.token_hex(6)}.partial{full_suffix(path)}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except CarlError:
+        raise
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise OutputError(
+            f"{path}: can't be written: {cause}", "free space or choose another folder"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _check_folder(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist", "create it first")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, a file name was expected", "name a file in it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: the folder {folder} is read-only", "choose another folder")
