@@ -50,8 +50,8 @@ app = typer.Typer(
     context_settings=CONTEXT,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Register 3D medical images: `carl register FIXED MOVING -o transform.h5 -w warped.nii.gz`",
-    epilog="Every command explains itself: carl COMMAND --help",
+    help="Register 3D medical images: carl register FIXED MOVING -o forward.h5 -w warped.nii.gz",
+    epilog="Each command explains itself: carl COMMAND --help",
 )
 
 

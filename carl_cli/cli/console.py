@@ -1,0 +1,118 @@
+"""What the command line says on stderr: log lines, warnings, progress. Data goes to stdout."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from carl_cli.errors import OutputError
+from carl_cli.progress import Progress, silent
+from carl_cli.threads import limit_threads, thread_count
+
+LOGGER = logging.getLogger("carl_cli")
+
+
+def start(
+    verbose: bool = False,
+    quiet: bool = False,
+    log_file: Path | None = None,
+    threads: int | None = None,
+) -> int:
+    """First call of every command: logging and thread limits. Returns the thread count.
+
+    Library modules log with `logging.getLogger(__name__)`; what they warn about is shown too.
+    Raises UsageError for a thread count below 1, OutputError when the log can't be written.
+    """
+    LOGGER.setLevel(logging.DEBUG)
+    LOGGER.propagate = False
+    LOGGER.handlers = [_terminal_handler(verbose, quiet)]
+    if log_file is not None:
+        LOGGER.addHandler(_file_handler(log_file))
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # positional, as Python calls it
+    count = thread_count(threads)
+    limit_threads(count)
+    return count
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress callback: a bar on a terminal, otherwise one log line for each stage."""
+    if LOGGER.handlers and LOGGER.handlers[0].level > logging.INFO:
+        yield silent
+    elif sys.stderr.isatty():
+        with _progress_bar() as callback:
+            yield callback
+    else:
+        yield _stage_lines()
+
+
+class _ShortFormatter(logging.Formatter):
+    """Plain text; warnings and worse carry their name, as the error line does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _terminal_handler(verbose: bool, quiet: bool) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_ShortFormatter())
+    handler.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    return handler
+
+
+def _file_handler(path: Path) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(path)
+    except OSError as failure:
+        raise OutputError(f"the log {path} can't be written: {failure.strerror}") from failure
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    _filename: str,
+    _lineno: int,
+    _file: TextIO | None = None,
+    _line: str | None = None,
+) -> None:
+    if issubclass(category, UserWarning | RuntimeWarning):
+        LOGGER.warning("%s", message)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Bar(
+        *columns, TextColumn("{task.fields[detail]}"), console=Console(stderr=True), transient=True
+    ) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, fraction: float, detail: str = "", /) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=1.0, detail="")
+            bar.update(tasks[stage], completed=fraction, detail=detail)
+
+        yield report
+
+
+def _stage_lines() -> Progress:
+    seen: set[str] = set()
+
+    def report(stage: str, _fraction: float, _detail: str = "", /) -> None:
+        if stage not in seen:
+            seen.add(stage)
+            LOGGER.info("%s", stage)
+
+    return report

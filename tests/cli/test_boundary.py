@@ -1,0 +1,146 @@
+"""Every failure ends as an error line, a hint and the right exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from carl_cli import errors
+from carl_cli.cli import commands
+
+from .conftest import Carl
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Carl:
+    """Makes `carl cite` raise what the test wants."""
+
+    def make(failure: BaseException) -> None:
+        def cite() -> None:
+            raise failure
+
+        module = types.ModuleType("carl_cli.cli.cite")
+        module.cite = cite  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "carl_cli.cli.cite", module)
+        monkeypatch.setattr(commands.CommandEntry, "exists", True)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.UsageError, 2),
+        (errors.InputError, 3),
+        (errors.WeightsError, 4),
+        (errors.OutOfMemoryError, 5),
+        (errors.BatchError, 6),
+        (errors.OutputError, 7),
+    ],
+)
+def test_expected_failures(carl: Carl, failing, kind, code) -> None:  # type: ignore[no-untyped-def]
+    failing(kind("found 3 axes, expected 4", "give the other file"))
+    outcome = carl("cite")
+    assert outcome == (code, "", "error: found 3 axes, expected 4\nhint: give the other file\n")
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "words"),
+    [
+        (MemoryError(), 5, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 5, "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), 5, "out of memory"),
+        (RuntimeError("ITK ERROR: Failed to allocate memory for image."), 5, "out of memory"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x/f.nii"),
+            7,
+            "/x/f.nii: No space left",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "/x/f.nii"), 7, "Read-only file system"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ValueError("two\nlines"), 1, "error: ValueError: two lines\nhint: this is a bug in carl"),
+        (RuntimeError("shape mismatch"), 1, "this is a bug"),
+        (FileNotFoundError(2, "No such file", "/y"), 1, "this is a bug"),
+    ],
+)
+def test_other_failures(carl: Carl, failing, failure, code, words) -> None:  # type: ignore[no-untyped-def]
+    failing(failure)
+    outcome = carl("cite")
+    assert outcome.code == code
+    assert words in outcome.err
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_debug_shows_the_traceback(carl: Carl, failing, how, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("CARL_DEBUG", "1" if how == "environment" else "0")
+    failing(ValueError("odd"))
+    outcome = carl(*(["--debug"] if how == "option" else []), "cite")
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+    assert "in cite" in outcome.err
+
+
+@pytest.mark.parametrize("args", [["bogus"], ["cite", "--bogus"], ["cite", "surplus"]])
+def test_usage_errors_are_2(carl: Carl, args: list[str]) -> None:
+    outcome = carl(*args)
+    assert outcome.code == 2
+    assert args[-1] in outcome.err
+    assert outcome.out == ""
+
+
+def test_version_and_help_are_data(carl: Carl) -> None:
+    from carl_cli import __version__
+
+    assert carl("--version") == (0, f"carl {__version__}\n", "")
+    assert carl("-h").out == carl("--help").out != ""
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    """As `carl cite | true`: no traceback, and not a success."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(_carl("cite"), stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_full_disk_on_stdout_is_an_output_error() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("/dev/full is a Linux device")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(_carl("cite"), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 7
+    assert done.stderr.startswith("error: No space left on device\n")
+
+
+def test_an_interrupt_from_outside_is_130() -> None:
+    script = (
+        "import sys, types, time\n"
+        "module = types.ModuleType('carl_cli.cli.cite')\n"
+        "def cite():\n    print('started', flush=True); time.sleep(60)\n"
+        "module.cite = cite; sys.modules['carl_cli.cli.cite'] = module\n"
+        "from importlib.machinery import ModuleSpec\n"
+        "module.__spec__ = ModuleSpec('carl_cli.cli.cite', None)\n"
+        "from carl_cli.cli.app import main; main(['cite'])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "\nerror: interrupted\n")
+
+
+def _carl(*args: str) -> list[str]:
+    return [sys.executable, "-m", "carl_cli.cli.app", *args]

@@ -1,0 +1,79 @@
+"""`carl --help` and the light commands load no heavy library, and are quick."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from carl_cli.cli.commands import ENTRIES, available
+
+HEAVY = {"torch", "SimpleITK", "itk", "huggingface_hub", "matplotlib", "scipy"}
+NO_TORCH = ("warp", "points", "jacobian", "compose", "invert", "convert", "info", "weights")
+LIMIT_MODULES = 500
+
+
+def modules_after(script: str) -> set[str]:
+    """Names of all modules that are loaded once the script has run in a new interpreter."""
+    tail = "\nimport sys; print('\\n'.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", script + tail], capture_output=True, text=True, check=True
+    )
+    return set(done.stderr.splitlines())
+
+
+def run_and_return(*args: str) -> str:
+    return (
+        "from carl_cli.cli.app import main\n"
+        f"try: main({list(args)!r})\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code"
+    )
+
+
+def test_top_level_help_loads_nothing_heavy() -> None:
+    modules = modules_after(run_and_return("--help"))
+    assert not modules & (HEAVY | {"numpy", "pydantic"})
+    assert len(modules) < LIMIT_MODULES
+
+
+def test_the_proof_can_fail() -> None:
+    modules = modules_after(run_and_return("--help") + "\nimport numpy, matplotlib.pyplot")
+    assert modules & HEAVY
+    assert len(modules) > LIMIT_MODULES
+
+
+@pytest.mark.parametrize("name", [n for n in available() if n != "train"])
+def test_help_of_each_command_loads_nothing_heavy(name: str) -> None:
+    assert not modules_after(run_and_return(name, "--help")) & HEAVY
+
+
+@pytest.mark.parametrize("name", [n for n in NO_TORCH if n in available()])
+def test_transform_commands_never_load_torch(name: str) -> None:
+    """Their module and every library room they name: what a run of them could import."""
+    entry = available()[name]
+    assert "torch" not in modules_after(f"import {entry.module}")
+
+
+def test_help_answers_in_under_400_ms() -> None:
+    """Best of five, since other work on the machine only adds time."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "carl_cli.cli.app", "--help"],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.4
+
+
+def test_only_installed_commands_are_listed(carl) -> None:  # type: ignore[no-untyped-def]
+    outcome = carl("--help")
+    assert outcome.code == 0
+    listed = {line.split()[1] for line in outcome.out.splitlines() if line.startswith("│ ")}
+    assert {entry.name for entry in ENTRIES} & listed == set(available())
+    assert "cite" in listed
