@@ -1,0 +1,145 @@
+"""Transform files ↔ transforms. The suffix names the format.
+
+.h5 (also .hdf5 on reading)   ITK composite: the exact parts, affine and field
+.nii .nii.gz .nrrd .mha       dense displacement field
+.tfm .txt .mat                affine only: ITK text and the Matlab file of ANTs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from carl_cli.errors import InputError, OutputError, UsageError
+from carl_cli.geometry import Grid
+from carl_cli.io.atomic import atomic_path, full_suffix
+from carl_cli.io.transforms import dense_files, hdf5
+from carl_cli.io.transforms.conversion import (
+    covering,
+    from_sitk_transform,
+    to_sitk_transform,
+)
+from carl_cli.transform import (
+    AffineTransform,
+    CompositeTransform,
+    DisplacementField,
+    Transform,
+    dense,
+    from_homogeneous,
+)
+
+__all__ = ["from_sitk_transform", "read_transform", "to_sitk_transform", "write_transform"]
+
+Precision = Literal["float", "double"]
+COMPOSITE = (".h5", ".hdf5")
+AFFINE = (".tfm", ".txt", ".mat")
+
+
+def read_transform(path: str | Path) -> Transform:
+    """The map of fixed points to moving points that a file holds, LPS mm.
+
+    Reads what ITK, ANTs, SimpleITK, Slicer and this program write. Files of programs with
+    other conventions (greedy, EasyReg, SynthMorph) are never guessed: `read_foreign`.
+    Raises InputError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", "Check the name of the transform.")
+    suffix = full_suffix(path).lower()
+    reader: Callable[[Path], Transform] = {
+        **dict.fromkeys(COMPOSITE + AFFINE, _read_itk),
+        **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
+    }.get(suffix, _unknown_suffix)
+    try:
+        return reader(path)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{path}: not a readable transform: {reason}", _hint(path)) from error
+
+
+def _read_itk(path: Path) -> Transform:
+    return from_sitk_transform(sitk.ReadTransform(str(path)))
+
+
+def _unknown_suffix(path: Path) -> Transform:
+    names = " ".join(COMPOSITE + AFFINE + dense_files.READABLE)
+    raise InputError(f"{path}: no transform has this suffix", f"Readable: {names}")
+
+
+def _hint(path: Path) -> str:
+    try:
+        matrix = np.loadtxt(path)
+    except (ValueError, UnicodeDecodeError):
+        return ""
+    if matrix.shape == (4, 4):
+        return "It is a 4x4 text matrix; if greedy wrote it: carl convert --from greedy"
+    return ""
+
+
+def write_transform(
+    path: str | Path,
+    transform: Transform,
+    *,
+    precision: Precision = "float",
+    field_grid: Grid | None = None,
+    intent: Literal[1007, 1006] = 1007,
+) -> None:
+    """Write by suffix, whole or not at all.
+
+    field_grid: where a dense field is sampled; by default the grid of the field that acts
+    first. precision: of the numbers in .h5 and dense files (.tfm, .txt, .mat are double).
+    intent: of NIfTI fields; 1007 holds LPS numbers, 1006 RAS ones.
+    Raises UsageError when the format can't hold the transform, OutputError.
+    """
+    path = Path(path)
+    suffix = full_suffix(path).lower()
+    if suffix in AFFINE:
+        _write(path, lambda temporary: _write_affine(temporary, transform))
+    elif suffix == ".h5":
+        parts = covering(dense(transform, field_grid) if field_grid else transform, None)
+        writer = hdf5.write_single if precision == "float" else hdf5.write_double
+        _write(path, lambda temporary: writer(temporary, parts))
+    elif suffix in dense_files.WRITABLE:
+        field = dense(transform, field_grid or natural_grid(transform))
+        dtype = np.float32 if precision == "float" else np.float64
+        nifti_ras = suffix.startswith(".nii") and intent == 1006
+        save = dense_files.write_ras_field if nifti_ras else dense_files.write_field
+        _write(path, lambda temporary: save(temporary, field, dtype))
+    else:
+        names = " ".join((".h5", *dense_files.WRITABLE, *AFFINE))
+        raise UsageError(f"{path}: no transform can be written with this suffix", f"Use {names}")
+
+
+def _write(path: Path, save: Callable[[Path], None]) -> None:
+    with atomic_path(path) as temporary:
+        try:
+            save(temporary)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise OutputError(f"{path}: can't be written: {reason}") from error
+
+
+def natural_grid(transform: Transform) -> Grid:
+    """The grid of the field that meets the points first; it lies in the fixed space."""
+    first = transform.parts[-1] if isinstance(transform, CompositeTransform) else transform
+    if isinstance(first, DisplacementField):
+        return first.grid
+    raise UsageError(
+        "this transform has no grid of its own to sample a dense field on",
+        "Name the fixed image (--reference), or write it as .h5.",
+    )
+
+
+def _write_affine(path: Path, transform: Transform) -> None:
+    """One AffineTransform: the product of all parts."""
+    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
+    affines = [part for part in parts if isinstance(part, AffineTransform)]
+    if len(affines) < len(parts):
+        raise UsageError(f"{path.suffix} holds only an affine transform", "Use .h5 or .nii.gz.")
+    product = reduce(np.matmul, [part.homogeneous for part in affines])
+    sitk.WriteTransform(to_sitk_transform(from_homogeneous(product)), str(path))

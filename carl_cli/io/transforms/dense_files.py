@@ -1,0 +1,67 @@
+"""Dense displacement fields as images: NIfTI, NRRD, MetaImage."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import DTypeLike
+
+from carl_cli.errors import InputError
+from carl_cli.io.transforms import nifti
+from carl_cli.io.transforms.conversion import field_from_sitk, field_to_sitk
+from carl_cli.transform import DisplacementField
+
+READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
+LPS_TO_RAS = np.array([-1, -1, 1])
+
+
+def read_field(path: Path) -> DisplacementField:
+    """Displacements in mm: LPS, or RAS where the NIfTI intent is 1006 (ITK flips those).
+
+    Raises InputError when the file does not declare itself a field of vectors.
+    """
+    if ".nii" in path.name.lower():
+        _check_nifti(path)
+    image = sitk.ReadImage(str(path))
+    components, dimension = image.GetNumberOfComponentsPerPixel(), image.GetDimension()
+    if components != dimension:
+        raise InputError(
+            f"{path}: {components} component(s) per voxel in {dimension}D, "
+            "a displacement field was expected",
+            "fields of other programs need their name: carl convert --from easyreg|synthmorph",
+        )
+    return field_from_sitk(image)
+
+
+def _check_nifti(path: Path) -> None:
+    header = nifti.read_header(path)
+    if header.intent_name.startswith("NREG_TRANS"):
+        raise InputError(
+            f"{path}: a NiftyReg transformation, not an ITK displacement field",
+            "make a displacement field of it with reg_transform -disp",
+        )
+    if header.intent not in (nifti.INTENT_VECTOR, nifti.INTENT_DISPLACEMENT):
+        raise InputError(
+            f"{path}: NIfTI intent {header.intent}, a field has 1007 (LPS) or 1006 (RAS)",
+            "name the program that wrote it: carl convert --from easyreg|synthmorph",
+        )
+
+
+def write_field(path: Path, field: DisplacementField, dtype: DTypeLike) -> None:
+    """Numbers on disk in mm LPS; in NIfTI dim = [5, x, y, z, 1, 3], intent 1007."""
+    sitk.WriteImage(field_to_sitk(field, dtype), str(path), useCompression=True)
+
+
+def write_ras_field(path: Path, field: DisplacementField, dtype: DTypeLike) -> None:
+    """NIfTI with intent 1006, numbers on disk in RAS. SimpleITK can't declare that intent."""
+    if field.dimension != 3:
+        raise InputError(f"{path}: intent 1006 is for 3D fields, this one is 2D")
+    flipped = DisplacementField(field.grid, field.displacement_mm * LPS_TO_RAS)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        plain = Path(folder) / "field.nii"
+        sitk.WriteImage(field_to_sitk(flipped, dtype), str(plain))
+        nifti.set_intent(plain, path, nifti.INTENT_DISPLACEMENT)
