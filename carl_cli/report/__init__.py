@@ -1,0 +1,1 @@
+"""What a run leaves for people: the JSON record, the figure and the HTML pages."""

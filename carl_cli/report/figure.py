@@ -1,0 +1,278 @@
+"""One picture of a registration, for papers, logs and README files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carl_cli.errors import UsageError
+from carl_cli.io.atomic import atomic_path
+from carl_cli.io.image import Image
+from carl_cli.report.planes import (
+    FOLD_COLOUR,
+    JACOBIAN_MAP,
+    Plane,
+    focus_xyz,
+    grid_spacing_mm,
+    jacobian_limit,
+    otsu_level,
+    planes_of,
+)
+from carl_cli.report.scene import Scene, build_scene
+from carl_cli.transform import Transform
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+FIXED_COLOUR = "#ffb000"
+WARPED_COLOUR = "#35b8ff"
+GRID_COLOUR = "#57d7a4"
+TILE_INCHES = 2.3
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One slice of the scene on one pair of axes; coordinates are mm from the grid's origin."""
+
+    axes: Axes
+    scene: Scene
+    plane: Plane
+    index: int
+
+    def mm(self, axis: int) -> NDArray[np.float64]:
+        """Voxel centres along a display axis."""
+        count = self.scene.fixed.shape[2 - axis]
+        return np.arange(count) * self.scene.spacing_zyx[2 - axis]
+
+    def cut(self, volume: NDArray[Any]) -> NDArray[Any]:
+        return self.plane.slice(volume, self.index)
+
+    def image(self, volume: NDArray[Any], **style: Any) -> Any:
+        """Draw the slice with its true proportions, the right way up."""
+        left, right = _ends(self.mm(self.plane.column))
+        low, high = _ends(self.mm(self.plane.row))
+        extent = (left, right, low, high) if self.plane.rows_up else (left, right, high, low)
+        origin = "lower" if self.plane.rows_up else "upper"
+        return self.axes.imshow(self.cut(volume), extent=extent, origin=origin, **style)
+
+    def contour(self, values: NDArray[Any], levels: Any, **style: Any) -> None:
+        """Level lines of a slice that spans the same field of view, of any resolution."""
+        if min(values.shape) < 2:
+            return
+        rows, columns = self.mm(self.plane.row), self.mm(self.plane.column)
+        x = np.linspace(columns[0], columns[-1], values.shape[1])
+        y = np.linspace(rows[0], rows[-1], values.shape[0])
+        inside = [level for level in levels if values.min() < level < values.max()]
+        if inside:
+            self.axes.contour(x, y, values, levels=inside, **style)
+
+
+def save_figure(
+    path: str | Path,
+    fixed: Image,
+    moving: Image,
+    warped: Image,
+    transform: Transform,
+    *,
+    jacobian: Image | None = None,
+    labels: tuple[Image | None, Image | None] = (None, None),
+) -> None:
+    """Write a .png, .svg or .pdf: each view of the pair in three planes.
+
+    warped: moving on the fixed grid. transform: fixed to moving points, LPS mm. jacobian: on
+    a grid in the fixed frame, computed when missing. labels: segmentations of fixed and of
+    moving, each in its own frame. Raises UsageError for another suffix, OutputError when the
+    file can't be written.
+    """
+    check_figure_path(path)
+    save_scene_figure(
+        path, build_scene(fixed, moving, warped, transform, jacobian=jacobian, labels=labels)
+    )
+
+
+def check_figure_path(path: str | Path) -> None:
+    if Path(path).suffix.lower() not in FIGURE_SUFFIXES:
+        raise UsageError(
+            f"A figure can't be written as {Path(path).name}.",
+            f"Use one of {', '.join(FIGURE_SUFFIXES)}.",
+        )
+
+
+def save_scene_figure(path: str | Path, scene: Scene) -> None:
+    """The figure of a scene that is already built."""
+    from matplotlib import rc_context
+
+    # Text stays text in SVG, and the same picture gives the same bytes.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "carl", "font.size": 8}):
+        figure = _draw(scene)
+        kind = Path(path).suffix.lower()
+        stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(kind, {})
+        with atomic_path(Path(path)) as temporary:
+            figure.savefig(temporary, dpi=130, metadata=stamp, facecolor="white")
+
+
+def _draw(scene: Scene) -> Figure:
+    rows = _rows(scene)
+    planes = planes_of(scene)
+    figure, axes = _layout(scene, planes, len(rows))
+    focus = focus_xyz(scene)
+    for row, (title, draw) in enumerate(rows):
+        for column, plane in enumerate(planes):
+            tile = _Tile(axes[row, column], scene, plane, focus[plane.normal])
+            shown = draw(tile)
+            _letters(tile)
+            if row == 0:
+                tile.axes.set_title(plane.name, fontsize=9)
+        axes[row, 0].set_ylabel(title, fontsize=9)
+        _colour_bar(figure, axes[row, -1], shown, scene)
+    return figure
+
+
+def _rows(scene: Scene) -> list[tuple[str, Callable[[_Tile], Any]]]:
+    outline = "" if scene.fixed_labels is not None else "\nand outline of fixed"
+    before = "moving, centres aligned" if scene.centred else "moving"
+    return [
+        ("fixed", lambda tile: _anatomy(tile, scene.fixed)),
+        (before + outline, lambda tile: _outlined(tile, scene.before)),
+        ("warped" + outline, lambda tile: _outlined(tile, scene.warped)),
+        ("difference before", lambda tile: _difference(tile, scene.before)),
+        ("difference after", lambda tile: _difference(tile, scene.warped)),
+        (f"grid of {grid_spacing_mm(scene):g} mm", _deformation_grid),
+        ("Jacobian determinant", _jacobian),
+    ]
+
+
+def _anatomy(tile: _Tile, volume: NDArray[np.uint8]) -> None:
+    tile.image(volume, cmap="gray", vmin=0, vmax=255)
+    if tile.scene.fixed_labels is not None:
+        _label_lines(tile, tile.scene.fixed_labels, FIXED_COLOUR)
+
+
+def _outlined(tile: _Tile, volume: NDArray[np.uint8]) -> None:
+    """With segmentations their contours, without them the outline of the fixed image."""
+    scene = tile.scene
+    _anatomy(tile, volume)
+    if scene.fixed_labels is None:
+        level = [otsu_level(scene.fixed)]
+        tile.contour(tile.cut(scene.fixed), level, colors=FIXED_COLOUR, linewidths=0.7)
+    if scene.warped_labels is not None and volume is scene.warped:
+        _label_lines(tile, scene.warped_labels, WARPED_COLOUR)
+
+
+def _label_lines(tile: _Tile, labels: NDArray[np.uint8], colour: str) -> None:
+    shown = tile.cut(labels)
+    for value in np.unique(shown[shown > 0]):
+        tile.contour((shown == value).astype(float), [0.5], colors=colour, linewidths=0.6)
+
+
+def _difference(tile: _Tile, volume: NDArray[np.uint8]) -> None:
+    """Fixed minus the other: mid-grey where they agree."""
+    signed = tile.scene.fixed.astype(np.int16) - volume
+    tile.image(signed, cmap="gray", vmin=-255, vmax=255)
+
+
+def _deformation_grid(tile: _Tile) -> None:
+    """Lines of a regular grid in the moving image, seen in the fixed image's frame."""
+    scene, plane = tile.scene, tile.plane
+    tile.image(scene.fixed // 3, cmap="gray", vmin=0, vmax=255)
+    nodes = scene.mapped.shape[2 - plane.normal]
+    last = scene.fixed.shape[2 - plane.normal] - 1
+    node = round(tile.index * (nodes - 1) / last) if last else 0
+    mapped, step = plane.slice(scene.mapped, node), grid_spacing_mm(scene)
+    for axis in (plane.column, plane.row):
+        values = mapped[..., axis]
+        levels = np.arange(np.ceil(values.min() / step), np.floor(values.max() / step) + 1) * step
+        tile.contour(values, levels, colors=GRID_COLOUR, linewidths=0.5)
+
+
+def _jacobian(tile: _Tile) -> Any:
+    from matplotlib import colormaps
+    from matplotlib.colors import LogNorm
+
+    limit = jacobian_limit(tile.scene.jacobian)
+    colours = colormaps[JACOBIAN_MAP].with_extremes(under=FOLD_COLOUR, bad="black")
+    # A logarithmic scale: halving and doubling a volume are equally far from 1.
+    norm = LogNorm(1 / limit, limit)
+    values = np.clip(tile.scene.jacobian, 1 / limit, limit)
+    folded = tile.scene.jacobian <= 0
+    shown = tile.image(np.where(folded, 1e-9, values), cmap=colours, norm=norm)
+    return shown
+
+
+def _letters(tile: _Tile) -> None:
+    if not tile.scene.letters:
+        return
+    across, along = tile.scene.letters[tile.plane.column], tile.scene.letters[tile.plane.row]
+    bottom, top = along if tile.plane.rows_up else along[::-1]
+    places = {across[0]: (0.03, 0.5), across[1]: (0.97, 0.5), bottom: (0.5, 0.03), top: (0.5, 0.97)}
+    for letter, (x, y) in places.items():
+        tile.axes.text(
+            x,
+            y,
+            letter,
+            transform=tile.axes.transAxes,
+            color="white",
+            fontsize=8,
+            fontweight="bold",
+            ha={0.03: "left", 0.97: "right"}.get(x, "center"),
+            va={0.03: "bottom", 0.97: "top"}.get(y, "center"),
+        )
+
+
+def _layout(scene: Scene, planes: tuple[Plane, ...], rows: int) -> tuple[Figure, Any]:
+    """Every tile at the same scale in mm; the tallest plane sets the height of a row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    extent = (np.array(scene.fixed.shape) * scene.spacing_zyx)[::-1]
+    widths = [float(extent[plane.column]) for plane in planes]
+    height = max(float(extent[plane.row]) for plane in planes)
+    inches_per_mm = TILE_INCHES / max(*widths, height)
+    left, right, edge, gap = 0.4, 0.75, 0.3, 0.04
+    width_inches = sum(widths) * inches_per_mm + left + right + gap * (len(planes) - 1)
+    height_inches = rows * (height * inches_per_mm + gap) + 2 * edge
+    figure = Figure(figsize=(width_inches, height_inches))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(
+        rows,
+        len(planes),
+        squeeze=False,
+        gridspec_kw={
+            "width_ratios": widths,
+            "left": left / width_inches,
+            "right": 1 - right / width_inches,
+            "bottom": edge / height_inches,
+            "top": 1 - edge / height_inches,
+            "wspace": gap,
+            "hspace": gap,
+        },
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], facecolor="black")
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _colour_bar(figure: Figure, beside: Axes, shown: Any, scene: Scene) -> None:
+    if shown is None:
+        return
+    limit = jacobian_limit(scene.jacobian)
+    box = beside.get_position()
+    place = figure.add_axes((box.x1 + 0.012, box.y0 + 0.1 * box.height, 0.014, 0.8 * box.height))
+    bar = figure.colorbar(shown, cax=place, extend="min", ticks=[])
+    ticks = [1 / limit, 1 / np.sqrt(limit), 1.0, np.sqrt(limit), limit]
+    bar.ax.minorticks_off()
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.ax.set_xlabel("folded" if (scene.jacobian <= 0).any() else "", fontsize=6)
+
+
+def _ends(centres_mm: NDArray[np.float64]) -> tuple[float, float]:
+    half = (centres_mm[1] - centres_mm[0]) / 2 if centres_mm.size > 1 else 0.5
+    return float(centres_mm[0] - half), float(centres_mm[-1] + half)

@@ -1,0 +1,283 @@
+"""The record of one registration: what went in, what came out, how long, how good.
+
+It is written by `--json` and embedded in the HTML report. It holds paths, hashes,
+geometry and numbers; nothing here reads text from an image header, so no patient name
+can reach it except through a path that the user typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from carl_cli import __version__
+from carl_cli.errors import InputError
+from carl_cli.geometry import Grid
+from carl_cli.io.atomic import atomic_path
+
+PACKAGES = ("torch", "SimpleITK", "itk", "numpy")
+
+
+class _Part(BaseModel):
+    """Infinite and undefined numbers are written as null: JSON has no word for them."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null", protected_namespaces=())
+
+
+class InputFile(_Part):
+    """One file or DICOM folder that was read. Sizes and vectors are x first, mm, LPS."""
+
+    path: str
+    sha256: str
+    size: tuple[int, ...] = ()
+    spacing: tuple[float, ...] = ()
+    origin: tuple[float, ...] = ()
+    direction: tuple[float, ...] = ()
+    dtype: str = ""
+    modality: str = ""
+    intensity_window: tuple[float, float] | None = None
+
+
+class OutputFile(_Part):
+    path: str
+    sha256: str
+
+
+class WeightsUsed(_Part):
+    name: str
+    sha256: str
+    source: str = ""
+
+
+class Environment(_Part):
+    carl: str
+    python: str
+    packages: dict[str, str]
+    platform: str
+    device: str
+    threads: int
+    deterministic: bool = False
+
+    @classmethod
+    def current(cls, device: str, threads: int, deterministic: bool = False) -> Environment:
+        return cls(
+            carl=__version__,
+            python=platform.python_version(),
+            packages=package_versions(PACKAGES),
+            platform=platform.platform(),
+            device=device,
+            threads=threads,
+            deterministic=deterministic,
+        )
+
+
+class Similarity(_Part):
+    """Of fixed and moving inside the fixed image: higher is better in all three."""
+
+    lncc: float | None = None
+    ncc: float | None = None
+    nmi: float | None = None
+
+
+class Spread(_Part):
+    """Mean, 95th percentile and maximum of a set of errors, in mm."""
+
+    mean: float | None
+    p95: float | None
+    max: float | None
+
+    @classmethod
+    def of(cls, values_mm: ArrayLike) -> Spread:
+        finite = np.asarray(values_mm, float).ravel()
+        finite = finite[np.isfinite(finite)]
+        if finite.size == 0:
+            return cls(mean=None, p95=None, max=None)
+        p95 = float(np.percentile(finite, 95))
+        return cls(mean=float(finite.mean()), p95=p95, max=float(finite.max()))
+
+
+class StructureScore(_Part):
+    """One segmented structure before and after registration."""
+
+    label: str
+    dice_before: float | None = None
+    dice: float | None = None
+    hd95_before_mm: float | None = None
+    hd95_mm: float | None = None
+
+
+class Landmark(_Part):
+    """One pair of points in LPS mm; the error is measured in the moving image."""
+
+    name: str
+    fixed_mm: tuple[float, ...]
+    moving_mm: tuple[float, ...]
+    error_before_mm: float
+    error_mm: float
+
+
+class Metrics(_Part):
+    similarity_before: Similarity = Field(default_factory=Similarity)
+    similarity_after: Similarity = Field(default_factory=Similarity)
+    overlap_percent: float | None = None
+    folded_percent: float | None = None
+    sdlogj: float | None = None
+    inverse_consistency_mm: Spread | None = None
+    rotation_degrees: float | None = None
+    linear_determinant: float | None = None
+    confidence_median: float | None = None
+    structures: list[StructureScore] = Field(default_factory=list)
+    landmarks: list[Landmark] = Field(default_factory=list)
+
+    @property
+    def mean_dice(self) -> float | None:
+        scores = [s.dice for s in self.structures if s.dice is not None]
+        return float(np.mean(scores)) if scores else None
+
+    @property
+    def tre_mm(self) -> Spread | None:
+        return Spread.of([m.error_mm for m in self.landmarks]) if self.landmarks else None
+
+
+class RunRecord(_Part):
+    """`inputs` and `outputs` are keyed by role: fixed, moving, transform, warped, …"""
+
+    format: Literal["carl-run/1"] = "carl-run/1"
+    command: str
+    started: str = Field(default_factory=lambda: utc_now())
+    environment: Environment
+    seed: int | None = None
+    weights: WeightsUsed | None = None
+    inputs: dict[str, InputFile]
+    outputs: dict[str, OutputFile] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    timings_s: dict[str, float] = Field(default_factory=dict)
+    peak_memory_mib: float | None = None
+    metrics: Metrics = Field(default_factory=Metrics)
+    io_loss: list[float | None] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+
+
+def input_file(
+    path: str | Path,
+    grid: Grid | None = None,
+    *,
+    dtype: str = "",
+    modality: str = "",
+    intensity_window: tuple[float, float] | None = None,
+) -> InputFile:
+    """Describe a file that was read; `grid` is left out for points and transforms."""
+    geometry = {} if grid is None else _geometry(grid)
+    return InputFile(
+        path=printable(path),
+        sha256=sha256_of(path),
+        dtype=dtype,
+        modality=modality,
+        intensity_window=intensity_window,
+        **geometry,
+    )
+
+
+def output_files(paths: dict[str, Path]) -> dict[str, OutputFile]:
+    """Role → path becomes role → path and hash, read back from the disk."""
+    return {role: OutputFile(path=printable(p), sha256=sha256_of(p)) for role, p in paths.items()}
+
+
+def _geometry(grid: Grid) -> dict[str, tuple]:
+    return {
+        "size": grid.size_xyz,
+        "spacing": grid.spacing_mm,
+        "origin": grid.origin_mm,
+        "direction": grid.direction,
+    }
+
+
+def printable(path: str | Path) -> str:
+    """The path as valid Unicode: names on disk need not be UTF-8, JSON must be."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hash of a file's bytes; of a folder, the hash of its files' sorted hashes.
+
+    File names do not enter: a DICOM folder that was renamed or anonymised by name only
+    keeps its hash.
+    """
+    path = Path(path)
+    if path.is_dir():
+        parts = sorted(sha256_of(p) for p in path.rglob("*") if p.is_file())
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Installed versions, read without importing the packages."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def peak_memory_mib() -> float | None:
+    """Highest resident memory of this process so far; None where the system can't say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def command_line(arguments: Sequence[str] | None = None) -> str:
+    """The command as it can be pasted into a POSIX shell; default: this process's own."""
+    words = list(sys.argv if arguments is None else arguments)
+    return printable(shlex.join([Path(words[0]).name, *words[1:]]))
+
+
+def utc_now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write_record(path: str | Path, record: RunRecord) -> None:
+    """Write the record as indented UTF-8 JSON. Raises OutputError, leaves no half file."""
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(path: str | Path) -> RunRecord:
+    """Raises InputError when the file is missing, not JSON or not a run record."""
+    hint = "Give the file that `carl register --json` wrote."
+    try:
+        return RunRecord.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"Can't read the run record {path}: {error.strerror}.", hint) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        message = f"{path} is not a run record: {where}: {first['msg']}."
+        raise InputError(message, hint) from error
+
+
+def record_json(record: RunRecord) -> dict:
+    """The record as plain JSON values, the same as in the file."""
+    return json.loads(record.model_dump_json())
