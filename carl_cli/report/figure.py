@@ -46,7 +46,7 @@ class _Tile:
     plane: Plane
     index: int
 
-    def mm(self, axis: int) -> NDArray[np.float64]:
+    def mm(self, axis: int) -> NDArray[Any]:
         """Voxel centres along a display axis."""
         count = self.scene.fixed.shape[2 - axis]
         return np.arange(count) * self.scene.spacing_zyx[2 - axis]
@@ -59,8 +59,10 @@ class _Tile:
         left, right = _ends(self.mm(self.plane.column))
         low, high = _ends(self.mm(self.plane.row))
         extent = (left, right, low, high) if self.plane.rows_up else (left, right, high, low)
-        origin = "lower" if self.plane.rows_up else "upper"
-        return self.axes.imshow(self.cut(volume), extent=extent, origin=origin, **style)
+        shown = self.cut(volume)
+        return self.axes.imshow(
+            shown, extent=extent, origin="lower" if self.plane.rows_up else "upper", **style
+        )
 
     def contour(self, values: NDArray[Any], levels: Any, **style: Any) -> None:
         """Level lines of a slice that spans the same field of view, of any resolution."""
@@ -202,8 +204,7 @@ def _jacobian(tile: _Tile) -> Any:
     norm = LogNorm(1 / limit, limit)
     values = np.clip(tile.scene.jacobian, 1 / limit, limit)
     folded = tile.scene.jacobian <= 0
-    shown = tile.image(np.where(folded, 1e-9, values), cmap=colours, norm=norm)
-    return shown
+    return tile.image(np.where(folded, 1e-9, values), cmap=colours, norm=norm)
 
 
 def _letters(tile: _Tile) -> None:
@@ -221,6 +222,7 @@ def _letters(tile: _Tile) -> None:
             color="white",
             fontsize=8,
             fontweight="bold",
+            bbox={"facecolor": "black", "alpha": 0.4, "edgecolor": "none", "pad": 0.6},
             ha={0.03: "left", 0.97: "right"}.get(x, "center"),
             va={0.03: "bottom", 0.97: "top"}.get(y, "center"),
         )
@@ -263,16 +265,16 @@ def _layout(scene: Scene, planes: tuple[Plane, ...], rows: int) -> tuple[Figure,
 def _colour_bar(figure: Figure, beside: Axes, shown: Any, scene: Scene) -> None:
     if shown is None:
         return
-    limit = jacobian_limit(scene.jacobian)
+    limit, folded = jacobian_limit(scene.jacobian), bool((scene.jacobian <= 0).any())
     box = beside.get_position()
     place = figure.add_axes((box.x1 + 0.012, box.y0 + 0.1 * box.height, 0.014, 0.8 * box.height))
-    bar = figure.colorbar(shown, cax=place, extend="min", ticks=[])
+    bar = figure.colorbar(shown, cax=place, extend="min" if folded else "neither")
     ticks = [1 / limit, 1 / np.sqrt(limit), 1.0, np.sqrt(limit), limit]
     bar.ax.minorticks_off()
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
-    bar.ax.set_xlabel("folded" if (scene.jacobian <= 0).any() else "", fontsize=6)
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+    bar.ax.set_xlabel("folded" if folded else "", fontsize=6)
 
 
-def _ends(centres_mm: NDArray[np.float64]) -> tuple[float, float]:
+def _ends(centres_mm: NDArray[Any]) -> tuple[float, float]:
     half = (centres_mm[1] - centres_mm[0]) / 2 if centres_mm.size > 1 else 0.5
     return float(centres_mm[0] - half), float(centres_mm[-1] + half)

@@ -30,7 +30,8 @@ class Plane:
 
     def slice(self, volume: NDArray[Any], index: int) -> NDArray[Any]:
         """(rows, columns[, …]) in the order of the axes, for arrays of (z, y, x[, …])."""
-        return np.take(volume, index, axis=2 - self.normal)
+        cut: NDArray[Any] = np.take(volume, index, axis=2 - self.normal)
+        return cut
 
 
 AXIAL = Plane("axial", normal=2, column=0, row=1, rows_up=False)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -196,7 +196,7 @@ def output_files(paths: dict[str, Path]) -> dict[str, OutputFile]:
     return {role: OutputFile(path=printable(p), sha256=sha256_of(p)) for role, p in paths.items()}
 
 
-def _geometry(grid: Grid) -> dict[str, tuple]:
+def _geometry(grid: Grid) -> dict[str, Any]:
     return {
         "size": grid.size_xyz,
         "spacing": grid.spacing_mm,
@@ -278,6 +278,7 @@ def read_record(path: str | Path) -> RunRecord:
         raise InputError(message, hint) from error
 
 
-def record_json(record: RunRecord) -> dict:
+def record_json(record: RunRecord) -> dict[str, Any]:
     """The record as plain JSON values, the same as in the file."""
-    return json.loads(record.model_dump_json())
+    values: dict[str, Any] = json.loads(record.model_dump_json())
+    return values

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,19 +86,16 @@ def build_scene(
     placed = moving if overlap >= LEAST_OVERLAP else _centred_on(moving, fixed.grid)
     window = grey_window(moving)
     values, (fixed_labels, warped_labels) = _labels_on(grid, labels, transform)
-    determinant = _map_on(grid, jacobian)
-    if determinant is None:
-        determinant = jacobian_determinant(transform, grid)
     return Scene(
         grid=grid,
         fixed=_grey(fixed, grid, grey_window(fixed)),
         before=_grey(placed, grid, window),
         warped=_grey(warped, grid, window),
-        jacobian=_volume(determinant).astype(np.float32),
+        jacobian=_jacobian_on(grid, jacobian, transform),
         mapped=_mapped_lattice(transform, grid),
         letters=tuple(end_letters(c) for c in grid.direction_matrix.T) if _is_3d(grid) else (),
         overlap=overlap,
-        confidence=None if confidence is None else _volume(_map_on(grid, confidence)),
+        confidence=None if confidence is None else _map_on(grid, confidence),
         fixed_labels=fixed_labels,
         warped_labels=warped_labels,
         label_values=values,
@@ -182,8 +180,9 @@ def _grey(image: Image, grid: Grid, window: tuple[float, float]) -> Bytes:
     low, high = window
     scalar = np.nan_to_num(_scalar(image), nan=low, posinf=high, neginf=low)
     source = _blurred(Image(scalar, image.grid), grid)
-    shown = resample(source, grid, background=low).array
-    return _volume(np.clip((shown - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8))
+    shown = resample(source, grid, background=low).array.astype(np.float32)
+    grey = np.clip((shown - low) * (255 / (high - low)), 0, 255)
+    return _volume(grey.round().astype(np.uint8))
 
 
 def _blurred(image: Image, grid: Grid) -> Image:
@@ -197,10 +196,16 @@ def _blurred(image: Image, grid: Grid) -> Image:
     return smooth(image, tuple((0.4 * np.sqrt(shrink) * image.grid.spacing_mm).tolist()))
 
 
-def _map_on(grid: Grid, image: Image | None) -> Floats | None:
-    if image is None:
-        return None
-    return resample(Image(_scalar(image), image.grid), grid, background=np.nan).array
+def _jacobian_on(grid: Grid, jacobian: Image | None, transform: Transform) -> Floats:
+    if jacobian is not None:
+        return _map_on(grid, jacobian)
+    return _volume(jacobian_determinant(transform, grid)).astype(np.float32)
+
+
+def _map_on(grid: Grid, image: Image) -> Floats:
+    """Values of a map of the fixed frame; nan where it has none."""
+    scalar = Image(_scalar(image), image.grid)
+    return _volume(resample(scalar, grid, background=np.nan).array).astype(np.float32)
 
 
 def _labels_on(
@@ -217,7 +222,7 @@ def _labels_on(
     return tuple(int(v) for v in values), [_label_index(v, values) for v in found]
 
 
-def _label_index(volume: NDArray | None, values: NDArray) -> Bytes | None:
+def _label_index(volume: NDArray[Any] | None, values: NDArray[Any]) -> Bytes | None:
     if volume is None:
         return None
     place = np.searchsorted(values, volume)
@@ -245,6 +250,6 @@ def _is_3d(grid: Grid) -> bool:
     return grid.dimension == 3
 
 
-def _volume(array: NDArray, channels: int = 0) -> NDArray:
+def _volume(array: NDArray[Any], channels: int = 0) -> NDArray[Any]:
     """A 2D array becomes a volume of one slice."""
     return array[None] if array.ndim - channels == 2 else array

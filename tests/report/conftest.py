@@ -1,0 +1,86 @@
+"""An asymmetric head of ellipsoids, and the same head moved by a known transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from carl_cli.geometry import Grid
+from carl_cli.io.image import Image
+from carl_cli.transform import AffineTransform, CompositeTransform, DisplacementField, Transform
+
+# centre and radii in LPS mm, brightness; the marker sits left, anterior, superior.
+HEAD = ((0, 0, 0), (62, 78, 70), 90)
+VENTRICLE = ((-12, 26, -8), (20, 30, 16), 40)
+MARKER = ((18, -22, 16), (24, 30, 24), 200)
+LPS = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
+RAS = (-1.0, 0, 0, 0, -1, 0, 0, 0, 1)
+
+
+def head_at(points_mm: np.ndarray) -> np.ndarray:
+    """Brightness of the head at LPS points."""
+    value = np.zeros(points_mm.shape[:-1])
+    for centre, radii, brightness in (HEAD, VENTRICLE, MARKER):
+        distance = np.linalg.norm((points_mm - centre) / np.array(radii, float), axis=-1)
+        edge = np.clip((1 - distance) * 12 + 0.5, 0, 1)
+        value = value * (1 - edge) + brightness * edge
+    return value
+
+
+def marker_at(points_mm: np.ndarray) -> np.ndarray:
+    distance = np.linalg.norm((points_mm - MARKER[0]) / np.array(MARKER[1], float), axis=-1)
+    return (distance < 1).astype(np.uint8) * 7
+
+
+def grid_around(size: tuple, spacing: tuple, direction: tuple = LPS, centre=(0, 0, 0)) -> Grid:
+    half = (np.array(size) - 1) / 2 * spacing
+    origin = np.array(centre) - np.array(direction, float).reshape(3, 3) @ half
+    return Grid(size, spacing, tuple(origin.tolist()), direction)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """moving(T(x)) = fixed(x), in closed form; warped is therefore the fixed head again."""
+
+    fixed: Image
+    moving: Image
+    warped: Image
+    transform: Transform
+    labels: tuple[Image, Image]
+
+
+@pytest.fixture(scope="session")
+def pair() -> Pair:
+    fixed_grid = grid_around((72, 90, 80), (2.0, 2.0, 2.0), RAS)
+    moving_grid = grid_around((66, 76, 44), (2.2, 2.4, 3.8), LPS, (8, 5, -10))
+    transform = _known_transform(fixed_grid)
+    inverse_points = _inverse_points(transform, moving_grid.points_mm())
+    fixed = Image(head_at(fixed_grid.points_mm()).astype(np.int16) * 4, fixed_grid)
+    moving = Image(head_at(inverse_points).astype(np.float32), moving_grid)
+    labels = (
+        Image(marker_at(fixed_grid.points_mm()), fixed_grid),
+        Image(marker_at(inverse_points), moving_grid),
+    )
+    warped = Image(head_at(fixed_grid.points_mm()).astype(np.float32), fixed_grid)
+    return Pair(fixed, moving, warped, transform, labels)
+
+
+def _known_transform(grid: Grid) -> CompositeTransform:
+    """Rotation by 10 degrees about z and a shift, after a smooth bulge."""
+    angle = np.radians(10)
+    turn = [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    points = grid.points_mm()
+    bulge = 5 * np.sin(points / 25) * np.exp(-(points**2).sum(-1, keepdims=True) / 60**2)
+    field = DisplacementField(grid, bulge.astype(np.float32))
+    return CompositeTransform((AffineTransform(np.array(turn), np.array([8.0, 5, -10])), field))
+
+
+def _inverse_points(transform: CompositeTransform, target: np.ndarray) -> np.ndarray:
+    affine, field = transform.parts
+    wanted = affine.inverse()(target)
+    points = wanted.copy()
+    for _ in range(30):
+        points -= field(points) - wanted
+    return points
