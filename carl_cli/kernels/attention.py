@@ -2,7 +2,7 @@
 
 One interface, `mean_position`; the N × M matrix of logits never exists as a whole. Features
 have length at most `MAX_NORM`, so logits lie in [-16, 16] and exp needs no running maximum:
-a constant 16 is subtracted, which keeps each weight in [exp(-32), 1].
+float32 holds the sum of any number of weights between exp(-16) and exp(16).
 Legend of suffixes: B batch, N queries, M keys, C channels, D dimension.
 """
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 MAX_NORM = 4.0
-LOGIT_BOUND = MAX_NORM * MAX_NORM
-TILE_QUERIES = 1024
-TILE_KEYS = 2048
+# A tile of logits is 1 MiB: it stays in a core's second-level cache between its three uses.
+TILE = 512
 
 
 def mean_position(queries_BNC: Tensor, keys_BMC: Tensor, positions_MD: Tensor) -> Tensor:
@@ -58,11 +57,9 @@ def _tiled_mean(queries: Tensor, keys: Tensor, values_MV: Tensor) -> tuple[Tenso
     ones = values_MV.new_ones(values_MV.shape[0], 1)
     values = torch.cat([values_MV, ones], dim=1)  # M, V+1: the last column sums the weights
     rows = []
-    for query in queries.split(TILE_QUERIES, dim=1):
+    for query in queries.split(TILE, dim=1):
         total = query.new_zeros(query.shape[0], query.shape[1], values.shape[1])
-        for key, value in zip(
-            keys.split(TILE_KEYS, dim=1), values.split(TILE_KEYS, dim=0), strict=True
-        ):
+        for key, value in zip(keys.split(TILE, dim=1), values.split(TILE, dim=0), strict=True):
             total += _weights(query, key) @ value
         rows.append(total)
     sums = torch.cat(rows, dim=1)
@@ -70,9 +67,8 @@ def _tiled_mean(queries: Tensor, keys: Tensor, values_MV: Tensor) -> tuple[Tenso
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:
-    """(B, n, m) exp(logit - 16) of one tile, in place: the tile stays in cache."""
-    logits = torch.matmul(query, key.transpose(1, 2))
-    return logits.sub_(LOGIT_BOUND).exp_()
+    """(B, n, m) exp(logit) of one tile, in place."""
+    return torch.matmul(query, key.transpose(1, 2)).exp_()
 
 
 def _tiled_backward(
@@ -82,10 +78,10 @@ def _tiled_backward(
     d_queries = torch.zeros_like(queries)
     d_keys = torch.zeros_like(keys)
     offset = (grad * mean).sum(-1, keepdim=True)
-    for start in range(0, queries.shape[1], TILE_QUERIES):
-        rows = slice(start, start + TILE_QUERIES)
-        for first in range(0, keys.shape[1], TILE_KEYS):
-            cols = slice(first, first + TILE_KEYS)
+    for start in range(0, queries.shape[1], TILE):
+        rows = slice(start, start + TILE)
+        for first in range(0, keys.shape[1], TILE):
+            cols = slice(first, first + TILE)
             pull = grad[:, rows] @ positions[cols].T - offset[:, rows]
             d_logits = _weights(queries[:, rows], keys[:, cols]).mul_(pull).div_(total[:, rows])
             d_queries[:, rows] += d_logits @ keys[:, cols]
