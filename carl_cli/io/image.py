@@ -1,102 +1,36 @@
-"""Images in memory, and files ↔ images through SimpleITK.
+"""Files ↔ images.
 
-An array's axes are (z, y, x) or (y, x), components last; geometry is LPS mm. Two readers:
-`read_image` gives the one scalar volume that registration needs and refuses the rest with
-words, `read_any` keeps time, vectors and colour, for resampling.
+Two readers: `read_image` gives the one scalar volume that registration needs and refuses the
+rest with words, `read_any` keeps time, vectors and colour, for resampling.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
 
 from carl_cli.errors import InputError, OutputError
-from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
+from carl_cli.io.dicom import is_dicom, read_dicom
+from carl_cli.io.general import IMAGE_IOS, read_general
+from carl_cli.io.nifti import is_nifti, read_nifti, write_rgb_nifti
+from carl_cli.io.sitk_bridge import cause
+from carl_cli.io.volume import ChannelKind, Image, from_sitk, one_volume, to_sitk
 
-log = logging.getLogger(__name__)
+__all__ = [
+    "ChannelKind",
+    "Image",
+    "from_sitk",
+    "one_volume",
+    "read_any",
+    "read_image",
+    "to_sitk",
+    "write_image",
+]
 
-ChannelKind = Literal["vector", "rgb", "time"]
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
-
-
-@dataclass(frozen=True, eq=False)
-class Image:
-    """Voxels on a grid.
-
-    array: (z, y, x) or (y, x); with channels > 1 one more axis, last. channel_kind says what
-    that axis is; time_step is the spacing of a time axis in the file's own unit. source: the
-    path, for messages; never text out of a header.
-    """
-
-    array: NDArray[np.generic]
-    grid: Grid
-    channels: int = 1
-    source: str = ""
-    channel_kind: ChannelKind = "vector"
-    time_step: float = 1.0
-
-    def __post_init__(self) -> None:
-        shape = self.grid.shape_zyx + ((self.channels,) if self.channels > 1 else ())
-        if self.array.shape != shape:
-            raise ValueError(f"array of shape {self.array.shape}, the grid wants {shape}")
-
-
-def grid_of(image: sitk.Image) -> Grid:
-    """Grid of a 2D or 3D SimpleITK image (io-internal)."""
-    return Grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-
-
-def from_sitk(image: sitk.Image, source: str = "") -> Image:
-    """2D, 3D or (time last) 4D SimpleITK image → Image. Copies the voxels (io-internal)."""
-    if image.GetDimension() == 4:
-        return _from_time_series(image, source)
-    array = sitk.GetArrayFromImage(image)
-    channels = image.GetNumberOfComponentsPerPixel()
-    if channels == 1 and array.ndim > image.GetDimension():
-        array = array[..., 0]
-    return Image(array, grid_of(image), channels, source)
-
-
-def _from_time_series(image: sitk.Image, source: str) -> Image:
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(f"{source}: a time series of vectors can't be used", "split it first")
-    grid = grid_of(image[:, :, :, 0])
-    array = np.moveaxis(sitk.GetArrayViewFromImage(image), 0, -1)
-    volumes = array.shape[-1]
-    array = np.ascontiguousarray(array if volumes > 1 else array[..., 0])
-    return Image(array, grid, volumes, source, "time", float(image.GetSpacing()[3]))
-
-
-def to_sitk(image: Image) -> sitk.Image:
-    """Image → SimpleITK image; components become a vector image, time a fourth axis (io-internal)."""
-    if image.channels > 1 and image.channel_kind == "time":
-        volumes = [to_sitk(one_volume(image, t)) for t in range(image.channels)]
-        joined: sitk.Image = sitk.JoinSeries(volumes, 0.0, image.time_step)
-        return joined
-    result = sitk.GetImageFromArray(image.array, isVector=image.channels > 1)
-    set_grid(result, image.grid)
-    return result
-
-
-def set_grid(image: sitk.Image, grid: Grid) -> None:
-    """Give a SimpleITK image the geometry of a grid of the same size (io-internal)."""
-    image.SetSpacing(grid.spacing_mm)
-    image.SetOrigin(grid.origin_mm)
-    image.SetDirection(grid.direction)
-
-
-def one_volume(image: Image, channel: int) -> Image:
-    """One component or time point as a scalar image."""
-    if image.channels == 1:
-        return image
-    return replace(image, array=np.ascontiguousarray(image.array[..., channel]), channels=1)
 
 
 def read_any(path: str | Path, *, series_uid: str | None = None) -> Image:
@@ -107,10 +41,16 @@ def read_any(path: str | Path, *, series_uid: str | None = None) -> Image:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder", "check the path")
-    try:
-        return from_sitk(sitk.ReadImage(str(path)), str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path}: can't be read: {_last_line(error)}") from None
+    if is_dicom(path):
+        return read_dicom(path, series_uid)
+    if is_nifti(path):
+        return read_nifti(path)
+    if path.suffix.lower() in IMAGE_IOS:
+        return read_general(path)
+    raise InputError(
+        f"{path}: not a known image format",
+        f"give .nii, .nii.gz, .hdr/.img, DICOM or {', '.join(IMAGE_IOS)}",
+    )
 
 
 def read_image(
@@ -160,10 +100,6 @@ def _check_finite(image: Image) -> None:
         )
 
 
-def _last_line(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[-1].replace("sitk::ERROR: ", "").strip()
-
-
 def write_image(path: str | Path, image: Image, *, compress: bool = True) -> None:
     """Write .nii, .nii.gz, .nrrd or .mha; dtype kept; whole or not at all.
 
@@ -173,11 +109,18 @@ def write_image(path: str | Path, image: Image, *, compress: bool = True) -> Non
     if full_suffix(path).lower() not in WRITABLE:
         raise OutputError(f"{path}: can't write this format", f"use {', '.join(WRITABLE)}")
     with atomic_path(path) as temporary:
-        _write_sitk(to_sitk(image), temporary, path, compress)
+        if (
+            image.channel_kind == "rgb"
+            and image.channels > 1
+            and ".nii" in full_suffix(path).lower()
+        ):
+            write_rgb_nifti(temporary, image)
+        else:
+            _write_sitk(to_sitk(image), temporary, path, compress)
 
 
 def _write_sitk(image: sitk.Image, temporary: Path, path: Path, compress: bool) -> None:
     try:
         sitk.WriteImage(image, str(temporary), useCompression=compress)
     except RuntimeError as error:
-        raise OutputError(f"{path}: can't be written: {_last_line(error)}") from None
+        raise OutputError(f"{path}: can't be written: {cause(error)}") from None

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
-from carl_cli.io.image import Image, one_volume, to_sitk
+from carl_cli.io.volume import Image, one_volume, to_sitk
 
 if TYPE_CHECKING:
     from carl_cli.transform import Transform

@@ -1,0 +1,118 @@
+"""NRRD, MetaImage, MINC and 2D pictures through SimpleITK, with a header that is believed
+only as far as the file's size and a sane geometry allow."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from carl_cli.errors import InputError
+from carl_cli.geometry import Grid
+from carl_cli.io.sitk_bridge import GZIP_LIMIT, grid_of, read_header, unreadable
+from carl_cli.io.volume import Image, from_sitk
+
+IMAGE_IOS = {
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".mnc": "MINCImageIO",
+    ".png": "PNGImageIO",
+    ".jpg": "JPEGImageIO",
+    ".tif": "TIFFImageIO",
+}
+PICTURES = (".png", ".jpg", ".tif")
+TEXT_HEADERS = (".nrrd", ".nhdr", ".mha", ".mhd")
+TEXT_HEADER_BYTES = 2**16
+TEXT_NUMBER_GROWTH = 8
+ORTHONORMAL_TOLERANCE = 1e-3
+DATA_FILE = re.compile(r"^(?:data ?file:|ElementDataFile *=) *(.*)$", re.MULTILINE | re.IGNORECASE)
+PACKED = re.compile(
+    r"^(?:encoding: *(?:gz|bz)|CompressedData *= *True)", re.MULTILINE | re.IGNORECASE
+)
+TEXT = re.compile(
+    r"^(?:encoding: *(?:txt|text|ascii|hex)|BinaryData *= *False)", re.MULTILINE | re.IGNORECASE
+)
+
+
+def read_general(path: Path) -> Image:
+    """Read a file whose suffix is in IMAGE_IOS, with all its components or time points.
+
+    Raises InputError for complex voxels, directions that are not orthonormal, a header that
+    claims more than its file can hold, and whatever SimpleITK can't read.
+    """
+    suffix = path.suffix.lower()
+    reader = read_header(path, IMAGE_IOS[suffix], path)
+    _check_pixels(reader, path)
+    check_directions(grid_of(reader), path)
+    _check_claim(path, _claimed_bytes(reader))
+    try:
+        image = from_sitk(reader.Execute(), str(path))
+    except RuntimeError as error:
+        raise unreadable(path, error) from None
+    return replace(image, channel_kind="rgb") if _is_colour(reader, suffix) else image
+
+
+def _check_pixels(reader: sitk.ImageFileReader, path: Path) -> None:
+    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
+        raise InputError(
+            f"{path}: complex voxels, real numbers were expected",
+            "take the magnitude or the phase first",
+        )
+    if len(reader.GetSize()) not in (2, 3, 4):
+        raise InputError(f"{path}: {len(reader.GetSize())} axes, 2 to 4 were expected")
+
+
+def check_directions(grid: Grid, path: Path) -> None:
+    """Refuse a geometry that no rigid scanner frame has: shear, zero or non-finite numbers."""
+    axes = grid.direction_matrix
+    numbers = (*grid.spacing_mm, *grid.origin_mm, *grid.direction)
+    if not np.isfinite(numbers).all() or min(grid.spacing_mm) <= 0:
+        raise InputError(f"{path}: spacing {grid.spacing_mm} or origin is not usable")
+    if np.abs(axes.T @ axes - np.eye(grid.dimension)).max() > ORTHONORMAL_TOLERANCE:
+        raise InputError(
+            f"{path}: the direction matrix is sheared or singular, orthonormal was expected",
+            "resample it onto an orthogonal grid first",
+        )
+
+
+def _claimed_bytes(reader: sitk.ImageFileReader) -> int:
+    pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    bits = int(match.group()) if (match := re.search(r"\d+", pixel)) else 64
+    voxels = int(np.prod(reader.GetSize(), dtype=object))
+    return voxels * reader.GetNumberOfComponents() * bits // 8
+
+
+def _check_claim(path: Path, claimed: int) -> None:
+    header = ""
+    if path.suffix.lower() in TEXT_HEADERS:
+        with open(path, "rb") as file:
+            header = file.read(TEXT_HEADER_BYTES).decode("latin-1")
+    available = sum(part.stat().st_size for part in (path, *_data_files(path, header)))
+    growth = GZIP_LIMIT if PACKED.search(header) or not header else 1
+    growth = TEXT_NUMBER_GROWTH if TEXT.search(header) else growth
+    if claimed > available * growth:
+        raise InputError(
+            f"{path}: the header claims {claimed} bytes of voxels, the file has {available}",
+            "the file is truncated or its header damaged; get it again",
+        )
+
+
+def _data_files(path: Path, header: str) -> list[Path]:
+    """Existing data files that a detached header names; a list or pattern: its whole folder."""
+    match = DATA_FILE.search(header)
+    name = match.group(1).strip() if match else "LOCAL"
+    if name.upper() == "LOCAL":
+        return []
+    named = path.parent / name
+    return [named] if named.is_file() else [p for p in path.parent.iterdir() if p.is_file()]
+
+
+def _is_colour(reader: sitk.ImageFileReader, suffix: str) -> bool:
+    kinds = [reader.GetMetaData(k) for k in reader.GetMetaDataKeys() if k.startswith("NRRD_kinds")]
+    named = any("color" in kind.lower() for kind in kinds)
+    return named or (suffix in PICTURES and reader.GetNumberOfComponents() > 1)

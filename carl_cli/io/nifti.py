@@ -1,0 +1,422 @@
+"""NIfTI-1, NIfTI-2 and Analyze 7.5: voxels by numpy, geometry by ITK.
+
+ITK's own reader fills what a truncated or damaged file lacks with zeros and does not say so,
+allocates whatever a header claims and knows no NIfTI-2. Where an image lies in space is left
+to ITK, so that a file means the same place here, in ANTs and in Slicer.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import struct
+import tempfile
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from carl_cli.errors import InputError
+from carl_cli.geometry import Grid, apply_affine
+from carl_cli.io.sitk_bridge import GZIP_LIMIT, read_grid
+from carl_cli.io.volume import ChannelKind, Image, to_sitk
+
+log = logging.getLogger(__name__)
+
+SCALARS = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4",
+    1024: "i8", 1280: "u8",
+}  # fmt: skip
+COLOURS = {128: 3, 2304: 4}
+COMPLEX = (32, 1792, 2048)
+NIFTI1_HEADER, NIFTI2_HEADER = 348, 540
+INTENT_DISPVECT = 1006
+FORM_TOLERANCE_VOXELS = 0.05
+SHEAR_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Header:
+    """The fields that say how to read the voxels, and both affines (RAS mm)."""
+
+    version: int
+    endian: str
+    shape: tuple[int, ...]
+    datatype: int
+    offset: int
+    slope: float
+    intercept: float
+    intent: int
+    pixdim: tuple[float, ...]
+    qform: NDArray[np.float64] | None
+    sform: NDArray[np.float64] | None
+    prefers_sform: bool
+    raw: bytes
+
+    @property
+    def colours(self) -> int:
+        return COLOURS.get(self.datatype, 1)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        code = "u1" if self.colours > 1 else SCALARS[self.datatype]
+        return np.dtype(self.endian + code)
+
+    @property
+    def claimed_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=object)) * self.colours * self.dtype.itemsize
+
+
+def is_nifti(path: Path) -> bool:
+    """By its name: .nii, .hdr, .img, each also with .gz."""
+    return path.name.lower().removesuffix(".gz").endswith((".nii", ".hdr", ".img"))
+
+
+def read_nifti(path: Path) -> Image:
+    """Read a NIfTI or Analyze file with all its volumes or components.
+
+    The geometry is the one ITK chooses: sform if its code is 1 or there is no qform, else
+    qform. Integers with a slope become float32 (wider than 16 bits: float64). Raises
+    InputError for complex numbers, a shear, truncated or damaged data and a bad header.
+    """
+    header_path, data_path = _pair(path)
+    header = parse_header(_start_of(header_path), path)
+    _check_datatype(header, path)
+    grid = _geometry(header, header_path, path)
+    offset = header.offset if header_path == data_path else 0
+    voxels = _read_voxels(data_path, header, offset)
+    return _shape_image(_scaled(voxels, header), header, grid, str(path))
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """(header, data) of `x.hdr` + `x.img`; of a single file, itself twice."""
+    name = path.name
+    stem = name[:-3] if name.lower().endswith(".gz") else name
+    gz = name[len(stem) :]
+    if stem.lower().endswith(".nii"):
+        return path, path
+    base = stem[:-4]
+    upper = stem[-4:].isupper()
+    names = [base + (s.upper() if upper else s) + gz for s in (".hdr", ".img")]
+    header, data = (path.with_name(n) for n in names)
+    for part in (header, data):
+        if not part.exists():
+            raise InputError(f"{path}: its other half {part.name} is missing", "keep both together")
+    return header, data
+
+
+def _open(path: Path) -> BinaryIO:
+    file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
+    magic = file.read(2)
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file, mode="rb") if magic == b"\x1f\x8b" else file  # type: ignore[return-value]
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with _open(path) as file:
+            return file.read(NIFTI2_HEADER)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: damaged or truncated ({error})", "get the file again") from None
+
+
+def parse_header(raw: bytes, path: Path) -> Header:
+    """First bytes of a file → Header; either version, either byte order."""
+    for endian in "<>":
+        size = struct.unpack_from(endian + "i", raw)[0] if len(raw) >= NIFTI1_HEADER else 0
+        if size == NIFTI1_HEADER:
+            return _parse_nifti1(raw[:NIFTI1_HEADER], endian, path)
+        if size == NIFTI2_HEADER and len(raw) == NIFTI2_HEADER:
+            return _parse_nifti2(raw, endian, path)
+    found = "it is empty" if not raw else "the header is not NIfTI or is truncated"
+    raise InputError(f"{path}: {found}", "give a .nii, .nii.gz or .hdr/.img file")
+
+
+def _parse_nifti1(raw: bytes, endian: str, path: Path) -> Header:
+    def get(code: str, at: int) -> tuple[float, ...]:
+        return struct.unpack_from(endian + code, raw, at)
+
+    nifti = raw[344:347] in (b"n+1", b"ni1")
+    pixdim = get("8f", 76)
+    qcode, scode = (int(c) for c in get("2h", 252)) if nifti else (0, 0)
+    return Header(
+        1,
+        endian,
+        _checked_shape(get("8h", 40), path),
+        int(get("h", 70)[0]),
+        int(get("f", 108)[0]) if nifti else 0,
+        *(get("2f", 112) if nifti else (1.0, 0.0)),
+        int(get("h", 68)[0]) if nifti else 0,
+        pixdim[1:],
+        _qform(get("6f", 256), pixdim) if qcode > 0 else None,
+        _sform(get("12f", 280)) if scode > 0 else None,
+        scode == 1 or qcode <= 0,
+        raw,
+    )
+
+
+def _parse_nifti2(raw: bytes, endian: str, path: Path) -> Header:
+    def get(code: str, at: int) -> tuple[float, ...]:
+        return struct.unpack_from(endian + code, raw, at)
+
+    pixdim = get("8d", 104)
+    qcode, scode = (int(c) for c in get("2i", 344))
+    return Header(
+        2,
+        endian,
+        _checked_shape(get("8q", 16), path),
+        int(get("h", 12)[0]),
+        int(get("q", 168)[0]),
+        *get("2d", 176),
+        int(get("i", 504)[0]),
+        pixdim[1:],
+        _qform(get("6d", 352), pixdim) if qcode > 0 else None,
+        _sform(get("12d", 400)) if scode > 0 else None,
+        scode == 1 or qcode <= 0,
+        raw,
+    )
+
+
+def _checked_shape(dim: tuple[float, ...], path: Path) -> tuple[int, ...]:
+    """(x, y, z, t, …) without trailing ones beyond three axes."""
+    count = int(dim[0])
+    sizes = [int(n) for n in dim[1 : count + 1]]
+    if not 1 <= count <= 7 or min(sizes) < 1:
+        raise InputError(f"{path}: the header claims dimensions {dim}", "the file is damaged")
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)
+
+
+def _sform(rows: tuple[float, ...]) -> NDArray[np.float64]:
+    return np.vstack([np.reshape(rows, (3, 4)), [0, 0, 0, 1]])
+
+
+def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> NDArray[np.float64]:
+    """Quaternion (b, c, d) and offset → 4x4, by the formula in nifti1.h."""
+    b, c, d = values[:3]
+    a = np.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    handedness = -1.0 if pixdim[0] < 0 else 1.0
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * [pixdim[1], pixdim[2], handedness * pixdim[3]]
+    affine[:3, 3] = values[3:]
+    return affine
+
+
+def _check_datatype(header: Header, path: Path) -> None:
+    if header.datatype in COMPLEX:
+        raise InputError(
+            f"{path}: complex voxels, real numbers were expected",
+            "take the magnitude or the phase first",
+        )
+    if header.datatype not in SCALARS and header.datatype not in COLOURS:
+        raise InputError(
+            f"{path}: NIfTI datatype {header.datatype} is not supported",
+            "convert it to an integer or float type",
+        )
+
+
+def _geometry(header: Header, header_path: Path, path: Path) -> Grid:
+    """Ask ITK where the voxels lie; refuse what it would guess, warn where it chooses."""
+    affine = _chosen_affine(header, path)
+    grid = _itk_grid(header, header_path, path)
+    if affine is None:
+        _check_pixdim(header, path)
+    elif grid.dimension == 3:
+        _check_agrees(grid, affine, path)
+        _warn_forms(header, grid, path)
+    return grid
+
+
+def _chosen_affine(header: Header, path: Path) -> NDArray[np.float64] | None:
+    """The RAS affine that ITK uses, None where the file has none (Analyze)."""
+    if header.sform is not None and header.prefers_sform and not _is_sheared(header.sform):
+        return header.sform
+    if header.qform is not None:
+        _check_pixdim(header, path)
+        return header.qform
+    if header.sform is not None:
+        raise InputError(
+            f"{path}: the sform is sheared and there is no qform",
+            "resample it onto an orthogonal grid first (a tilted gantry: dcm2niix does it)",
+        )
+    return None
+
+
+def _is_sheared(affine: NDArray[np.float64]) -> bool:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or lengths.min() == 0:
+        return True
+    axes = affine[:3, :3] / lengths
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR_TOLERANCE)
+
+
+def _check_pixdim(header: Header, path: Path) -> None:
+    spacing = header.pixdim[: min(3, len(header.shape))]
+    if not (np.isfinite(spacing).all() and min(spacing) > 0):
+        raise InputError(
+            f"{path}: voxel spacing {tuple(map(float, spacing))}, positive numbers were expected",
+            "repair the header's pixdim",
+        )
+
+
+def _itk_grid(header: Header, header_path: Path, path: Path) -> Grid:
+    """What ITK makes of the header; NIfTI-2 is shown to it as a NIfTI-1 header."""
+    if header.version == 1:
+        return read_grid(header_path, "NiftiImageIO", path)
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "header.nii"
+        small.write_bytes(_as_nifti1(header))
+        grid = read_grid(small, "NiftiImageIO", path)
+    return replace(grid, size_xyz=header.shape[: grid.dimension])
+
+
+def _as_nifti1(header: Header) -> bytes:
+    """The geometry of a NIfTI-2 header as a NIfTI-1 file without voxels (sizes are cut to fit)."""
+    old, new, order = header.raw, bytearray(NIFTI1_HEADER + 4), header.endian
+    sizes = [min(int(n), 32767) for n in struct.unpack_from(order + "8q", old, 16)]
+    struct.pack_into(order + "i", new, 0, NIFTI1_HEADER)
+    struct.pack_into(order + "8h", new, 40, *sizes)
+    struct.pack_into(order + "2h", new, 70, header.datatype, 8 * header.dtype.itemsize)
+    struct.pack_into(order + "8f", new, 76, *struct.unpack_from(order + "8d", old, 104))
+    struct.pack_into(order + "f", new, 108, NIFTI1_HEADER + 4)
+    struct.pack_into(order + "2h", new, 252, *struct.unpack_from(order + "2i", old, 344))
+    struct.pack_into(order + "6f", new, 256, *struct.unpack_from(order + "6d", old, 352))
+    struct.pack_into(order + "12f", new, 280, *struct.unpack_from(order + "12d", old, 400))
+    new[344:348] = b"n+1\0"
+    return bytes(new)
+
+
+def _check_agrees(grid: Grid, affine_ras: NDArray[np.float64], path: Path) -> None:
+    gap_voxels = _gap_mm(grid, affine_ras, _to_ras(grid)) / min(grid.spacing_mm)
+    if not gap_voxels < FORM_TOLERANCE_VOXELS:
+        raise InputError(
+            f"{path}: the header's affine can't be represented by spacing and directions",
+            "resample it onto an orthogonal grid first",
+        )
+
+
+def _warn_forms(header: Header, grid: Grid, path: Path) -> None:
+    if header.qform is None or header.sform is None:
+        return
+    gap_mm = _gap_mm(grid, header.qform, header.sform)
+    if gap_mm > FORM_TOLERANCE_VOXELS * min(grid.spacing_mm):
+        used = "sform" if header.prefers_sform and not _is_sheared(header.sform) else "qform"
+        sheared = " (the sform is sheared)" if _is_sheared(header.sform) else ""
+        log.warning(
+            "%s: qform and sform place the image up to %.4g mm apart%s; "
+            "the %s is used, as ITK and ANTs do",
+            path, gap_mm, sheared, used,
+        )  # fmt: skip
+
+
+def _to_ras(grid: Grid) -> NDArray[np.float64]:
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.index_to_lps
+
+
+def _gap_mm(grid: Grid, first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Largest distance between two placements of the grid's corner voxels."""
+    corners = apply_affine(grid.lps_to_index, grid.corners_mm())
+    gap = apply_affine(first, corners) - apply_affine(second, corners)
+    return float(np.linalg.norm(gap, axis=-1).max())
+
+
+def _read_voxels(path: Path, header: Header, offset: int) -> NDArray[np.generic]:
+    """Flat array in native byte order; all voxels, or an InputError."""
+    _check_claim(path, header.claimed_bytes, offset)
+    voxels = np.empty(header.claimed_bytes // header.dtype.itemsize, header.dtype)
+    try:
+        with _open(path) as file:
+            file.seek(offset)
+            missing = _fill(file, memoryview(voxels).cast("B"))
+            file.read(1)  # at the end of a gzip stream: verifies its checksum
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: damaged or truncated ({error})", "get the file again") from None
+    if missing:
+        raise InputError(f"{path}: {missing} bytes of voxels are missing", "get the file again")
+    return voxels.astype(header.dtype.newbyteorder("="), copy=False)
+
+
+def _check_claim(path: Path, claimed: int, offset: int) -> None:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    available = size * GZIP_LIMIT if packed else size - offset
+    if claimed > available:
+        raise InputError(
+            f"{path}: the header claims {claimed} bytes of voxels, the file has {size}",
+            "the file is truncated or its header damaged; get it again",
+        )
+
+
+def _fill(file: BinaryIO, target: memoryview) -> int:
+    """Read until `target` is full or the file ends; how many bytes are missing."""
+    done = 0
+    while done < len(target):
+        count = file.readinto(target[done:])  # type: ignore[attr-defined]
+        if not count:
+            break
+        done += count
+    return len(target) - done
+
+
+def _scaled(voxels: NDArray[np.generic], header: Header) -> NDArray[np.generic]:
+    slope, intercept = header.slope, header.intercept
+    usable = np.isfinite([slope, intercept]).all() and slope != 0 and header.colours == 1
+    if not usable or (slope, intercept) == (1.0, 0.0):
+        return voxels
+    real = np.dtype("f4" if voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32 else "f8")
+    result = voxels.astype(real)
+    result *= real.type(slope)
+    result += real.type(intercept)
+    return result
+
+
+def _shape_image(flat: NDArray[np.generic], header: Header, grid: Grid, source: str) -> Image:
+    """Flat voxels, x fastest → Image; what the further axes mean is decided here."""
+    extra = header.shape[grid.dimension :]
+    extra = extra[1:] if grid.dimension == 2 and extra[:1] == (1,) else extra
+    if header.colours > 1 and not extra:
+        array = flat.reshape(*grid.shape_zyx, header.colours)
+        return Image(array, grid, header.colours, source, "rgb")
+    kind: ChannelKind = "time" if len(extra) == 1 else "vector"
+    if header.colours > 1 or len(extra) > 2 or (len(extra) == 2 and extra[0] != 1):
+        raise InputError(
+            f"{source}: {len(header.shape)} axes {header.shape}, at most x, y, z and one more "
+            "(time or components) were expected",
+            "split it first",
+        )
+    if not extra:
+        return Image(flat.reshape(grid.shape_zyx), grid, source=source)
+    array = np.moveaxis(flat.reshape(extra[-1], *grid.shape_zyx), 0, -1)
+    if header.intent == INTENT_DISPVECT:
+        array = array * np.array([-1, -1, 1][: extra[-1]], array.dtype)  # RAS on disk, as ITK does
+    step = abs(header.pixdim[3]) or 1.0
+    return Image(array, grid, extra[-1], source, kind, float(step) if kind == "time" else 1.0)
+
+
+def write_rgb_nifti(path: Path, image: Image) -> None:
+    """Write uint8 colour as NIfTI datatype 128 or 2304, which SimpleITK has no pixel type for.
+
+    The header is ITK's own for a grey image on the same grid, with the datatype exchanged.
+    """
+    grey = Image(np.zeros(image.grid.shape_zyx, np.uint8), image.grid)
+    datatype = next(code for code, count in COLOURS.items() if count == image.channels)
+    with tempfile.TemporaryDirectory() as folder:
+        name = Path(folder) / "grey.nii"
+        sitk.WriteImage(to_sitk(grey), str(name))
+        header = bytearray(name.read_bytes()[: NIFTI1_HEADER + 4])
+    struct.pack_into("<2h", header, 70, datatype, 8 * image.channels)
+    data = bytes(header) + np.ascontiguousarray(image.array).tobytes()
+    path.write_bytes(gzip.compress(data, 6) if path.suffix.lower() == ".gz" else data)

@@ -1,0 +1,59 @@
+"""Where SimpleITK is configured and its errors become one line (io-internal)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from carl_cli.errors import InputError
+from carl_cli.geometry import Grid
+
+GZIP_LIMIT = 1100
+"""No deflate stream grows more than 1032 times: a header that claims more is damaged."""
+
+sitk.ProcessObject.GlobalWarningDisplayOff()  # its warnings print past our log
+
+
+def set_threads(count: int) -> None:
+    """Threads of every SimpleITK filter of this process."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+
+
+def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
+    """Grid of the first two or three axes of an image or of a reader's header."""
+    size = image.GetSize()
+    axes = min(len(size), 3)
+    direction = np.reshape(image.GetDirection(), (len(size), len(size)))[:axes, :axes]
+    spacing, origin = image.GetSpacing()[:axes], image.GetOrigin()[:axes]
+    return Grid(tuple(size[:axes]), spacing, origin, tuple(map(float, direction.ravel())))
+
+
+def read_header(path: Path, image_io: str, name: Path) -> sitk.ImageFileReader:
+    """A reader that knows the header of `path`; `name` stands in the error line."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(image_io)
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise unreadable(name, error) from None
+    return reader
+
+
+def read_grid(path: Path, image_io: str, name: Path) -> Grid:
+    """Where a file's voxels lie, by ITK's reader."""
+    return grid_of(read_header(path, image_io, name))
+
+
+def unreadable(name: Path, error: RuntimeError) -> InputError:
+    """InputError with the cause out of ITK's many lines."""
+    return InputError(f"{name}: can't be read: {cause(error)}", "check that the file is whole")
+
+
+def cause(error: RuntimeError) -> str:
+    """The telling line of ITK's message, without its source paths and addresses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "ERROR" in line] or lines[-1:]
+    return telling[0].split("): ", 1)[-1].replace("sitk::ERROR: ", "").strip()
