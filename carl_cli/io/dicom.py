@@ -293,11 +293,14 @@ def _check_tilt(path: Path, lateral: Vector, length: float, step: float) -> None
 
 def _read_pixels(path: Path, files: list[DicomFile], frames: list[Frame]) -> NDArray[np.generic]:
     """(frames, rows, columns[, samples]) rescaled values in the files' order."""
-    single = len(files) == 1  # a series reader takes one frame of each file
-    reader = sitk.ImageFileReader() if single else sitk.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
     names = [str(file.path) for file in files]
-    _ = reader.SetFileName(names[0]) if single else reader.SetFileNames(names)
+    if len(names) == 1:  # a series reader would take one frame only
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(names[0])
+    else:
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames(names)
+    reader.SetImageIO("GDCMImageIO")
     if len({frame.rescale for frame in frames}) > 1:
         reader.SetOutputPixelType(sitk.sitkFloat32)  # the first slice's type would cut the others
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +84,8 @@ def check_directions(grid: Grid, path: Path) -> None:
 def _claimed_bytes(reader: sitk.ImageFileReader) -> int:
     pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     bits = int(match.group()) if (match := re.search(r"\d+", pixel)) else 64
-    voxels = int(np.prod(reader.GetSize(), dtype=object))
-    return voxels * reader.GetNumberOfComponents() * bits // 8
+    components: int = reader.GetNumberOfComponents()
+    return prod(reader.GetSize()) * components * bits // 8
 
 
 def _check_claim(path: Path, claimed: int) -> None:

@@ -16,16 +16,18 @@ from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.dicom import is_dicom, read_dicom
 from carl_cli.io.general import IMAGE_IOS, read_general
 from carl_cli.io.nifti import is_nifti, read_nifti, write_rgb_nifti
-from carl_cli.io.sitk_bridge import cause
-from carl_cli.io.volume import ChannelKind, Image, from_sitk, one_volume, to_sitk
+from carl_cli.io.sitk_bridge import cause, grid_of
+from carl_cli.io.volume import ChannelKind, Image, from_sitk, one_volume, set_grid, to_sitk
 
 __all__ = [
     "ChannelKind",
     "Image",
     "from_sitk",
+    "grid_of",
     "one_volume",
     "read_any",
     "read_image",
+    "set_grid",
     "to_sitk",
     "write_image",
 ]

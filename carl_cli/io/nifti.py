@@ -13,6 +13,7 @@ import struct
 import tempfile
 import zlib
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,8 +49,7 @@ class Header:
     shape: tuple[int, ...]
     datatype: int
     offset: int
-    slope: float
-    intercept: float
+    rescale: tuple[float, ...]
     intent: int
     pixdim: tuple[float, ...]
     qform: NDArray[np.float64] | None
@@ -68,7 +68,7 @@ class Header:
 
     @property
     def claimed_bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=object)) * self.colours * self.dtype.itemsize
+        return prod(self.shape) * self.colours * self.dtype.itemsize
 
 
 def is_nifti(path: Path) -> bool:
@@ -144,18 +144,18 @@ def _parse_nifti1(raw: bytes, endian: str, path: Path) -> Header:
     pixdim = get("8f", 76)
     qcode, scode = (int(c) for c in get("2h", 252)) if nifti else (0, 0)
     return Header(
-        1,
-        endian,
-        _checked_shape(get("8h", 40), path),
-        int(get("h", 70)[0]),
-        int(get("f", 108)[0]) if nifti else 0,
-        *(get("2f", 112) if nifti else (1.0, 0.0)),
-        int(get("h", 68)[0]) if nifti else 0,
-        pixdim[1:],
-        _qform(get("6f", 256), pixdim) if qcode > 0 else None,
-        _sform(get("12f", 280)) if scode > 0 else None,
-        scode == 1 or qcode <= 0,
-        raw,
+        version=1,
+        endian=endian,
+        shape=_checked_shape(get("8h", 40), path),
+        datatype=int(get("h", 70)[0]),
+        offset=int(get("f", 108)[0]) if nifti else 0,
+        rescale=get("2f", 112) if nifti else (1.0, 0.0),
+        intent=int(get("h", 68)[0]) if nifti else 0,
+        pixdim=pixdim[1:],
+        qform=_qform(get("6f", 256), pixdim) if qcode > 0 else None,
+        sform=_sform(get("12f", 280)) if scode > 0 else None,
+        prefers_sform=scode == 1 or qcode <= 0,
+        raw=raw,
     )
 
 
@@ -166,18 +166,18 @@ def _parse_nifti2(raw: bytes, endian: str, path: Path) -> Header:
     pixdim = get("8d", 104)
     qcode, scode = (int(c) for c in get("2i", 344))
     return Header(
-        2,
-        endian,
-        _checked_shape(get("8q", 16), path),
-        int(get("h", 12)[0]),
-        int(get("q", 168)[0]),
-        *get("2d", 176),
-        int(get("i", 504)[0]),
-        pixdim[1:],
-        _qform(get("6d", 352), pixdim) if qcode > 0 else None,
-        _sform(get("12d", 400)) if scode > 0 else None,
-        scode == 1 or qcode <= 0,
-        raw,
+        version=2,
+        endian=endian,
+        shape=_checked_shape(get("8q", 16), path),
+        datatype=int(get("h", 12)[0]),
+        offset=int(get("q", 168)[0]),
+        rescale=get("2d", 176),
+        intent=int(get("i", 504)[0]),
+        pixdim=pixdim[1:],
+        qform=_qform(get("6d", 352), pixdim) if qcode > 0 else None,
+        sform=_sform(get("12d", 400)) if scode > 0 else None,
+        prefers_sform=scode == 1 or qcode <= 0,
+        raw=raw,
     )
 
 
@@ -339,7 +339,7 @@ def _read_voxels(path: Path, header: Header, offset: int) -> NDArray[np.generic]
     try:
         with _open(path) as file:
             file.seek(offset)
-            missing = _fill(file, memoryview(voxels).cast("B"))
+            missing = _fill(file, voxels.view(np.uint8).data)
             file.read(1)  # at the end of a gzip stream: verifies its checksum
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: damaged or truncated ({error})", "get the file again") from None
@@ -372,7 +372,7 @@ def _fill(file: BinaryIO, target: memoryview) -> int:
 
 
 def _scaled(voxels: NDArray[np.generic], header: Header) -> NDArray[np.generic]:
-    slope, intercept = header.slope, header.intercept
+    slope, intercept = header.rescale
     usable = np.isfinite([slope, intercept]).all() and slope != 0 and header.colours == 1
     if not usable or (slope, intercept) == (1.0, 0.0):
         return voxels

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,10 +15,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
+from carl_cli.io.transforms.conversion import to_sitk_transform
 from carl_cli.io.volume import Image, one_volume, to_sitk
-
-if TYPE_CHECKING:
-    from carl_cli.transform import Transform
+from carl_cli.transform import Transform
 
 SMOOTH: dict[str, int] = {
     "linear": sitk.sitkLinear,
@@ -78,7 +76,7 @@ def resample(
             f"the reference grid {grid.dimension}",
             "give a reference of the same dimension",
         )
-    sampler = _Sampler(grid, _sitk_transform(transform, grid.dimension), name, background)
+    sampler = _Sampler(grid, _sitk_transform(transform, grid), name, background)
     out = np.dtype(dtype or image.array.dtype)
     sample = sampler.labels if name in LABEL else sampler.smooth
     channels = [sample(one_volume(image, c), out) for c in range(image.channels)]
@@ -105,7 +103,8 @@ def _smooth_axis(image: sitk.Image, axis: int, sigma_mm: float) -> sitk.Image:
     smoothed = sitk.RecursiveGaussian(
         padded, sigma_mm, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis
     )
-    return sitk.Crop(smoothed, margin, margin) if short else smoothed
+    result: sitk.Image = sitk.Crop(smoothed, margin, margin) if short else smoothed
+    return result
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,8 @@ class _Sampler:
         moving = to_sitk(replace(image, array=codes))
         outside = float(np.searchsorted(values, np.asarray(self.background, values.dtype)))
         sampled = self._run(moving, self.grid, LABEL[self.name], moving.GetPixelID(), outside)
-        return values[sitk.GetArrayViewFromImage(sampled)].astype(out, copy=False)
+        chosen: NDArray[np.generic] = values[sitk.GetArrayViewFromImage(sampled)]
+        return chosen.astype(out, copy=False)
 
     def _run(
         self, moving: sitk.Image, part: Grid, interpolator: int, pixel_id: int, outside: float
@@ -165,7 +165,7 @@ def round_and_clip(values: NDArray[np.generic], out: np.dtype[np.generic]) -> ND
     low, high = np.iinfo(out.name).min, np.iinfo(out.name).max
     rounded = np.rint(values)
     with np.errstate(invalid="ignore"):  # 2**63 itself is out of range and replaced below
-        result = rounded.astype(out)
+        result: NDArray[np.generic] = rounded.astype(out)
     result[rounded <= low] = low
     result[rounded >= high] = high
     return result
@@ -188,9 +188,7 @@ def _encode(
     return shift.astype(kind)[codes.reshape(array.shape)], with_background
 
 
-def _sitk_transform(transform: Transform | None, dimension: int) -> sitk.Transform:
+def _sitk_transform(transform: Transform | None, grid: Grid) -> sitk.Transform:
     if transform is None:
-        return sitk.Transform(dimension, sitk.sitkIdentity)
-    from carl_cli.io.transform import to_sitk_transform
-
-    return to_sitk_transform(transform)
+        return sitk.Transform(grid.dimension, sitk.sitkIdentity)
+    return to_sitk_transform(transform, grid)

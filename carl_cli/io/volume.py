@@ -63,7 +63,7 @@ def _from_time_series(image: sitk.Image, source: str) -> Image:
 
 
 def to_sitk(image: Image) -> sitk.Image:
-    """Image → SimpleITK image; components as a vector image, time as a fourth axis (io-internal)."""
+    """Image → SimpleITK image; components as a vector, time as a fourth axis (io-internal)."""
     if image.channels > 1 and image.channel_kind == "time":
         volumes = [to_sitk(one_volume(image, t)) for t in range(image.channels)]
         joined: sitk.Image = sitk.JoinSeries(volumes, 0.0, image.time_step)

@@ -24,7 +24,8 @@ def test_full_suffix_picks_the_format(name: str, suffix: str) -> None:
 def test_success_renames_within_the_folder(tmp_path: Path) -> None:
     target = tmp_path / "out.nii.gz"
     with atomic_path(target) as temporary:
-        assert temporary.parent == tmp_path and temporary.name.endswith(".nii.gz")
+        assert temporary.parent == tmp_path
+        assert temporary.name.endswith(".nii.gz")
         temporary.write_text("new")
         assert not target.exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out.nii.gz"]
@@ -37,9 +38,14 @@ def test_failure_keeps_the_old_file_and_leaves_no_other(
 ) -> None:
     target = tmp_path / "out.txt"
     target.write_text("old")
-    with pytest.raises(type(failure)), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise failure
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        write_half()
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("out.txt", "old")]
 
 
