@@ -1,0 +1,62 @@
+"""`carl doctor` tells what is there, and fails when something is amiss."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carl_cli import diagnosis
+from carl_cli.transform import DisplacementField
+
+from .conftest import Carl
+
+
+def findings(out: str) -> dict[str, str]:
+    """Name → rest of the line; names are padded to a column of 24."""
+    return {line[:24].strip(): line[24:].strip() for line in out.splitlines()}
+
+
+def test_a_sound_installation(carl: Carl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    monkeypatch.setattr(diagnosis, "WRITE_MIB", 2)
+    outcome = carl("doctor", "--folder", tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    found = findings(outcome.out)
+    assert found["SimpleITK"] == version("SimpleITK")
+    assert found["torch"] == version("torch")
+    assert found["threads"].startswith("3 of ")
+    assert "SLURM_CPUS_PER_TASK=3" in found["threads"]
+    assert "3D convolution right on cpu" in found["self-test, network"]
+    assert ".h5 and .nii.gz read back" in found["self-test, transforms"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(carl: Carl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "PACKAGES", ("numpy", "no-such-package"))
+    outcome = carl("doctor")
+    assert outcome.code == 1
+    assert findings(outcome.out)["no-such-package"] == "missing  ← pip install no-such-package"
+    assert outcome.err.startswith("error: 1 of these findings")
+
+
+def test_one_fault_does_not_hide_the_next(carl: Carl, tmp_path: Path) -> None:
+    outcome = carl("doctor", "--folder", tmp_path / "absent")
+    assert outcome.code == 1
+    last = outcome.out.splitlines()[-3:]
+    assert "FileNotFoundError" in last[0]
+    assert "←" not in last[1] + last[2]
+
+
+def test_a_flipped_axis_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The self-test of transforms notices a reader that takes LPS for RAS."""
+
+    def flipped(grid, displacement):  # type: ignore[no-untyped-def]
+        return DisplacementField(grid, displacement * np.float32([-1, -1, 1]))
+
+    monkeypatch.setattr("carl_cli.transform.DisplacementField", flipped)
+    finding = diagnosis._attempt("transforms", diagnosis._transform_test)
+    assert finding.fault == "the image libraries disagree"
+    assert "1.2e+01 mm" in finding.found
