@@ -7,7 +7,7 @@ Windows follow the published code: a Gaussian of width σ voxels cut at 2σ, zer
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -130,9 +130,15 @@ def _moved(padded: Tensor, step: tuple[int, ...], dilation: int) -> Tensor:
     return padded[(..., *window)]
 
 
-SIMILARITIES: dict[str, Similarity] = {
-    "lncc": lncc,
-    "lncc2": squared_lncc,
-    "mind": mind_ssc,
-    "ncc": ncc,
-}
+NAMES = ("lncc", "lncc2", "mind", "ncc")
+
+
+def by_name(name: str, sigma: int = 4) -> Similarity:
+    """The loss with this name; sigma is the window of the local correlations, in voxels."""
+    losses: dict[str, Similarity] = {
+        "lncc": partial(lncc, sigma=sigma),
+        "lncc2": partial(squared_lncc, sigma=sigma),
+        "mind": mind_ssc,
+        "ncc": ncc,
+    }
+    return losses[name]

@@ -13,9 +13,11 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.encoder import Encoder
+from carl_cli.model.layers import pool
 from carl_cli.model.operators import Down, Registrar, TwoStep
 from carl_cli.model.unet import DisplacementUNet
 
@@ -111,6 +113,15 @@ def coarse_network(network: Registrar) -> Registrar:
     while isinstance(network, Down | TwoStep):
         network = network.inner if isinstance(network, Down) else network.first
     return network
+
+
+def coarse_images(network: Registrar, *images: Tensor) -> tuple[Tensor, ...]:
+    """Images (B, C, *shape) as the innermost network sees them."""
+    while isinstance(network, Down | TwoStep):
+        if isinstance(network, Down):
+            images = tuple(pool(image) for image in images)
+        network = network.inner if isinstance(network, Down) else network.first
+    return images
 
 
 def with_coarse(network: Registrar, coarse: Registrar) -> Registrar:

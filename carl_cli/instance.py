@@ -1,0 +1,120 @@
+"""Instance optimisation: the network fitted to one pair (Eq. 18), on a private copy.
+
+Loss = similarity(F, M ∘ φ) + similarity(M, F ∘ φ⁻) + λ GradICON(φ, φ⁻), with φ the map
+fixed → moving and φ⁻ the network's map moving → fixed. The best state seen is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from carl_cli.fields import Map, sample
+from carl_cli.model.carl import coarse_images, coarse_network, with_coarse
+from carl_cli.model.operators import Kept, Registrar
+from carl_cli.progress import Progress, silent
+from carl_cli.regularity import gradicon
+from carl_cli.similarity import by_name
+
+STAGE = "instance optimisation"
+
+
+@dataclass(frozen=True)
+class InstanceOptions:
+    """steps of Adam; metric by name; sigma of its window in voxels; λ = regularisation.
+
+    scope "all" trains every parameter (the paper), "refine" keeps Ξ's result and trains Ψ.
+    """
+
+    steps: int = 50
+    learning_rate: float = 2e-5
+    metric: str = "lncc"
+    sigma: int = 5
+    regularisation: float = 1.5
+    scope: str = "all"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Images (1, 1, *shape) in [0, 1] and masks (or None), on one device."""
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_mask: Tensor | None = None
+    moving_mask: Tensor | None = None
+
+
+def optimise(
+    network: Registrar,
+    pair: Pair,
+    options: InstanceOptions,
+    align_corners: bool,
+    progress: Progress = silent,
+) -> tuple[Map, Map, list[float]]:
+    """Maps fixed → moving and moving → fixed after fitting, and the loss of every state.
+
+    The network that is passed in is not changed. Loss k belongs to the state after k steps.
+    """
+    private = _private_copy(network, pair, options.scope)
+    trained = [p for p in private.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=options.learning_rate)
+    generator = torch.Generator().manual_seed(options.seed)
+    measure = _loss_of(options, align_corners, generator)
+    losses: list[float] = []
+    best: list[Tensor] = []
+    for step in range(options.steps):
+        loss = measure(private, pair)
+        best = _better(trained, best, losses, loss.item())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        progress(STAGE, (step + 1) / options.steps, f"loss {losses[-1]:.4f}")
+    with torch.no_grad():
+        best = _better(trained, best, losses, measure(private, pair).item())
+        for parameter, value in zip(trained, best, strict=True):
+            parameter.copy_(value)
+        return *private.both(pair.fixed, pair.moving), losses
+
+
+def _private_copy(network: Registrar, pair: Pair, scope: str) -> Registrar:
+    private = copy.deepcopy(network).eval()
+    if scope == "refine":
+        with torch.no_grad():
+            images = coarse_images(private, pair.fixed, pair.moving)
+            private = with_coarse(private, Kept(*coarse_network(private).both(*images)))
+    return private.requires_grad_(True)
+
+
+def _better(
+    trained: list[Tensor], best: list[Tensor], losses: list[float], loss: float
+) -> list[Tensor]:
+    """Note the loss; the parameters to keep are these if it is the lowest so far."""
+    is_best = not losses or loss < min(losses)
+    losses.append(loss)
+    return [p.detach().clone() for p in trained] if is_best else best
+
+
+def _loss_of(
+    options: InstanceOptions, align_corners: bool, generator: torch.Generator
+) -> Callable[[Registrar, Pair], Tensor]:
+    similarity = by_name(options.metric, options.sigma)
+
+    def measure(network: Registrar, pair: Pair) -> Tensor:
+        ahead, back = network.both(pair.fixed, pair.moving)
+        shape = pair.fixed.shape[2:]
+        warped_moving = sample(pair.moving, ahead.on_grid(shape), align_corners)
+        warped_fixed = sample(pair.fixed, back.on_grid(shape), align_corners)
+        alike = similarity(warped_moving, pair.fixed, pair.fixed_mask) + similarity(
+            warped_fixed, pair.moving, pair.moving_mask
+        )
+        regular = gradicon(
+            ahead, back, shape, align_corners, generator, stride=2, device=pair.fixed.device
+        )
+        return alike + options.regularisation * regular
+
+    return measure

@@ -1,0 +1,240 @@
+"""The straight line from two images to a transform.
+
+    prepare the pair → network (→ instance optimisation) → physical transform
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from carl_cli.errors import InputError, UsageError
+from carl_cli.fields import Map, identity, voxels_per_unit
+from carl_cli.fitting import fit_affine
+from carl_cli.instance import InstanceOptions, Pair, optimise
+from carl_cli.io.image import Image
+from carl_cli.model.attention import CoordinateAttention
+from carl_cli.model.carl import coarse_images, coarse_network
+from carl_cli.preprocess import NetworkImage, PreparedPair, initialise, prepare_pair
+from carl_cli.progress import Progress, silent
+from carl_cli.transform import AffineTransform, CompositeTransform, Transform, from_network
+from carl_cli.weights import Weights
+
+Init = Literal["none", "centers", "moments", "rigid", "affine"]
+
+
+@dataclass(frozen=True)
+class RegistrationOptions:
+    """instance None: the forward pass alone. initial: a transform that is refined.
+
+    init rigid and affine: a first pass of the network, of which only the best rigid or affine
+    part is kept, starts a second one. affine_only: the result is that affine part.
+    """
+
+    fixed_modality: str = "auto"
+    moving_modality: str = "auto"
+    window: tuple[float, float] | None = None
+    percentiles: tuple[float, float] | None = None
+    fixed_mask: Image | None = None
+    moving_mask: Image | None = None
+    initial: Transform | None = None
+    init: Init = "none"
+    affine_only: bool = False
+    instance: InstanceOptions | None = None
+    confidence: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Both directions as the network has them, LPS mm.
+
+    forward maps fixed points to moving points, backward moving points to fixed points;
+    backward is the network's own other direction, close to the inverse of forward but not
+    equal to it. spread_mm: (z, y, x) on prepared.fixed.grid at the coarse network's shape.
+    """
+
+    forward: CompositeTransform
+    backward: CompositeTransform
+    prepared: PreparedPair
+    losses: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    spread_mm: NDArray[np.float32] | None = None
+
+
+def register(
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+    options: RegistrationOptions = RegistrationOptions(),
+    progress: Progress = silent,
+) -> Registration:
+    """Find the transform that carries points of `fixed` to points of `moving`.
+
+    Raises InputError for images that can't be used, UsageError for options that exclude each
+    other.
+    """
+    _check(fixed, weights, options)
+    seconds: dict[str, float] = {}
+    initial = _initial(fixed, moving, weights, options, progress, seconds)
+    with _stage("preprocessing", seconds, progress):
+        prepared = _prepare(fixed, moving, weights, options, initial)
+    pair = _to_device(prepared, weights)
+    if options.instance is None or options.affine_only:
+        with _stage("network", seconds, progress), torch.inference_mode():
+            ahead, back = weights.network.both(pair.fixed, pair.moving)
+        losses: list[float] = []
+    else:
+        with _stage("instance optimisation", seconds, progress):
+            align = weights.config.model.align_corners
+            ahead, back, losses = optimise(weights.network, pair, options.instance, align, progress)
+    with _stage("transform", seconds, progress), torch.inference_mode():
+        forward, backward = _physical(ahead, back, prepared, fixed, moving, weights)
+        if options.affine_only:
+            forward, backward = _affine_parts(forward, prepared)
+        spread = _spread_mm(pair, prepared, weights) if options.confidence else None
+    return Registration(forward, backward, prepared, losses, seconds, spread)
+
+
+def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None:
+    dimension = weights.config.model.dimension
+    if fixed.grid.dimension != dimension:
+        raise InputError(
+            f"{fixed.source or 'the fixed image'} has {fixed.grid.dimension} dimensions, "
+            f"the weights {weights.config.name} are for {dimension}",
+            "choose other weights",
+        )
+    if options.initial is not None and options.init != "none":
+        raise UsageError("an initial transform and --init were both given", "give one of them")
+
+
+def _initial(
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+    options: RegistrationOptions,
+    progress: Progress,
+    seconds: dict[str, float],
+) -> Transform | None:
+    if options.init == "none":
+        return options.initial
+    if options.init == "centers" or options.init == "moments":
+        return initialise(fixed, moving, options.init)
+    with _stage(f"{options.init} initialisation", seconds, progress), torch.inference_mode():
+        prepared = _prepare(fixed, moving, weights, options, None)
+        pair = _to_device(prepared, weights)
+        ahead, back = weights.network.both(pair.fixed, pair.moving)
+        forward, _ = _physical(ahead, back, prepared, fixed, moving, weights)
+        return fit_affine(forward, *_foreground(prepared.fixed), rigid=options.init == "rigid")
+
+
+def _prepare(
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+    options: RegistrationOptions,
+    initial: Transform | None,
+) -> PreparedPair:
+    return prepare_pair(
+        fixed,
+        moving,
+        weights.config.preprocess,
+        fixed_modality=options.fixed_modality,
+        moving_modality=options.moving_modality,
+        window=options.window,
+        percentiles=options.percentiles,
+        fixed_mask=options.fixed_mask,
+        moving_mask=options.moving_mask,
+        initial=initial,
+    )
+
+
+def _to_device(prepared: PreparedPair, weights: Weights) -> Pair:
+    device = next(weights.network.parameters()).device
+
+    def tensor(array: NDArray[np.generic] | None) -> torch.Tensor | None:
+        return None if array is None else torch.from_numpy(array)[None, None].to(device)
+
+    images = torch.from_numpy(prepared.fixed.array), torch.from_numpy(prepared.moving.array)
+    fixed, moving = (image[None, None].to(device) for image in images)
+    return Pair(fixed, moving, tensor(prepared.fixed.mask), tensor(prepared.moving.mask))
+
+
+def _physical(
+    ahead: Map,
+    back: Map,
+    prepared: PreparedPair,
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+) -> tuple[CompositeTransform, CompositeTransform]:
+    """The two maps between the network grids as transforms between the images, LPS mm.
+
+    With an initial transform T the moving image was sampled through T onto the fixed grid,
+    so forward = T ∘ network and backward = network ∘ T⁻¹.
+    """
+    align = weights.config.model.align_corners
+    a, b = prepared.fixed.grid, prepared.moving.grid
+    forward = from_network(_displacement_voxels(ahead, a.shape_zyx, align), a, b, fixed.grid)
+    cover = moving.grid if prepared.initial is None else fixed.grid
+    backward = from_network(_displacement_voxels(back, b.shape_zyx, align), b, a, cover)
+    if prepared.initial is None:
+        return forward, backward
+    forward = CompositeTransform((prepared.initial, *forward.parts))
+    return forward, CompositeTransform((*backward.parts, prepared.initial.inverse()))
+
+
+def _displacement_voxels(
+    phi: Map, shape: tuple[int, ...], align_corners: bool
+) -> NDArray[np.float32]:
+    """(D, *shape) displacement in voxels, components in array-axis order."""
+    on_grid = phi.on_grid(shape)
+    voxels = voxels_per_unit(shape, align_corners).to(on_grid.device)
+    moved = on_grid - identity(shape, align_corners, on_grid.device)
+    result: NDArray[np.float32] = (
+        (moved[0] * voxels.view(-1, *[1] * len(shape))).float().cpu().numpy()
+    )
+    return result
+
+
+def _affine_parts(
+    forward: Transform, prepared: PreparedPair
+) -> tuple[CompositeTransform, CompositeTransform]:
+    affine: AffineTransform = fit_affine(forward, *_foreground(prepared.fixed))
+    return CompositeTransform((affine,)), CompositeTransform((affine.inverse(),))
+
+
+def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points of every second voxel (N, D) LPS mm, and their weights: mask, else intensity."""
+    every_second = (slice(None, None, 2),) * image.array.ndim
+    weight = image.array if image.mask is None else image.mask
+    points = image.grid.points_mm()[every_second].reshape(-1, image.grid.dimension)
+    return points, weight[every_second].astype(float).ravel()
+
+
+def _spread_mm(
+    pair: Pair, prepared: PreparedPair, weights: Weights
+) -> NDArray[np.float32] | None:
+    """Root mean square over axes of the attention rows' standard deviation, in mm."""
+    coarse = coarse_network(weights.network)
+    if not isinstance(coarse, CoordinateAttention):
+        return None
+    images = coarse_images(weights.network, pair.fixed, pair.moving)
+    spread = coarse.spread_voxels(*images)[0].square().sum(0).sqrt().cpu().numpy()
+    scale = prepared.moving.grid.size_xyz[0] / images[0].shape[-1]
+    return np.asarray(spread * scale * prepared.moving.grid.spacing_mm[0], np.float32)
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
+    progress(name, 0.0)
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 3)
+    progress(name, 1.0)

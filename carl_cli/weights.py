@@ -1,0 +1,145 @@
+"""Weights folders: config.json + model.safetensors + README.md, on disk as on the Hub.
+
+A folder says all that a network needs to be used rightly: its architecture, the grid and
+intensities that it was trained on, and the instance optimisation that suits it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from carl_cli.errors import WeightsError
+from carl_cli.io.atomic import atomic_path
+from carl_cli.model.carl import ModelConfig, build_network
+from carl_cli.model.operators import Registrar
+from carl_cli.preprocess import PreprocessRule
+
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+CARD = "README.md"
+FORMAT_VERSION = 1
+
+
+class InstanceDefaults(BaseModel):
+    """Instance optimisation that was found to suit these weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: int = Field(50, ge=0)
+    learning_rate: float = Field(2e-5, gt=0)
+    metric: Literal["lncc", "lncc2", "mind"] = "lncc"
+    sigma: int = Field(5, ge=1)
+    regularisation: float = Field(1.5, ge=0)
+    scope: Literal["all", "refine"] = "all"
+
+
+class WeightsConfig(BaseModel):
+    """config.json. `files` holds the SHA-256 of each file that is used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str
+    family: Literal["carl", "unigradicon"] = "carl"
+    licence: str = "Apache-2.0"
+    citation: str = ""
+    model: ModelConfig
+    preprocess: PreprocessRule
+    instance: InstanceDefaults = InstanceDefaults()
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network ready to use, and where it came from. sha256: of model.safetensors."""
+
+    network: Registrar
+    config: WeightsConfig
+    source: str
+    sha256: str
+
+
+def load_weights(folder: str | Path, device: str = "cpu") -> Weights:
+    """The network of a weights folder, checked against its hash, in eval mode.
+
+    Raises WeightsError when a file is missing, damaged, or doesn't fit its config.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    sha256 = _checked_hash(folder, config)
+    network = build_network(config.model)
+    _load_tensors(network, folder / MODEL)
+    return Weights(network.to(device), config, str(folder), sha256)
+
+
+def read_config(folder: Path) -> WeightsConfig:
+    """Raises WeightsError naming the first field that is wrong."""
+    path = folder / CONFIG
+    try:
+        return WeightsConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}", "name a folder that holds it") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise WeightsError(f"{path}: {where or 'the file'}: {first['msg']}") from error
+
+
+def _checked_hash(folder: Path, config: WeightsConfig) -> str:
+    path = folder / MODEL
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file", "name a folder that holds it")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = config.files.get(MODEL, found)
+    if found != expected:
+        raise WeightsError(
+            f"{path} is damaged: SHA-256 {found[:12]}…, expected {expected[:12]}…",
+            "download or copy the weights again",
+        )
+    return found
+
+
+def _load_tensors(network: Registrar, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a safetensors file: {error}") from error
+    try:
+        # Stored as float16 to be small; computed with in float32.
+        network.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[1].strip()
+        raise WeightsError(f"{path} does not fit the architecture in {CONFIG}: {reason}") from error
+
+
+def save_weights(folder: str | Path, network: Registrar, config: WeightsConfig, card: str) -> None:
+    """Write a weights folder: float16 tensors, config with their hash, model card."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: _stored(value) for key, value in network.state_dict().items()}
+    with atomic_path(folder / MODEL) as temporary:
+        save_file(tensors, temporary)
+    digest = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+    values = config.model_copy(update={"files": {MODEL: digest}}).model_dump(mode="json")
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(card)
+
+
+def _stored(value: torch.Tensor) -> torch.Tensor:
+    value = value.detach().cpu().contiguous()
+    return value.half() if value.is_floating_point() else value
