@@ -1,0 +1,49 @@
+"""Every command is documented: in docs/cli.md word for word, in the README by name."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from carl_cli.cli.commands import ENTRIES, available
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs" / "generate_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_reference_is_current(generator: ModuleType) -> None:
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == generator.document(), "docs/cli.md is out of date: run `make docs`"
+
+
+@pytest.mark.parametrize("name", list(available()))
+def test_every_parameter_is_explained(generator: ModuleType, name: str) -> None:
+    """A line of the reference that ends with its dash has no help text."""
+    from carl_cli.cli.app import load
+
+    text = "\n".join(generator._command(name, load(available()[name])))
+    silent = [line for line in text.splitlines() if line.startswith("- ") and line.endswith("—")]
+    assert silent == []
+    assert "\n\n\n```" not in text, "the command itself has no docstring"
+
+
+@pytest.mark.parametrize("name", list(available()))
+def test_the_readme_names_every_command(name: str) -> None:
+    assert f"carl {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_command_is_listed_twice() -> None:
+    names = [entry.name for entry in ENTRIES]
+    assert len(names) == len(set(names))
