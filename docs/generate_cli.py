@@ -32,7 +32,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
     arguments = [p for p in shown if p.param_type_name == "argument"]
     options = [p for p in shown if p.param_type_name == "option"]
     yield f"## {name}\n\n{cleandoc(command.help or '')}\n"
-    yield f"```\n{' '.join([name, *map(_usage, arguments), *(['[OPTIONS]'] if options else [])])}\n```\n"
+    usage = [name, *map(_usage, arguments), *(["[OPTIONS]"] if options else [])]
+    yield f"```\n{' '.join(usage)}\n```\n"
     if shown:
         yield "\n".join(f"- {_parameter(parameter)}" for parameter in [*arguments, *options]) + "\n"
     for subname, subcommand in getattr(command, "commands", {}).items():
