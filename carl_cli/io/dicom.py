@@ -293,14 +293,7 @@ def _check_tilt(path: Path, lateral: Vector, length: float, step: float) -> None
 
 def _read_pixels(path: Path, files: list[DicomFile], frames: list[Frame]) -> NDArray[np.generic]:
     """(frames, rows, columns[, samples]) rescaled values in the files' order."""
-    names = [str(file.path) for file in files]
-    if len(names) == 1:  # a series reader would take one frame only
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(names[0])
-    else:
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames(names)
-    reader.SetImageIO("GDCMImageIO")
+    reader = _reader([str(file.path) for file in files])
     if len({frame.rescale for frame in frames}) > 1:
         reader.SetOutputPixelType(sitk.sitkFloat32)  # the first slice's type would cut the others
     try:
@@ -311,6 +304,18 @@ def _read_pixels(path: Path, files: list[DicomFile], frames: list[Frame]) -> NDA
     shape = (count, *files[0].shape[1:]) + ((components,) if components > 1 else ())
     array: NDArray[np.generic] = sitk.GetArrayFromImage(image).reshape(shape)
     return array
+
+
+def _reader(names: list[str]) -> sitk.ImageReaderBase:
+    reader: sitk.ImageReaderBase
+    if len(names) == 1:  # a series reader would take one frame only
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(names[0])
+    else:
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames(names)
+    reader.SetImageIO("GDCMImageIO")
+    return reader
 
 
 def _narrowed(array: NDArray[np.generic]) -> NDArray[np.generic]:

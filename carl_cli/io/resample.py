@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import DTypeLike, NDArray
 
 from carl_cli.errors import InputError, UsageError
-from carl_cli.geometry import Grid, apply_affine
+from carl_cli.geometry import Grid
+from carl_cli.io.label_vote import vote
 from carl_cli.io.transforms.conversion import to_sitk_transform
 from carl_cli.io.volume import Image, one_volume, to_sitk
 from carl_cli.transform import Transform
+from carl_cli.transforms.sampling import slab_grid, slabs
 
 SMOOTH: dict[str, int] = {
     "linear": sitk.sitkLinear,
@@ -31,12 +34,12 @@ SMOOTH: dict[str, int] = {
 } | {f"bspline[{order}]": getattr(sitk, f"sitkBSpline{order}") for order in range(1, 6)}
 LABEL: dict[str, int] = {
     "nearest": sitk.sitkNearestNeighbor,
-    "genericlabel": sitk.sitkLabelLinear,
     "multilabel": sitk.sitkLabelGaussian,
 }
+LABELLERS = (*LABEL, "genericlabel")
 ALIASES = {"nearestneighbor": "nearest", "genericlabel[linear]": "genericlabel"}
-SLAB_VOXELS = 2**23
 MINIMUM_FOR_RECURSION = 4
+MOST_LABELS = 2**16
 
 
 def interpolator_name(name: str) -> str:
@@ -46,9 +49,9 @@ def interpolator_name(name: str) -> str:
     """
     lower = name.lower().replace(" ", "")
     lower = ALIASES.get(lower, lower)
-    if lower in SMOOTH or lower in LABEL:
+    if lower in SMOOTH or lower in LABELLERS:
         return lower
-    names = sorted({*SMOOTH, *LABEL} - {f"bspline[{n}]" for n in range(1, 6)})
+    names = sorted({*SMOOTH, *LABELLERS} - {f"bspline[{n}]" for n in range(1, 6)})
     raise UsageError(f"no interpolator {name!r}", f"choose one of {', '.join(names)}, bspline[1-5]")
 
 
@@ -78,7 +81,7 @@ def resample(
         )
     sampler = _Sampler(grid, _sitk_transform(transform, grid), name, background)
     out = np.dtype(dtype or image.array.dtype)
-    sample = sampler.labels if name in LABEL else sampler.smooth
+    sample = sampler.labels if name in LABELLERS else sampler.smooth
     channels = [sample(one_volume(image, c), out) for c in range(image.channels)]
     array = np.stack(channels, axis=-1) if image.channels > 1 else channels[0]
     return replace(image, array=array, grid=grid)
@@ -119,19 +122,24 @@ class _Sampler:
         moving = to_sitk(image)
         wide = _real_type(image.array.dtype, out)
         result = np.empty(self.grid.shape_zyx, out)
-        for rows, part in self._slabs(out):
+        for rows, part in self._parts(out):
             sampled = self._run(moving, part, SMOOTH[self.name], wide, self.background)
             result[rows] = round_and_clip(sitk.GetArrayViewFromImage(sampled), out)
         return result
 
     def labels(self, image: Image, out: np.dtype[np.generic]) -> NDArray[np.generic]:
         """Choose among the values that occur; (z, y, x) array of dtype `out`."""
-        codes, values = _encode(image.array, self.background)
+        if self.name == "genericlabel":
+            chosen = vote(image, self.grid, self.transform, self.background)
+            return round_and_clip(chosen, out)
+        codes, values = _encode(image.array, self.background, self.name)
         moving = to_sitk(replace(image, array=codes))
-        outside = float(np.searchsorted(values, np.asarray(self.background, values.dtype)))
+        outside = self.background
+        if values is not None:
+            outside = float(np.searchsorted(values, np.asarray(outside).astype(values.dtype)))
         sampled = self._run(moving, self.grid, LABEL[self.name], moving.GetPixelID(), outside)
-        chosen: NDArray[np.generic] = values[sitk.GetArrayViewFromImage(sampled)]
-        return chosen.astype(out, copy=False)
+        array: NDArray[np.generic] = sitk.GetArrayFromImage(sampled)
+        return round_and_clip(array if values is None else values[array], out)
 
     def _run(
         self, moving: sitk.Image, part: Grid, interpolator: int, pixel_id: int, outside: float
@@ -139,31 +147,24 @@ class _Sampler:
         geometry = (part.size_xyz, self.transform, interpolator, part.origin_mm, part.spacing_mm)
         return sitk.Resample(moving, *geometry, part.direction, outside, pixel_id)
 
-    def _slabs(self, out: np.dtype[np.generic]) -> Iterator[tuple[slice, Grid]]:
-        """Parts of the grid along its last axis: bounds the float copy of an integer image."""
-        depth = self.grid.size_xyz[-1]
-        whole = np.issubdtype(out, np.floating) or self.name.startswith("bspline")
-        plane = int(np.prod(self.grid.size_xyz[:-1]))
-        step = depth if whole else max(1, SLAB_VOXELS // plane)
-        for start in range(0, depth, step):
-            stop = min(start + step, depth)
-            yield slice(start, stop), grid_rows(self.grid, start, stop)
-
-
-def grid_rows(grid: Grid, start: int, stop: int) -> Grid:
-    """The part of a grid with start <= last index < stop."""
-    corner = np.zeros(grid.dimension)
-    corner[-1] = start
-    origin = tuple(map(float, apply_affine(grid.index_to_lps, corner)))
-    return replace(grid, size_xyz=(*grid.size_xyz[:-1], stop - start), origin_mm=origin)
+    def _parts(self, out: np.dtype[np.generic]) -> Iterator[tuple[slice, Grid]]:
+        """Slabs bound the float copy of an integer image; B-spline coefficients are made once."""
+        if np.issubdtype(out, np.floating) or self.name.startswith("bspline"):
+            yield slice(None), self.grid
+            return
+        for rows in slabs(self.grid):
+            yield rows, slab_grid(self.grid, rows)
 
 
 def round_and_clip(values: NDArray[np.generic], out: np.dtype[np.generic]) -> NDArray[np.generic]:
     """Real values → dtype `out`; integers to the nearest, ties to even, within its range."""
-    if not np.issubdtype(out, np.integer):
+    if values.dtype == out or not np.issubdtype(out, np.integer):
         return values.astype(out, copy=False)
-    low, high = np.iinfo(out.name).min, np.iinfo(out.name).max
-    rounded = np.rint(values)
+    limits = np.iinfo(out.name)
+    low, high = limits.min, limits.max
+    rounded: NDArray[Any] = values
+    if not np.issubdtype(values.dtype, np.integer):
+        rounded = np.rint(values)
     with np.errstate(invalid="ignore"):  # 2**63 itself is out of range and replaced below
         result: NDArray[np.generic] = rounded.astype(out)
     result[rounded <= low] = low
@@ -178,14 +179,25 @@ def _real_type(source: np.dtype[np.generic], out: np.dtype[np.generic]) -> int:
 
 
 def _encode(
-    array: NDArray[np.generic], background: float
-) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Labels → (codes, values) with values[codes] == array, so that no label meets a float."""
+    array: NDArray[np.generic], background: float, name: str
+) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    """(codes, values) with values[codes] == array where ITK's double would not keep a label.
+
+    ITK hands every label through a double: exact up to 32 bits, not for 64; and it votes on
+    integers only. (array, None) where it needs no help.
+    """
+    integer = np.issubdtype(array.dtype, np.integer)
+    if array.dtype.itemsize < 8 if integer else name == "nearest":
+        return array, None
     values, codes = np.unique(array, return_inverse=True)
-    with_background = np.union1d(values, np.asarray([background]).astype(array.dtype))
-    shift = np.atleast_1d(np.searchsorted(with_background, values))
-    kind = np.min_scalar_type(len(with_background))
-    return shift.astype(kind)[codes.reshape(array.shape)], with_background
+    if len(values) > MOST_LABELS:
+        raise InputError(
+            f"{len(values)} different values, at most {MOST_LABELS} labels were expected",
+            "choose linear or bspline for grey values",
+        )
+    known = np.union1d(values, np.asarray([background]).astype(array.dtype))
+    shift: NDArray[np.uint32] = np.atleast_1d(np.searchsorted(known, values)).astype(np.uint32)
+    return shift[codes.reshape(array.shape)], known
 
 
 def _sitk_transform(transform: Transform | None, grid: Grid) -> sitk.Transform:
