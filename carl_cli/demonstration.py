@@ -44,7 +44,7 @@ def true_errors_mm(pair: PhantomPair, transform: Transform) -> Array:
     Left out are points whose true partner the moving image does not show.
     """
     every_second = (slice(None, None, 2),) * 3
-    body = pair.fixed_labels.array[every_second] > 0
+    body = np.greater(pair.fixed_labels.array[every_second], 0)
     points = pair.fixed.grid.points_mm()[every_second][body]
     partners = pair.truth(points)
     index = apply_affine(pair.moving.grid.lps_to_index, partners)
