@@ -38,6 +38,7 @@ NIFTI1_HEADER, NIFTI2_HEADER = 348, 540
 INTENT_DISPVECT = 1006
 FORM_TOLERANCE_VOXELS = 0.05
 SHEAR_TOLERANCE = 1e-3
+SCALED_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,23 @@ def read_nifti(path: Path) -> Image:
     qform. Integers with a slope become float32 (wider than 16 bits: float64). Raises
     InputError for complex numbers, a shear, truncated or damaged data and a bad header.
     """
+    header, grid = _read_head(path)
     header_path, data_path = _pair(path)
-    header = parse_header(_start_of(header_path), path)
-    _check_datatype(header, path)
-    grid = _geometry(header, header_path, path)
     offset = header.offset if header_path == data_path else 0
     voxels = _read_voxels(data_path, header, offset)
     return _shape_image(_scaled(voxels, header), header, grid, str(path))
+
+
+def read_nifti_grid(path: Path) -> Grid:
+    """The grid alone; of a series, that of one volume."""
+    return _read_head(path)[1]
+
+
+def _read_head(path: Path) -> tuple[Header, Grid]:
+    header_path, _ = _pair(path)
+    header = parse_header(_start_of(header_path), path)
+    _check_datatype(header, path)
+    return header, _geometry(header, header_path, path)
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
@@ -376,10 +387,11 @@ def _scaled(voxels: NDArray[np.generic], header: Header) -> NDArray[np.generic]:
     usable = np.isfinite([slope, intercept]).all() and slope != 0 and header.colours == 1
     if not usable or (slope, intercept) == (1.0, 0.0):
         return voxels
-    real = np.dtype("f4" if voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32 else "f8")
-    result = voxels.astype(real)
-    result *= real.type(slope)
-    result += real.type(intercept)
+    narrow = voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32
+    result = np.empty(voxels.shape, np.float32 if narrow else np.float64)
+    for start in range(0, len(voxels), SCALED_AT_ONCE):  # in double, as ITK does
+        part = slice(start, start + SCALED_AT_ONCE)
+        result[part] = voxels[part].astype(np.float64) * slope + intercept
     return result
 
 
