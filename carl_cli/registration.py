@@ -1,6 +1,6 @@
 """The straight line from two images to a transform.
 
-    prepare the pair → network (→ instance optimisation) → physical transform
+prepare the pair → network (→ instance optimisation) → physical transform
 """
 
 from __future__ import annotations
@@ -218,9 +218,7 @@ def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.fl
     return points, weight[every_second].astype(float).ravel()
 
 
-def _spread_mm(
-    pair: Pair, prepared: PreparedPair, weights: Weights
-) -> NDArray[np.float32] | None:
+def _spread_mm(pair: Pair, prepared: PreparedPair, weights: Weights) -> NDArray[np.float32] | None:
     """Root mean square over axes of the attention rows' standard deviation, in mm."""
     coarse = coarse_network(weights.network)
     if not isinstance(coarse, CoordinateAttention):
