@@ -9,16 +9,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import torch
 
 from carl_cli import demonstration
 from carl_cli.demonstration import DemoFiles
-from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, build_network
 from carl_cli.phantom import LABELS, make_phantom
-from carl_cli.preprocess import PreprocessRule
-from carl_cli.weights import WeightsConfig, save_weights
 
 from .conftest import Carl
+from .weights_folder import untrained_weights
 
 
 @pytest.fixture(autouse=True)
@@ -26,20 +23,8 @@ def small_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demonstration, "make_phantom", partial(make_phantom, voxel_mm=9.0))
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    model = ModelConfig(
-        encoder=EncoderConfig(width=4, blocks=1, padding=2),
-        unet=UNetConfig(down=(4, 8), up=(4, 8)),
-    )
-    rule = PreprocessRule(grid_rule="physical", max_voxels=32**3, multiple_of=16)
-    config = WeightsConfig(name="untrained", model=model, preprocess=rule)
-    save_weights(tmp_path / "weights", build_network(model), config, "An untrained network.")
-    return tmp_path / "weights"
-
-
-def test_the_demo(carl: Carl, weights: Path, tmp_path: Path) -> None:
+def test_the_demo(carl: Carl, tmp_path: Path) -> None:
+    weights = untrained_weights(tmp_path / "weights")
     folder = tmp_path / "demo"
     outcome = carl("demo", "-o", folder, "--weights", weights, "--threads", 1, "--seed", 2)
     assert outcome.code == 0, outcome.err
