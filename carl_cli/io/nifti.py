@@ -156,8 +156,8 @@ def _check_pixdim(header: Header, path: Path) -> None:
 
 
 def _itk_grid(header: Header, header_path: Path, path: Path) -> Grid:
-    """What ITK makes of the header; NIfTI-2 is shown to it as a NIfTI-1 header."""
-    if header.version == 1:
+    """What ITK makes of the header alone: damaged voxels and NIfTI-2 are not its business."""
+    if not header.version:
         return read_grid(header_path, "NiftiImageIO", path)
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "header.nii"

@@ -25,7 +25,7 @@ SHEAR_TOLERANCE = 1e-3
 class Header:
     """The fields that say how to read the voxels, and both affines (RAS mm)."""
 
-    version: int
+    version: int  # 0 is Analyze
     endian: str
     shape: tuple[int, ...]
     datatype: int
@@ -72,7 +72,7 @@ def _parse_nifti1(raw: bytes, endian: str, path: Path) -> Header:
     pixdim = get("8f", 76)
     qcode, scode = (int(c) for c in get("2h", 252)) if nifti else (0, 0)
     return Header(
-        version=1,
+        version=int(nifti),
         endian=endian,
         shape=_checked_shape(get("8h", 40), path),
         datatype=int(get("h", 70)[0]),
@@ -143,7 +143,9 @@ def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> NDArray[np.f
 
 
 def as_nifti1(header: Header) -> bytes:
-    """The geometry of a NIfTI-2 header as a NIfTI-1 file without voxels (sizes are cut to fit)."""
+    """The same geometry as a NIfTI-1 file without voxels; sizes are cut to fit."""
+    if header.version == 1:
+        return header.raw[:344] + b"n+1\0" + bytes(4)
     old, new, order = header.raw, bytearray(NIFTI1_HEADER + 4), header.endian
     sizes = [min(int(n), 32767) for n in struct.unpack_from(order + "8q", old, 16)]
     struct.pack_into(order + "i", new, 0, NIFTI1_HEADER)
