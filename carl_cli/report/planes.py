@@ -12,7 +12,7 @@ from carl_cli.report.scene import Scene
 
 FOLD_COLOUR = "#ffd400"
 JACOBIAN_MAP = "RdBu_r"
-CONFIDENCE_MAP = "viridis"
+CONFIDENCE_MAP = "viridis_r"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,13 @@ def grid_spacing_mm(scene: Scene) -> float:
     wanted = longest / 24
     decade = 10.0 ** np.floor(np.log10(wanted))
     return float(next(step * decade for step in (1, 2, 5, 10) if step * decade >= wanted))
+
+
+def spread_limit_mm(spread_mm: NDArray[np.float32]) -> float:
+    """Upper end of the colour scale of the confidence map."""
+    known = spread_mm[np.isfinite(spread_mm)]
+    reach = np.percentile(known, 99) if known.size else 0.0
+    return float(next((limit for limit in (2, 5, 10, 20, 50, 100) if limit >= reach), 200))
 
 
 def jacobian_limit(jacobian: NDArray[np.float32]) -> float:

@@ -131,6 +131,8 @@ class Landmark(_Part):
 
 
 class Metrics(_Part):
+    """match_spread_mm: median of the confidence map, see `write_report`."""
+
     similarity_before: Similarity = Field(default_factory=Similarity)
     similarity_after: Similarity = Field(default_factory=Similarity)
     overlap_percent: float | None = None
@@ -139,7 +141,7 @@ class Metrics(_Part):
     inverse_consistency_mm: Spread | None = None
     rotation_degrees: float | None = None
     linear_determinant: float | None = None
-    confidence_median: float | None = None
+    match_spread_mm: float | None = None
     structures: list[StructureScore] = Field(default_factory=list)
     landmarks: list[Landmark] = Field(default_factory=list)
 

@@ -37,7 +37,7 @@ class Scene:
     jacobian: determinant, 1 = no change of volume. mapped: (z, y, x, D) on a coarse
     lattice from the first to the last voxel centre of the grid; coordinate along each
     display axis, in mm from the grid's origin, of the point that T maps the node to.
-    confidence: 0…1. labels: index into `label_values`, 0 = background.
+    confidence: spread of the match in mm. labels: index into `label_values`, 0 = background.
     letters: for each display axis the (first, last) end; empty in 2D.
     """
 

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from carl_cli.geometry import Grid
 from carl_cli.io.image import Image
+from carl_cli.report.advice import advise
+from carl_cli.report.html import write_report
+from carl_cli.report.record import (
+    Environment,
+    InputFile,
+    Landmark,
+    Metrics,
+    OutputFile,
+    RunRecord,
+    Similarity,
+    Spread,
+    StructureScore,
+    WeightsUsed,
+)
 from carl_cli.transform import AffineTransform, CompositeTransform, DisplacementField, Transform
+from tests.report.browser import Browser, missing
+
+MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1'
 
 # centre and radii in LPS mm, brightness; the marker sits left, anterior, superior.
 HEAD = ((0, 0, 0), (62, 78, 70), 90)
@@ -84,3 +103,75 @@ def _inverse_points(transform: CompositeTransform, target: np.ndarray) -> np.nda
     for _ in range(30):
         points -= field(points) - wanted
     return points
+
+
+@pytest.fixture(scope="session")
+def record(pair: Pair) -> RunRecord:
+    """A record with every section filled, and names that would be markup if they could."""
+    rng = np.random.default_rng(0)
+    losses = (np.exp(-np.arange(50) / 10) + 0.3).tolist()
+    metrics = Metrics(
+        similarity_before=Similarity(lncc=0.31, ncc=0.55, nmi=1.10),
+        similarity_after=Similarity(lncc=0.87, ncc=0.97, nmi=1.08),
+        overlap_percent=93.4,
+        folded_percent=0.3,
+        sdlogj=0.112,
+        inverse_consistency_mm=Spread(mean=0.3, p95=0.8, max=3.0),
+        structures=[StructureScore(label=f"7 {MARKUP}", dice_before=0.5, dice=0.93, hd95_mm=2.1)],
+        landmarks=[_landmark(pair, k, rng.uniform(-40, 40, 3)) for k in range(6)],
+    )
+    return RunRecord(
+        command=f"carl register 'head {MARKUP}.nii.gz' moving.nii.gz -o t.h5",
+        environment=Environment.current("cpu", threads=2),
+        seed=0,
+        weights=WeightsUsed(name=f"carl-base {MARKUP}", sha256="ab" * 32),
+        inputs={
+            "fixed": InputFile(path=f"head {MARKUP}.nii.gz", sha256="0f" * 32, size=(72, 90, 80)),
+            "moving": InputFile(path="moving.nii.gz", sha256="1e" * 32, spacing=(2.2, 2.4, 3.8)),
+        },
+        outputs={"transform": OutputFile(path=f"t{MARKUP}.h5", sha256="2d" * 32)},
+        options={"metric": MARKUP},
+        timings_s={"network": 12.3, "instance optimisation": 30.2},
+        peak_memory_mib=2311.0,
+        metrics=metrics,
+        io_loss=losses,
+        warnings=[*advise(metrics), f"strange file {MARKUP}"],
+    )
+
+
+def _landmark(pair: Pair, number: int, fixed_mm: np.ndarray) -> Landmark:
+    """A landmark whose error is its number in mm, along x."""
+    target = pair.transform(fixed_mm) + np.array([number, 0, 0])
+    return Landmark(
+        name=f"L{number} {MARKUP}",
+        fixed_mm=tuple(fixed_mm.tolist()),
+        moving_mm=tuple(target.tolist()),
+        error_before_mm=float(np.linalg.norm(fixed_mm - target)),
+        error_mm=float(number),
+    )
+
+
+@pytest.fixture(scope="session")
+def report_page(pair: Pair, record: RunRecord, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report <b>.html"
+    distance = np.linalg.norm(pair.fixed.grid.points_mm(), axis=-1).astype(np.float32)
+    write_report(
+        path,
+        pair.fixed,
+        pair.moving,
+        pair.warped,
+        pair.transform,
+        record=record,
+        labels=pair.labels,
+        confidence=Image(distance / 10, pair.fixed.grid),
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if reason := missing():
+        pytest.skip(reason)
+    window = Browser(tmp_path_factory.mktemp("profile"))
+    yield window
+    window.close()

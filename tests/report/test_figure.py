@@ -75,7 +75,6 @@ def test_formats_and_same_bytes_twice(
 
 
 def test_contours_change_the_picture(pair: Pair, tmp_path: Path) -> None:
-    pytest.importorskip("carl_cli.io.transform")
     plain = saved(pair, tmp_path / "plain.svg")
     contoured = saved(pair, tmp_path / "contoured.svg", labels=pair.labels)
     assert any("outline of fixed" in word for word in texts(plain))

@@ -134,7 +134,6 @@ def test_disjoint_images_are_shown_with_centres_aligned(pair: Pair) -> None:
 
 
 def test_labels_are_exact_values_in_both_frames(pair: Pair) -> None:
-    pytest.importorskip("carl_cli.io.transform")
     big = Image(pair.labels[0].array.astype(np.uint32) * 2**25, pair.labels[0].grid)
     moving = Image(pair.labels[1].array.astype(np.uint32) * 2**25, pair.labels[1].grid)
     scene = build_scene(pair.fixed, pair.moving, pair.warped, pair.transform, labels=(big, moving))

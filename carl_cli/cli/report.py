@@ -1,0 +1,100 @@
+"""`carl report`: pages from what a registration saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carl_cli.cli.options import Overwrite
+
+FILES = "Files (stronger than what the record says)"
+
+
+def _file(names: str, text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(*names.split(), help=text, rich_help_panel=FILES)
+    return option
+
+
+def report(
+    records: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run records that `carl register --json` wrote.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The HTML page to write.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="A picture too: .png, .svg or .pdf.")
+    ] = None,
+    fixed: Annotated[Path | None, _file("--fixed", "Fixed image.")] = None,
+    moving: Annotated[Path | None, _file("--moving", "Moving image.")] = None,
+    transform: Annotated[Path | None, _file("--transform -t", "Fixed to moving.")] = None,
+    warped: Annotated[Path | None, _file("--warped -w", "Moving on the fixed grid.")] = None,
+    jacobian: Annotated[Path | None, _file("--jacobian", "Jacobian determinant.")] = None,
+    confidence: Annotated[Path | None, _file("--confidence", "Spread of the match, mm.")] = None,
+    fixed_seg: Annotated[Path | None, _file("--fixed-seg", "Labels of fixed.")] = None,
+    moving_seg: Annotated[Path | None, _file("--moving-seg", "Labels of moving.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make an HTML report of a run, or with several records an index page of a batch.
+
+    One record: `carl report run.json -o report.html`. Several: `carl report runs/*.json -o
+    index.html`, outliers first. None: name the files, `carl report --fixed F --moving M -t T
+    -o report.html`; the transform may come from another program.
+    """
+    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.errors import UsageError
+
+    outputs = [path for path in (output, figure) if path]
+    if not outputs:
+        raise UsageError(
+            "There is nothing to write.", "Give -o report.html or --figure picture.png."
+        )
+    check_outputs(outputs, overwrite)
+    given = {
+        "fixed": fixed,
+        "moving": moving,
+        "transform": transform,
+        "warped": warped,
+        "jacobian": jacobian,
+        "confidence": confidence,
+        "fixed_seg": fixed_seg,
+        "moving_seg": moving_seg,
+    }
+    if records and len(records) > 1:
+        _index(records, output, figure, given)
+    else:
+        _single(records[0] if records else None, output, figure, given)
+
+
+def _single(
+    record: Path | None, output: Path | None, figure: Path | None, given: dict[str, Path | None]
+) -> None:
+    from carl_cli.report.figure import check_figure_path
+    from carl_cli.report.saved import load_run
+
+    if figure:
+        check_figure_path(figure)
+    run = load_run(record, given)
+    if output:
+        run.write_report(output)
+    if figure:
+        run.save_figure(figure)
+
+
+def _index(
+    records: list[Path], output: Path | None, figure: Path | None, given: dict[str, Path | None]
+) -> None:
+    from carl_cli.errors import UsageError
+    from carl_cli.report.index import write_index
+    from carl_cli.report.saved import load_case
+
+    if figure or output is None or any(given.values()):
+        raise UsageError(
+            "Several records make an index page: only -o goes with them.",
+            "Give one record for a figure or to name its files.",
+        )
+    cases = [load_case(record, output.parent) for record in records]
+    write_index(output, cases, title=f"Registrations in {output.resolve().parent.name}")

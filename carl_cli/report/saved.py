@@ -1,0 +1,157 @@
+"""A run as it lies on the disk, read back for a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from carl_cli.errors import CarlError, InputError, UsageError
+from carl_cli.io.image import Image, read_image
+from carl_cli.io.resample import resample
+from carl_cli.io.transform import read_transform
+from carl_cli.report.figure import save_scene_figure
+from carl_cli.report.html import write_report
+from carl_cli.report.index import Case, thumbnail
+from carl_cli.report.record import InputFile, OutputFile, RunRecord, read_record, sha256_of
+from carl_cli.report.scene import build_scene
+from carl_cli.transform import Transform
+
+ROLES = (
+    "fixed",
+    "moving",
+    "transform",
+    "warped",
+    "jacobian",
+    "confidence",
+    "fixed_seg",
+    "moving_seg",
+)
+"""Keys of a record's inputs and outputs that a report shows."""
+NEEDED = ("fixed", "moving", "transform")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedRun:
+    fixed: Image
+    moving: Image
+    warped: Image
+    transform: Transform
+    jacobian: Image | None
+    confidence: Image | None
+    labels: tuple[Image | None, Image | None]
+    record: RunRecord | None
+
+    def write_report(self, path: Path) -> None:
+        write_report(
+            path,
+            self.fixed,
+            self.moving,
+            self.warped,
+            self.transform,
+            record=self.record,
+            jacobian=self.jacobian,
+            confidence=self.confidence,
+            labels=self.labels,
+        )
+
+    def save_figure(self, path: Path) -> None:
+        images = (self.fixed, self.moving, self.warped, self.transform)
+        save_scene_figure(path, build_scene(*images, jacobian=self.jacobian, labels=self.labels))
+
+    def thumbnail(self) -> bytes:
+        images = (self.fixed, self.moving, self.warped, self.transform)
+        return thumbnail(build_scene(*images, longest=96))
+
+
+def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> SavedRun:
+    """Read the images of a run.
+
+    record_path: what `--json` wrote, or None. given: role → path, stronger than the record.
+    The moving image is warped anew when there is no warped image. Raises UsageError when
+    fixed, moving or transform is known from neither, InputError when a file can't be read.
+    """
+    record = None if record_path is None else read_record(record_path)
+    paths = _paths(record, record_path, given)
+    missing = [role for role in NEEDED if role not in paths]
+    if missing:
+        raise UsageError(
+            f"A report needs {', '.join(missing)}.",
+            "Give the run record of `carl register --json`, or name the files.",
+        )
+    images = {role: read_image(path) for role, path in paths.items() if role != "transform"}
+    transform = read_transform(paths["transform"])
+    fixed, moving = images["fixed"], images["moving"]
+    warped = images.get("warped") or resample(moving, fixed.grid, transform)
+    return SavedRun(
+        fixed=fixed,
+        moving=moving,
+        warped=warped,
+        transform=transform,
+        jacobian=images.get("jacobian"),
+        confidence=images.get("confidence"),
+        labels=(images.get("fixed_seg"), images.get("moving_seg")),
+        record=None if record is None else _with_changes(record, paths),
+    )
+
+
+def load_case(record_path: Path, index_folder: Path) -> Case:
+    """A case of a batch; what can't be read is told on its card instead of ending the page."""
+    name = record_path.stem
+    try:
+        run = load_run(record_path, {})
+    except CarlError as error:
+        return Case(name, error=error.message)
+    assert run.record is not None
+    page = run.record.outputs.get("report")
+    report = _located(page.path, record_path) if page else None
+    return Case(name, run.record, _relative(report, index_folder), run.thumbnail())
+
+
+def _relative(path: Path | None, folder: Path) -> str:
+    """Only pages in or below the folder of the index are linked: it may be moved as a whole."""
+    if path is None or not path.resolve().is_relative_to(folder.resolve()):
+        return ""
+    return path.resolve().relative_to(folder.resolve()).as_posix()
+
+
+def _paths(
+    record: RunRecord | None, record_path: Path | None, given: Mapping[str, Path | None]
+) -> dict[str, Path]:
+    entries = {} if record is None else _files(record)
+    found: dict[str, Path] = {}
+    for role in ROLES:
+        if chosen := given.get(role):
+            found[role] = chosen
+        elif role in entries:
+            located = _located(entries[role].path, record_path)
+            if located is None and role in NEEDED:
+                raise InputError(
+                    f"{entries[role].path}, the {role} of this run, is not there.",
+                    "Run from the folder of the registration, or name the file.",
+                )
+            if located is not None:
+                found[role] = located
+    return found
+
+
+def _files(record: RunRecord) -> dict[str, InputFile | OutputFile]:
+    return {**record.inputs, **record.outputs}
+
+
+def _located(path: str, record_path: Path | None) -> Path | None:
+    """Where a recorded file is now: as recorded, or beside the record."""
+    beside = record_path.parent if record_path else Path()
+    places = (Path(path), beside / path, beside / Path(path).name)
+    return next((place for place in places if place.exists()), None)
+
+
+def _with_changes(record: RunRecord, paths: Mapping[str, Path]) -> RunRecord:
+    """The record with a warning for every file that is not the one of the run any more."""
+    known = _files(record)
+    changed = [
+        f"{path.name} ({role}) is not the file of this run: its hash differs."
+        for role, path in paths.items()
+        if role in known and sha256_of(path) != known[role].sha256
+    ]
+    return record.model_copy(update={"warnings": [*record.warnings, *changed]})

@@ -1,0 +1,279 @@
+"""The pages as a reader meets them, in a headless Chromium."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from carl_cli.geometry import Grid
+from carl_cli.io.image import Image
+from carl_cli.report.html import write_report
+from carl_cli.report.scene import build_scene
+from carl_cli.transform import identity
+from tests.report.browser import Browser
+from tests.report.conftest import Pair
+
+RIGHT, LEFT, UP, SPACE = "\ue014", "\ue012", "\ue013", " "
+WIDTHS = {"phone": (390, 844, True), "tablet": (820, 1180, True), "desktop": (1360, 900, False)}
+
+
+@pytest.fixture
+def page(browser: Browser, report_page: Path) -> Iterator[Browser]:
+    browser.screen(1360, 900)
+    browser.open(report_page)
+    yield browser
+    assert browser.console() == []
+    assert all(url.startswith(("file:///", "data:")) for url in browser.requests())
+
+
+def plain(page: Browser) -> None:
+    """Bare slices: no lines on them that would count as a change."""
+    for name in ("cross", "contours", "landmarks"):
+        page.click(f"[name={name}]")
+
+
+def pixels(page: Browser, number: int) -> np.ndarray:
+    """(rows, columns) grey values of a canvas, 0…1, drawn at its own size."""
+    data = page.canvas(number).split(",")[1]
+    return imread(io.BytesIO(base64.b64decode(data)), format="png")[..., 0]
+
+
+def set_slider(page: Browser, selector: str, value: int) -> None:
+    page.run(
+        "const s = document.querySelector(arguments[0]); s.value = arguments[1];"
+        "s.dispatchEvent(new Event('input', {bubbles: true}))",
+        selector,
+        value,
+    )
+    page.settle()
+
+
+def test_only_the_page_itself_is_asked_for(browser: Browser, report_page: Path) -> None:
+    browser.open(report_page)
+    asked = [url for url in browser.requests() if not url.startswith("data:")]
+    assert asked == [report_page.resolve().as_uri()]
+    assert browser.console() == []
+    assert browser.run("return window.hacked") is None
+    assert "<script>" in browser.run("return document.querySelector('h1').textContent")
+
+
+ATTEMPTS = (
+    "fetch(url).catch(() => {})",
+    "new Image().src = url",
+    "navigator.sendBeacon(url, 'x')",
+    "new WebSocket(url.replace('http', 'ws'))",
+    "document.body.append(Object.assign(document.createElement('script'), {src: url}))",
+    "document.body.append(Object.assign(document.createElement('iframe'), {src: url}))",
+    "const l = Object.assign(document.createElement('link'), {rel: 'prefetch', href: url});"
+    "document.head.append(l)",
+    "const f = Object.assign(document.createElement('form'), {action: url});"
+    "document.body.append(f); f.submit()",
+)
+
+
+def test_the_policy_stops_what_a_script_could_try(browser: Browser, report_page: Path) -> None:
+    """Chromium may open a connection ahead of a frame, but not a byte is sent on it."""
+    browser.open(report_page)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        for attempt in ATTEMPTS:
+            browser.run(f"const url = arguments[0]; try {{ {attempt} }} catch {{}}", url)
+        assert _heard(listener) == b""
+    assert len([line for line in browser.console() if "Content Security Policy" in line]) >= 8
+
+
+def _heard(listener: socket.socket) -> bytes:
+    """Everything that arrives within a second on any connection."""
+    listener.settimeout(1.0)
+    heard = b""
+    try:
+        while True:
+            connection, _ = listener.accept()
+            with connection, suppress(TimeoutError):
+                connection.settimeout(0.3)
+                heard += connection.recv(1000)
+    except TimeoutError:
+        return heard
+
+
+def test_sliders_move_their_plane_only(page: Browser) -> None:
+    plain(page)
+    before = [page.canvas(k) for k in range(9)]
+    set_slider(page, ".plane:nth-child(1) [type=range]", 60)
+    after = [page.canvas(k) for k in range(9)]
+    assert [a != b for a, b in zip(after, before, strict=True)] == [True] * 3 + [False] * 6
+    assert page.run("return document.querySelector('output').textContent") == "61 / 80"
+
+
+def test_canvas_shows_the_slice_the_right_way_round(page: Browser, pair: Pair) -> None:
+    """Coronal: head up and patient's right on the left, against the array itself."""
+    plain(page)
+    scene = build_scene(pair.fixed, pair.moving, pair.warped, pair.transform)
+    set_slider(page, ".plane:nth-child(2) [type=range]", 36)
+    shown = pixels(page, 3)
+    slice_xz = scene.fixed[::-1, 36, :] / 255  # first row superior, first column right
+    rows = np.linspace(0.06, 0.94, 60)
+    columns = np.linspace(0.06, 0.94, 60)
+    seen = shown[
+        np.ix_((rows * shown.shape[0]).astype(int), (columns * shown.shape[1]).astype(int))
+    ]
+    expected = slice_xz[
+        np.ix_((rows * slice_xz.shape[0]).astype(int), (columns * slice_xz.shape[1]).astype(int))
+    ]
+    assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.98
+    assert np.corrcoef(seen.ravel(), expected[:, ::-1].ravel())[0, 1] < 0.9
+    assert shown.shape[0] / shown.shape[1] == pytest.approx(160 / 144, rel=0.01)
+
+
+def test_warped_lies_on_fixed_and_not_on_its_mirror(page: Browser) -> None:
+    plain(page)
+    fixed, moving, warped = (pixels(page, k) for k in range(3))
+    assert np.abs(fixed - warped).mean() < 0.01
+    assert np.abs(fixed - warped[:, ::-1]).mean() > 0.05
+    assert np.abs(fixed - moving).mean() > 0.05
+
+
+def test_every_mode_map_and_line_changes_the_picture(page: Browser) -> None:
+    plain(page)
+    page.click("[name=partner][value=before]")
+    seen = {page.canvas(0)}
+    for mode in ("blend", "checker", "difference"):
+        page.click(f"[value={mode}]")
+        seen.add(page.canvas(0))
+    page.click("[value=blend]")
+    set_slider(page, "[name=share]", 100)
+    seen.add(page.canvas(0))
+    for choice in ("[name=grid]", "[value=jacobian]", "[value=confidence]", "[name=contours]"):
+        page.click(choice)
+        seen.add(page.canvas(0))
+    assert len(seen) == 9
+    captions = page.run("return document.querySelector('figcaption').textContent")
+    assert captions == "fixed and moving"
+
+
+def test_blend_ends_are_the_two_images(page: Browser) -> None:
+    plain(page)
+    page.click("[name=partner][value=before]")
+    page.click("[value=blend]")
+    set_slider(page, "[name=share]", 0)
+    only_fixed = page.canvas(0)
+    set_slider(page, "[name=share]", 100)
+    only_moving = page.canvas(0)
+    page.click("[value=flicker]")
+    page.press(SPACE)  # stops by itself showing moving
+    shown = page.run("return document.querySelector('figcaption').textContent")
+    assert page.canvas(0) == (only_moving if shown == "moving" else only_fixed)
+
+
+def test_flicker_alternates_until_space_takes_over(page: Browser) -> None:
+    caption = "return document.querySelector('figcaption').textContent"
+    page.click("[value=flicker]")
+    first = page.run(caption)
+    page.wait_for(f"return document.querySelector('figcaption').textContent !== '{first}'", 3)
+    page.press(SPACE)
+    held = page.run(caption)
+    page.press(SPACE)
+    assert {held, page.run(caption)} == {"fixed", "warped"}
+
+
+def test_arrows_step_through_slices(page: Browser) -> None:
+    values = "return [...document.querySelectorAll('.plane [type=range]')].map((s) => +s.value)"
+    start = page.run(values)
+    page.press(RIGHT)
+    page.press(RIGHT)
+    page.press(LEFT)
+    assert page.run(values) == [start[0] + 1, *start[1:]]
+    page.run("document.querySelector('.plane:nth-child(3)').focus()")
+    page.press(UP)
+    assert page.run(values) == [start[0] + 1, start[1], start[2] + 1]
+
+
+def test_click_moves_the_cursor_in_the_other_planes(page: Browser) -> None:
+    page.run(
+        """const c = document.querySelector('#planes canvas'), r = c.getBoundingClientRect();
+        c.dispatchEvent(new MouseEvent('click', {bubbles: true,
+          clientX: r.left + r.width / 4, clientY: r.top + r.height * 0.75}))"""
+    )
+    page.settle()
+    values = "return [...document.querySelectorAll('.plane [type=range]')].map((s) => +s.value)"
+    _, coronal, sagittal = page.run(values)
+    assert (coronal, sagittal) == (pytest.approx(67, abs=1), pytest.approx(18, abs=1))
+    assert "R 3" in page.run("return document.querySelector('#readout').textContent")
+
+
+def test_a_landmark_row_leads_to_its_place(page: Browser, record: object) -> None:
+    page.click("[data-jump='4']")
+    x, y, z = record.metrics.landmarks[4].fixed_mm
+    text = page.run("return document.querySelector('#readout').textContent")
+    numbers = [float(word.strip(",")) for word in text.split() if word[0].isdigit()][:3]
+    np.testing.assert_allclose(numbers, np.abs([x, y, z]), atol=1.01)
+
+
+def test_readout_states_the_jacobian_and_the_way(page: Browser, pair: Pair) -> None:
+    from carl_cli.transform import jacobian_determinant
+
+    text = page.run("return document.querySelector('#readout').textContent")
+    scene = build_scene(pair.fixed, pair.moving, pair.warped, pair.transform)
+    x, y, z = json.loads(page.run("return document.querySelector('#scene').textContent"))["focus"]
+    determinant = jacobian_determinant(pair.transform, scene.grid)[z, y, x]
+    assert float(text.split("Jacobian ")[1].split()[0]) == pytest.approx(
+        min(determinant, 1.5), abs=0.02
+    )
+    point = scene.grid.points_mm()[z, y, x]
+    way = np.linalg.norm(pair.transform(point) - point)
+    assert float(text.split("moves ")[1].split()[0]) == pytest.approx(way, abs=1.5)
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_sticks_out_at_any_width(
+    browser: Browser, report_page: Path, name: str, dark: bool
+) -> None:
+    width, height, mobile = WIDTHS[name]
+    browser.screen(width, height, dark=dark, mobile=mobile)
+    browser.open(report_page)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    for mode in ("blend", "all"):
+        browser.click(f"[value={mode}]")
+        widths = browser.run(
+            "return [...document.querySelectorAll('#planes figure:not([hidden]) canvas')]"
+            ".map((c) => c.clientWidth)"
+        )
+        assert min(widths) > (100 if mode == "all" else 200)
+    ink, paper = browser.run(
+        "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
+    )
+    assert (_light(ink) > _light(paper)) == dark
+
+
+def _light(colour: str) -> int:
+    return sum(int(part) for part in colour[4:-1].split(","))
+
+
+def test_print_shows_pictures_and_no_controls(page: Browser) -> None:
+    page.devtools("Emulation.setEmulatedMedia", media="print")
+    hidden = page.run("return getComputedStyle(document.querySelector('#controls')).display")
+    ink = page.run("return getComputedStyle(document.body).color")
+    page.devtools("Emulation.setEmulatedMedia", media="")
+    assert (hidden, ink) == ("none", "rgb(0, 0, 0)")
+
+
+def test_a_flat_pair_has_one_plane(browser: Browser, tmp_path: Path) -> None:
+    grid = Grid((30, 20), (1.0, 2.0), (0.0, 0.0), (1.0, 0, 0, 1))
+    image = Image(np.arange(600).reshape(20, 30).astype(np.uint16), grid)
+    write_report(tmp_path / "flat.html", image, image, image, identity(2))
+    browser.screen(1360, 900)
+    browser.open(tmp_path / "flat.html")
+    browser.click("[name=grid]")
+    assert browser.run("return document.querySelectorAll('.plane').length") == 1
+    assert browser.console() == []
+    assert browser.run("return document.querySelector('#trouble').hidden")
