@@ -43,7 +43,7 @@ def main() -> None:
         maps = {name: _dense(_shrunk(i, spacing_mm), values) for name, i in images.items()}
         target = arguments.out / f"brains-{spacing_mm:g}mm.npz"
         np.savez_compressed(target, **maps, **_tables(values), spacing_mm=spacing_mm)
-        print(target, f"{target.stat().st_size / 1e6:.1f} MB", len(values), "labels")
+        print(target, f"{target.stat().st_size / 1e6:.1f} MB", len(values), "labels")  # noqa: T201
 
 
 def _files(folder: Path) -> list[Path]:
@@ -81,7 +81,8 @@ def _dense(image: sitk.Image, values: list[int]) -> np.ndarray:
 
 def _tables(values: list[int]) -> dict[str, np.ndarray]:
     left = [MIRROR.get(v, v) for v in values]
-    tissue = [values.index(v) if v in values else values.index(o) for v, o in zip(left, values)]
+    # A left-hand label that no subject has: the right-hand one stands for itself.
+    tissue = [values.index(v if v in values else o) for v, o in zip(left, values, strict=True)]
     return {
         "values": np.array(values, np.int64),
         "tissue": np.array(tissue, np.int64),

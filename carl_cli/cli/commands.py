@@ -53,7 +53,7 @@ ENTRIES = (
     CommandEntry("batch", _CLI + "batch", "batch", "Register the pairs of a table.", STUDIES),
     CommandEntry("evaluate", _CLI + "evaluate", "evaluate", "Score registrations.", STUDIES),
     CommandEntry("report", _CLI + "report", "report", "Make an HTML report of a run.", STUDIES),
-    CommandEntry("train", _CLI + "train", "train", "Train a network from a config file.", NETWORKS),
+    CommandEntry("train", _CLI + "train", "app", "Train a network from a config file.", NETWORKS),
     CommandEntry(
         "weights", _CLI + "weights", "app", "List, download, check and publish weights.", NETWORKS
     ),

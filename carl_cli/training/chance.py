@@ -20,6 +20,11 @@ class Chance:
         self._host = torch.Generator().manual_seed(seed)
         self._noise = torch.Generator(self.device).manual_seed(seed + 1)
 
+    @property
+    def host_generator(self) -> torch.Generator:
+        """For code that draws on the CPU by itself."""
+        return self._host
+
     def uniform(self, low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=self._host).item()
 

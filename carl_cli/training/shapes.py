@@ -38,10 +38,13 @@ class LabelMap:
     high: tuple[float, ...] = field(default=())
 
     def to(self, device: torch.device | str) -> LabelMap:
-        tables = (self.tissue, self.inner, self.t1)
-        tissue, inner, t1 = (t if t is None else t.to(device) for t in tables)
-        assert tissue is not None and inner is not None
-        return replace(self, labels=self.labels.to(device), tissue=tissue, inner=inner, t1=t1)
+        return replace(
+            self,
+            labels=self.labels.to(device),
+            tissue=self.tissue.to(device),
+            inner=self.inner.to(device),
+            t1=None if self.t1 is None else self.t1.to(device),
+        )
 
     @property
     def centre(self) -> Tensor:

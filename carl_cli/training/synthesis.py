@@ -41,6 +41,8 @@ from carl_cli.training.warps import Shape, identity, sample_labels, smooth_displ
 class SynthesisSettings:
     """shape_zyx: grid of both images. `*_fraction` are probabilities."""
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic: no unknown keys)
+
     shape_zyx: Shape = (64, 64, 64)
     real_fraction: float = 0.6  # of pairs from prepared maps, where there are any
     same_map_fraction: float = 0.6  # of pairs with known correspondence

@@ -1,0 +1,170 @@
+"""One module: a batch of pairs goes in, the loss of a stage comes out.
+
+A module, because DistributedDataParallel averages the gradients of what its forward used.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from carl_cli.fields import Map, identity, sample
+from carl_cli.model.attention import CoordinateAttention
+from carl_cli.model.carl import coarse_network
+from carl_cli.model.operators import Registrar
+from carl_cli.regularity import diffusion, gradicon
+from carl_cli.similarity import by_name
+from carl_cli.training.chance import Chance
+from carl_cli.training.config import StageConfig
+from carl_cli.training.losses import (
+    BACKGROUND_WEIGHT,
+    FOREGROUND_WEIGHT,
+    attention_rows,
+    attention_to_label,
+    attention_to_place,
+    common_labels,
+    field_error,
+    most_frequent,
+    pooled,
+    soft_dice,
+    to_voxels,
+)
+from carl_cli.training.synthesis import Pair
+
+Term = tuple[str, Tensor]
+
+
+class Objective(nn.Module):
+    """Loss of one stage. forward(pairs, chance) → (scalar loss, {term: detached mean})."""
+
+    def __init__(
+        self, network: Registrar, stage: StageConfig, coarse_scale: int, align_corners: bool
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.stage = stage
+        self.coarse_scale = coarse_scale
+        self.align_corners = align_corners
+
+    def forward(self, pairs: Sequence[Pair], chance: Chance) -> tuple[Tensor, dict[str, Tensor]]:
+        fixed = torch.cat([pair.fixed for pair in pairs])
+        moving = torch.cat([pair.moving for pair in pairs])
+        terms: list[Term] = []
+        if self.stage.loss.uses_attention:
+            terms += self._attention_terms(pairs, fixed, moving, chance)
+        if self.stage.kind == "registration":
+            terms += self._map_terms(pairs, fixed, moving, chance)
+        return self._weighted(terms, len(pairs))
+
+    def _weighted(self, terms: list[Term], pairs: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum over terms and pairs; a term that only some pairs have counts for those."""
+        by_name: dict[str, list[Tensor]] = defaultdict(list)
+        for name, value in terms:
+            by_name[name].append(value)
+        weights = {"zero": 1.0, **self.stage.loss.model_dump()}
+        weighted = [
+            weights[name] * torch.stack(values).sum() / pairs
+            for name, values in by_name.items()
+            if name in weights
+        ]
+        loss = torch.stack(weighted).sum()
+        means = {n: torch.stack(v).mean().detach() for n, v in by_name.items() if n != "zero"}
+        return loss, means
+
+    def _attention_terms(
+        self, pairs: Sequence[Pair], fixed: Tensor, moving: Tensor, chance: Chance
+    ) -> Iterator[Term]:
+        coarse = coarse_network(self.network)
+        assert isinstance(coarse, CoordinateAttention)
+        images = pooled(torch.cat([fixed, moving]), self.coarse_scale)
+        features = coarse.features(images)
+        yield "zero", features.sum() * 0  # every parameter takes part, whatever the pair
+        for pair, query, key in zip(pairs, *features.chunk(2), strict=True):
+            yield from self._rows_terms(pair, query, key, coarse.padding, chance)
+
+    def _rows_terms(
+        self, pair: Pair, query: Tensor, key: Tensor, padding: int, chance: Chance
+    ) -> Iterator[Term]:
+        scale, loss = self.coarse_scale, self.stage.loss
+        labels = most_frequent(pair.fixed_labels[0, 0], scale)
+        weights = torch.where(labels > 0, FOREGROUND_WEIGHT, BACKGROUND_WEIGHT).flatten()
+        if pair.valid is None:
+            weights = (labels > 0).float().flatten()
+        else:
+            weights = weights * (pooled(pair.valid.float(), scale).flatten() > 0.99)
+        rows = attention_rows(chance, query, key, padding, weights, loss.queries)
+        if rows is None:
+            return
+        if pair.phi is None:
+            there = most_frequent(pair.moving_labels[0, 0], scale)
+            yield "same_label", attention_to_label(rows, labels, there)
+            return
+        places = (pooled(pair.phi, scale)[0].flatten(1).T - (scale - 1) / 2) / scale
+        entropy, huber, errors = attention_to_place(rows, places[rows.index])
+        yield from (("attention", entropy), ("position", huber))
+        yield "median_error", errors.median()
+
+    def _map_terms(
+        self, pairs: Sequence[Pair], fixed: Tensor, moving: Tensor, chance: Chance
+    ) -> Iterator[Term]:
+        shape, loss = fixed.shape[2:], self.stage.loss
+        ahead, back = self.network.both(fixed, moving)
+        phi, phi_back = ahead.on_grid(shape), back.on_grid(shape)
+        yield "zero", (phi.sum() + phi_back.sum()) * 0
+        for k, pair in enumerate(pairs):
+            own = slice(k, k + 1)
+            if loss.similarity and pair.contrast in loss.similar_contrasts:
+                yield "similarity", self._similarity(pair, phi[own], phi_back[own])
+            if loss.dice:
+                yield from self._dice(pair, phi[own], phi_back[own], chance)
+            if loss.field and pair.phi is not None:
+                yield "field", self._field(pair, phi[own])
+        if loss.regularity:
+            # For the whole batch at once, hence times the number of pairs.
+            yield "regularity", self._regularity(ahead, back, phi, phi_back, chance) * len(pairs)
+
+    def _similarity(self, pair: Pair, phi: Tensor, phi_back: Tensor) -> Tensor:
+        """Mean of both directions, each where both images see something."""
+        ahead = self._alike(pair.fixed, pair.moving, phi, pair.fixed_visible, pair.moving_visible)
+        back = self._alike(
+            pair.moving, pair.fixed, phi_back, pair.moving_visible, pair.fixed_visible
+        )
+        return (ahead + back) / 2
+
+    def _alike(
+        self, image: Tensor, other: Tensor, phi: Tensor, visible: Tensor, other_visible: Tensor
+    ) -> Tensor:
+        loss = self.stage.loss
+        warped = sample(other, phi, self.align_corners)
+        with torch.no_grad():
+            mask = visible & (sample(other_visible.float(), phi, self.align_corners) > 0.5)
+        return by_name(loss.metric, loss.sigma)(image, warped, mask)
+
+    def _dice(self, pair: Pair, phi: Tensor, phi_back: Tensor, chance: Chance) -> Iterator[Term]:
+        fixed, moving = pair.fixed_labels, pair.moving_labels
+        labels = common_labels(chance, fixed, moving, self.stage.loss.dice_labels)
+        if len(labels) == 0:
+            return
+        ahead = soft_dice(fixed, moving, phi, pair.fixed_visible, labels, self.align_corners)
+        back = soft_dice(moving, fixed, phi_back, pair.moving_visible, labels, self.align_corners)
+        yield "dice", (ahead + back) / 2
+
+    def _field(self, pair: Pair, phi: Tensor) -> Tensor:
+        assert pair.phi is not None
+        assert pair.valid is not None
+        weights = torch.where(pair.fixed_labels > 0, FOREGROUND_WEIGHT, BACKGROUND_WEIGHT)
+        voxels = to_voxels(phi, phi.shape[2:], self.align_corners)
+        return field_error(voxels, pair.phi, weights * pair.valid)
+
+    def _regularity(
+        self, ahead: Map, back: Map, phi: Tensor, phi_back: Tensor, chance: Chance
+    ) -> Tensor:
+        shape = phi.shape[2:]
+        if self.stage.loss.regulariser == "diffusion":
+            grid = identity(shape, self.align_corners, phi.device)
+            return (diffusion(phi, grid) + diffusion(phi_back, grid)) / 2
+        generator, stride = chance.host_generator, self.stage.loss.gradicon_stride
+        return gradicon(ahead, back, shape, self.align_corners, generator, stride, phi.device)

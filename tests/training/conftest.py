@@ -1,0 +1,45 @@
+"""A training so small that a step takes milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from carl_cli.training.config import TrainConfig
+
+TINY_MODEL: dict[str, Any] = {
+    "coarse_scale": 2,
+    "refine_scales": (1,),
+    "coordinates": "centres",
+    "encoder": {"width": 8, "blocks": 1, "padding": 2},
+    "unet": {"down": (4, 8), "up": (4, 8)},
+}
+QUIET_KEEPING = {"validation_pairs": 0, "average_decay": 0.9, "checkpoint_seconds": 1e9}
+EASY = {"rotation_degrees": 5.0, "crop_fraction": 0.0, "slab_fraction": 0.0, "reuse": 64}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_config() -> Callable[..., TrainConfig]:
+    """make_config([stage tables], **changes): random shapes at 16³ and a tiny network."""
+
+    def build(stages: list[dict[str, Any]], **changes: Any) -> TrainConfig:
+        common = {"name": "s", "shape_zyx": (16, 16, 16), "steps": 3, "learning_rate": 2e-3}
+        tables = {
+            "name": "tiny",
+            "model": TINY_MODEL,
+            "data": {"kind": "synthetic", "synthesis": EASY},
+            "keeping": QUIET_KEEPING,
+            "runtime": {"device": "cpu"},
+            "stages": [{**common, **stage} for stage in stages],
+        }
+        return TrainConfig.model_validate({**tables, **changes})
+
+    return build
