@@ -1,0 +1,127 @@
+"""Configs, the command line, and the weights folder that a run becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from carl_cli.errors import InputError, UsageError
+from carl_cli.training.checkpoint import load_state
+from carl_cli.training.config import TrainConfig, load_config, model_at
+from carl_cli.training.export import export
+from carl_cli.training.loop import train
+from carl_cli.weights import load_weights
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "training"
+MATCH = {"kind": "correspondence", "loss": {"attention": 1.0, "queries": 50}, "steps": 2}
+
+
+def test_an_exported_folder_is_the_averaged_network(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    keeping = {"validation_pairs": 1, "validate_steps": 2}
+    train(make_config([MATCH], keeping=keeping), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "weights", name="mine")
+    weights = load_weights(tmp_path / "weights")
+    best = load_state(tmp_path / "run", "best")
+    for name, value in weights.network.state_dict().items():
+        torch.testing.assert_close(value, best["average"][name], rtol=1e-3, atol=1e-6)
+    assert weights.config.name == "mine"
+    assert weights.config.provenance["steps"] == 2
+    assert weights.config.provenance["validation"] == best["scores"]
+    card = (tmp_path / "weights" / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "random shapes" in card
+    assert f"{best['scores']['dice']:.4f}" in card
+    assert "s: correspondence, 2 steps at 16×16×16, batch 1, Adam 0.002" in card
+
+
+def test_a_folder_without_a_run_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no checkpoint"):
+        export(tmp_path, tmp_path / "weights")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda p: p.stem)
+def test_examples_are_valid(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+
+
+def test_the_paper_is_the_paper() -> None:
+    config = load_config(EXAMPLES / "paper.toml")
+    first, second, extra = config.stages
+    assert [(s.steps, s.loss.regulariser, s.loss.regularity) for s in (first, second)] == [
+        (1500, "diffusion", 1.5),
+        (50000, "gradicon", 1.5),
+    ]
+    assert {s.learning_rate for s in config.stages} == {1e-4}
+    assert (config.model.coarse_scale, config.model.refine_scales) == (4, (2, 1))
+    assert model_at(config, 1).refine_scales == (2, 1)
+    assert extra.extra_step
+    assert model_at(config, 2).refine_scales == (2, 1, 1)
+
+
+SHORT = """
+name = "x"
+[[stages]]
+name = "one"
+steps = 2
+shape_zyx = [16, 16, 16]
+loss = { dice = 1.0 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (("steps = 2", "step = 2"), "stages.0.step"),
+        (("dice = 1.0", "dice = 0.0"), "stages.0.loss"),
+        (("dice = 1.0", "dice = 1.0, metric = 'mse'"), "metric 'mse'"),
+        (("steps = 2", "steps = 2\nsynthesis = { noise = 3 }"), "noise"),
+        (('name = "x"', 'name = "x"\nseeds = 1'), "seeds"),
+    ],
+)
+def test_a_wrong_key_is_named(change: tuple[str, str], place: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(SHORT.replace(*change))
+    with pytest.raises(UsageError, match=place):
+        load_config(path)
+    path.write_text(SHORT)
+    assert load_config(path).stages[0].steps == 2
+
+
+def test_the_command_trains_stops_resumes_and_exports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from carl_cli.cli.app import main
+
+    config = tmp_path / "x.toml"
+    config.write_text(
+        SHORT
+        + """
+[model]
+coarse_scale = 2
+refine_scales = [1]
+encoder = { width = 4, blocks = 1, padding = 1 }
+unet = { down = [4], up = [4] }
+[keeping]
+validation_pairs = 0
+"""
+    )
+    out, weights = str(tmp_path / "run"), str(tmp_path / "weights")
+
+    def carl(*arguments: str) -> int | str | None:
+        with pytest.raises(SystemExit) as stop:
+            main(["train", *arguments])
+        return stop.value.code
+
+    assert carl(str(config), "--out", out, "--threads", "1") == 0
+    assert carl(str(config), "--out", out, "--threads", "1") == 2
+    assert "--resume" in capsys.readouterr().err
+    assert carl("--resume", str(config), "--out", out, "--threads", "1") == 0
+    assert carl("export", out, "-o", weights) == 0
+    assert load_weights(weights).config.name == "x"
+    assert carl(str(tmp_path / "none.toml")) == 3
