@@ -26,6 +26,7 @@ class ConfigFirst(TyperGroup):
 app = typer.Typer(
     cls=ConfigFirst,
     no_args_is_help=True,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train a network from a config file: carl train CONFIG. Make a weights folder of a "
     "run: carl train export RUN -o FOLDER.",
