@@ -4,9 +4,11 @@ All coordinates are LPS millimetres; a transform maps points of the fixed image 
 of the moving image. Numpy only: neither torch nor an image library is imported.
 """
 
+from carl_cli.transforms.bspline import BSplineTransform
 from carl_cli.transforms.core import (
     AffineTransform,
     CompositeTransform,
+    Deformation,
     DisplacementField,
     InverseField,
     Transform,
@@ -14,14 +16,26 @@ from carl_cli.transforms.core import (
     identity,
 )
 from carl_cli.transforms.jacobian import jacobian_determinant
-from carl_cli.transforms.sampling import dense, extend, from_network, inverse_residual, invert
+from carl_cli.transforms.repair import FoldRepair, repair_folds
+from carl_cli.transforms.sampling import (
+    covering_grid,
+    dense,
+    extend,
+    from_network,
+    inverse_residual,
+    invert,
+)
 
 __all__ = [
     "AffineTransform",
+    "BSplineTransform",
     "CompositeTransform",
+    "Deformation",
     "DisplacementField",
+    "FoldRepair",
     "InverseField",
     "Transform",
+    "covering_grid",
     "dense",
     "extend",
     "from_homogeneous",
@@ -30,4 +44,5 @@ __all__ = [
     "inverse_residual",
     "invert",
     "jacobian_determinant",
+    "repair_folds",
 ]

@@ -15,12 +15,20 @@ import numpy as np
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
-from carl_cli.transform import AffineTransform, CompositeTransform, DisplacementField, Transform
+from carl_cli.transform import (
+    AffineTransform,
+    BSplineTransform,
+    CompositeTransform,
+    DisplacementField,
+    Transform,
+)
 from carl_cli.transforms.interpolation import Floats
 
 Real = Literal["F", "D"]
+CUBIC = 3
 WRAPPERS = {
     "AffineTransform": "itkAffineTransformPython",
+    "BSplineTransform": "itkBSplineTransformPython",
     "CompositeTransform": "itkCompositeTransformPython",
     "DisplacementFieldTransform": "itkDisplacementFieldTransformPython",
     "TransformFileWriterTemplate": "itkTransformFileWriterPython",
@@ -50,6 +58,8 @@ def to_itk(transform: Transform, real: Real = "D") -> Any:
         return _affine(transform, real)
     if isinstance(transform, DisplacementField):
         return _field(transform, real)
+    if isinstance(transform, BSplineTransform):
+        return _bspline(transform)
     if isinstance(transform, CompositeTransform):
         return _composite(list(transform.parts), real)
     raise InputError(
@@ -80,6 +90,19 @@ def _field(field: DisplacementField, real: Real) -> Any:
     _fill(fixed, [*grid.size_xyz, *grid.origin_mm, *grid.spacing_mm, *grid.direction])
     result.SetFixedParameters(fixed)
     _buffer(result, real, grid)[...] = field.displacement_mm
+    return result
+
+
+def _bspline(spline: BSplineTransform) -> Any:
+    """itk wraps double B-splines only. Fixed parameters: size, origin, spacing, direction of the
+    control points."""
+    result = _wrapped("BSplineTransform", f"D{spline.dimension}{CUBIC}").New()
+    fixed, grid = result.GetFixedParameters(), spline.grid
+    _fill(fixed, [*grid.size_xyz, *grid.origin_mm, *grid.spacing_mm, *grid.direction])
+    result.SetFixedParameters(fixed)
+    parameters = result.GetParameters()
+    _fill(parameters, np.moveaxis(spline.coefficients_mm, -1, 0).ravel().tolist())
+    result.SetParametersByValue(parameters)
     return result
 
 
@@ -115,6 +138,8 @@ def _leaves(transform: Any) -> Iterator[Any]:
 def _from_leaf(transform: Any) -> Transform:
     if transform.GetNameOfClass() == "DisplacementFieldTransform":
         return _from_field(_cast("DisplacementFieldTransform", transform))
+    if transform.GetNameOfClass() == "BSplineTransform":
+        return _from_bspline(transform)
     if not transform.IsLinear():
         raise InputError(f"transforms of type {transform.GetNameOfClass()} can't be used")
     dimension = transform.GetInputSpaceDimension()
@@ -124,14 +149,27 @@ def _from_leaf(transform: Any) -> Transform:
 
 
 def _from_field(transform: Any) -> DisplacementField:
+    grid = _fixed_grid(transform)
+    values = _buffer(transform, _real(transform), grid)
+    return DisplacementField(grid, values.astype(np.float32))
+
+
+def _from_bspline(transform: Any) -> BSplineTransform:
+    grid = _fixed_grid(transform)
+    parameters = transform.GetParameters()
+    values = np.array([parameters.GetElement(n) for n in range(parameters.Size())])
+    coefficients = values.reshape(grid.dimension, *grid.shape_zyx)
+    return BSplineTransform(grid, np.moveaxis(coefficients, 0, -1))
+
+
+def _fixed_grid(transform: Any) -> Grid:
+    """Size, origin, spacing, direction: the fixed parameters of fields and B-splines."""
     dimension = transform.GetInputSpaceDimension()
     parameters = transform.GetFixedParameters()
     fixed = [parameters.GetElement(n) for n in range(parameters.Size())]
     size, origin, spacing = (fixed[k * dimension : (k + 1) * dimension] for k in range(3))
     direction = tuple(fixed[3 * dimension :])
-    grid = Grid(tuple(int(n) for n in size), tuple(spacing), tuple(origin), direction)
-    values = _buffer(transform, _real(transform), grid)
-    return DisplacementField(grid, values.astype(np.float32))
+    return Grid(tuple(int(n) for n in size), tuple(spacing), tuple(origin), direction)
 
 
 def _real(transform: Any) -> Real:

@@ -24,10 +24,11 @@ from carl_cli.io.transforms.conversion import (
     from_sitk_transform,
     to_sitk_transform,
 )
+from carl_cli.io.transforms.hdf5 import Precision
 from carl_cli.transform import (
     AffineTransform,
     CompositeTransform,
-    DisplacementField,
+    Deformation,
     Transform,
     dense,
     from_homogeneous,
@@ -35,7 +36,6 @@ from carl_cli.transform import (
 
 __all__ = ["from_sitk_transform", "read_transform", "to_sitk_transform", "write_transform"]
 
-Precision = Literal["float", "double"]
 COMPOSITE = (".h5", ".hdf5")
 AFFINE = (".tfm", ".txt", ".mat")
 
@@ -102,8 +102,7 @@ def write_transform(
         _write(path, lambda temporary: _write_affine(temporary, transform))
     elif suffix == ".h5":
         parts = covering(dense(transform, field_grid) if field_grid else transform, None)
-        writer = hdf5.write_single if precision == "float" else hdf5.write_double
-        _write(path, lambda temporary: writer(temporary, parts))
+        _write(path, lambda temporary: hdf5.write(temporary, parts, precision))
     elif suffix in dense_files.WRITABLE:
         field = dense(transform, field_grid or natural_grid(transform))
         dtype = np.float32 if precision == "float" else np.float64
@@ -127,8 +126,8 @@ def _write(path: Path, save: Callable[[Path], None]) -> None:
 def natural_grid(transform: Transform) -> Grid:
     """The grid of the field that meets the points first; it lies in the fixed space."""
     first = transform.parts[-1] if isinstance(transform, CompositeTransform) else transform
-    if isinstance(first, DisplacementField):
-        return first.grid
+    if isinstance(first, Deformation):
+        return first.sampling_grid
     raise UsageError(
         "this transform has no grid of its own to sample a dense field on",
         "Name the fixed image (--reference), or write it as .h5.",

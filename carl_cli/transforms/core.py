@@ -105,8 +105,31 @@ def identity(dimension: int) -> AffineTransform:
     return AffineTransform(np.eye(dimension), np.zeros(dimension))
 
 
+class Deformation(Transform):
+    """x → x + u(x) with a known derivative, which is what a pointwise inverse needs."""
+
+    @property
+    @abstractmethod
+    def sampling_grid(self) -> Grid:
+        """Where samples of this deformation or its inverse lose nothing that matters."""
+
+    @abstractmethod
+    def displacement_at(self, points: Array) -> Array:
+        """u (N, D) in mm at points (N, D) LPS."""
+
+    @abstractmethod
+    def displacement_and_gradient_at(self, points: Array) -> tuple[Array, Array]:
+        """u (N, D) in mm and du/dx (N, D, D) without unit at points (N, D) LPS."""
+
+    def inverse(self) -> Transform:
+        return InverseField(self)
+
+    def _map(self, points: Array) -> Array:
+        return points + self.displacement_at(points)
+
+
 @dataclass(frozen=True, eq=False)
-class DisplacementField(Transform):
+class DisplacementField(Deformation):
     """x → x + u(x), u interpolated linearly on `grid`.
 
     displacement_mm: (z, y, x, 3) or (y, x, 2), components x first, mm LPS, float32 (float64
@@ -130,37 +153,34 @@ class DisplacementField(Transform):
     def dimension(self) -> int:
         return self.grid.dimension
 
-    def inverse(self) -> InverseField:
-        return InverseField(self)
+    @property
+    def sampling_grid(self) -> Grid:
+        return self.grid
 
     def displacement_at(self, points: Array) -> Array:
-        """(N, D) mm at points (N, D) LPS."""
-        return interpolate(self.displacement_mm, apply_affine(self.grid.lps_to_index, points))
+        index = apply_affine(self.grid.lps_to_index, points)
+        return interpolate(self.displacement_mm, index).astype(float)
 
     def displacement_and_gradient_at(self, points: Array) -> tuple[Array, Array]:
-        """u (N, D) in mm and du/dx (N, D, D) without unit at points (N, D) LPS."""
         index = apply_affine(self.grid.lps_to_index, points)
         values, by_index = interpolate_with_gradient(self.displacement_mm, index)
-        return values, by_index @ self.grid.lps_to_index[:-1, :-1]
-
-    def _map(self, points: Array) -> Array:
-        return points + self.displacement_at(points)
+        return values.astype(float), by_index @ self.grid.lps_to_index[:-1, :-1]
 
 
 @dataclass(frozen=True, eq=False)
 class InverseField(Transform):
-    """The inverse of a displacement field, solved at each point when called.
+    """The inverse of a deformation, solved at each point when called.
 
-    Accurate to `INVERSE_TOLERANCE_MM` wherever the field is not folded; no grid of its own.
+    Accurate to `INVERSE_TOLERANCE_MM` wherever it is not folded; no grid of its own.
     """
 
-    field: DisplacementField
+    field: Deformation
 
     @property
     def dimension(self) -> int:
         return self.field.dimension
 
-    def inverse(self) -> DisplacementField:
+    def inverse(self) -> Deformation:
         return self.field
 
     def _map(self, points: Array) -> Array:

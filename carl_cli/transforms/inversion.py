@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from carl_cli.transforms.interpolation import Floats
+from carl_cli.transforms.matrices import adjugate
 
 Field = Callable[[Floats], tuple[Floats, Floats]]
 
@@ -48,22 +49,12 @@ def _residual(field: Field, points: Floats, targets: Floats) -> tuple[Floats, Fl
 
 def _newton_step(jacobian: Floats, error: Floats) -> Floats:
     """J⁻¹ e, or the fixed-point step e where J is folded or nearly singular."""
-    adjugate = _adjugate(jacobian)
-    determinant = np.einsum("nk,nk->n", jacobian[:, 0, :], adjugate[:, :, 0])
-    usable = determinant > SMALLEST_DETERMINANT
-    newton = np.einsum("nij,nj->ni", adjugate, error)
-    newton /= np.where(usable, determinant, 1)[:, None]
+    cofactors = adjugate(jacobian)
+    size = np.einsum("nk,nk->n", jacobian[:, 0, :], cofactors[:, :, 0])
+    usable = size > SMALLEST_DETERMINANT
+    newton: Floats = np.einsum("nij,nj->ni", cofactors, error)
+    newton /= np.where(usable, size, 1)[:, None]
     return np.where(usable[:, None], newton, error)
-
-
-def _adjugate(matrix: Floats) -> Floats:
-    """(N, D, D) → transposed cofactors; written out because batched LAPACK is ten times slower."""
-    if matrix.shape[-1] == 2:
-        (a, b), (c, d) = np.moveaxis(matrix, 0, -1)
-        return np.moveaxis(np.array([[d, -b], [-c, a]]), -1, 0)
-    row = [matrix[:, k, :] for k in range(3)]
-    columns = [np.cross(row[1], row[2]), np.cross(row[2], row[0]), np.cross(row[0], row[1])]
-    return np.stack(columns, axis=-1)
 
 
 def _norm(vectors: Floats) -> Floats:

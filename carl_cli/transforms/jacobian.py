@@ -7,6 +7,7 @@ import numpy as np
 from carl_cli.geometry import Grid
 from carl_cli.transforms.core import Transform
 from carl_cli.transforms.interpolation import Floats
+from carl_cli.transforms.matrices import determinant
 from carl_cli.transforms.sampling import slab_grid, slabs
 
 
@@ -20,8 +21,8 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> Floats:
     for part in slabs(grid):
         start = max(part.start - 1, 0)
         halo = slice(start, min(part.stop + 1, grid.shape_zyx[0]))
-        determinant = _block_determinant(transform, slab_grid(grid, halo))
-        result[part] = determinant[part.start - start : part.stop - start]
+        block = _block_determinant(transform, slab_grid(grid, halo))
+        result[part] = block[part.start - start : part.stop - start]
     return result
 
 
@@ -41,11 +42,3 @@ def _index_derivative(transform: Transform, grid: Grid, mapped: Floats, axis_xyz
     step = grid.index_to_lps[:-1, axis_xyz] / 2
     points = grid.points_mm()
     return transform(points + step) - transform(points - step)
-
-
-def determinant(matrix: Floats) -> Floats:
-    """(..., D, D) → (...); written out because batched LAPACK is several times slower."""
-    if matrix.shape[-1] == 2:
-        return matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
-    (a, b, c), (d, e, f), (g, h, i) = np.moveaxis(matrix, (-2, -1), (0, 1))
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

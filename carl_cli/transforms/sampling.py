@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid, apply_affine
@@ -17,6 +18,7 @@ from carl_cli.transforms.core import (
 )
 from carl_cli.transforms.interpolation import Floats
 
+Index = NDArray[np.int64]
 SLAB_POINTS = 1 << 21
 
 
@@ -68,19 +70,31 @@ def inverse_residual(forward: Transform, backward: Transform, grid: Grid) -> Flo
     return residual
 
 
+def covering_grid(grid: Grid, points_mm: Array) -> Grid:
+    """`grid` grown by whole voxels until its voxel centres enclose all the points."""
+    low, high = _missing_layers(grid, points_mm)
+    size = np.array(grid.size_xyz) + low + high
+    return subgrid(grid, tuple((-low).tolist()), tuple(size.tolist()))
+
+
 def extend(field: DisplacementField, points_mm: Array) -> DisplacementField:
     """The same map with a buffer that holds all the points: border displacements repeated."""
-    index = apply_affine(field.grid.lps_to_index, points_mm.reshape(-1, field.dimension))
-    # A millionth of a voxel of rounding must not cost a whole layer.
-    low = np.floor(np.minimum(index.min(axis=0), 0) + 1e-6).astype(int)
-    last = np.array(field.grid.size_xyz) - 1
-    high = np.ceil(np.maximum(index.max(axis=0) - last, 0) - 1e-6).astype(int)
+    low, high = _missing_layers(field.grid, points_mm)
     if not (low.any() or high.any()):
         return field
-    size = tuple((last + 1 - low + high).tolist())
-    widths = [*zip((-low)[::-1].tolist(), high[::-1].tolist(), strict=True), (0, 0)]
+    widths = [*zip(low[::-1].tolist(), high[::-1].tolist(), strict=True), (0, 0)]
     values = np.pad(field.displacement_mm, widths, mode="edge")
-    return DisplacementField(subgrid(field.grid, tuple(low.tolist()), size), values)
+    return DisplacementField(covering_grid(field.grid, points_mm), values)
+
+
+def _missing_layers(grid: Grid, points_mm: Array) -> tuple[Index, Index]:
+    """Voxels to add before the first and after the last one along x, y, z."""
+    index = apply_affine(grid.lps_to_index, points_mm.reshape(-1, grid.dimension))
+    last = np.array(grid.size_xyz) - 1
+    # A millionth of a voxel of rounding must not cost a whole layer.
+    low = np.ceil(np.maximum(-index.min(axis=0), 0) - 1e-6).astype(np.int64)
+    high = np.ceil(np.maximum(index.max(axis=0) - last, 0) - 1e-6).astype(np.int64)
+    return low, high
 
 
 def from_network(

@@ -13,14 +13,17 @@ from carl_cli.geometry import Array, Grid
 from carl_cli.io.image import grid_of, set_grid
 from carl_cli.transform import (
     AffineTransform,
+    BSplineTransform,
     CompositeTransform,
     DisplacementField,
     InverseField,
     Transform,
+    covering_grid,
     dense,
     extend,
 )
 
+CUBIC = 3
 LATTICE = 9
 MARGIN = 0.1
 
@@ -63,15 +66,13 @@ def covering(transform: Transform, cover: Grid | None) -> list[Transform]:
 
 
 def _hold(part: Transform, points: Array | None) -> Transform:
-    if isinstance(part, AffineTransform):
-        return part
     if isinstance(part, InverseField):
-        field = part.field
-        around = field.grid.corners_mm() if points is None else points
-        grid = extend(field, _with_margin(np.vstack([around, part.inverse()(around)]))).grid
-        return dense(part, grid)
+        grid = part.field.sampling_grid
+        around = grid.corners_mm() if points is None else points
+        reached = np.vstack([around, part.field(grid.corners_mm())])
+        return dense(part, covering_grid(grid, _with_margin(reached)))
     if isinstance(part, DisplacementField) and points is not None:
-        return extend(part, points)
+        return extend(part, _with_margin(points))
     return part
 
 
@@ -96,7 +97,19 @@ def _part_to_sitk(part: Transform) -> sitk.Transform:
         return affine
     if isinstance(part, DisplacementField):
         return sitk.DisplacementFieldTransform(field_to_sitk(part, np.float64))
+    if isinstance(part, BSplineTransform):
+        return sitk.BSplineTransform(_coefficient_images(part), CUBIC)
     raise TypeError(f"no SimpleITK form of {type(part).__name__}")
+
+
+def _coefficient_images(part: BSplineTransform) -> list[sitk.Image]:
+    images = [
+        sitk.GetImageFromArray(np.ascontiguousarray(values))
+        for values in np.moveaxis(part.coefficients_mm, -1, 0)
+    ]
+    for image in images:
+        set_grid(image, part.grid)
+    return images
 
 
 def from_sitk_transform(transform: sitk.Transform) -> Transform:
@@ -116,6 +129,10 @@ def _leaves(transform: sitk.Transform) -> Iterator[sitk.Transform]:
 def _part_from_sitk(transform: sitk.Transform) -> Transform:
     if isinstance(transform, sitk.DisplacementFieldTransform):
         return field_from_sitk(transform.GetDisplacementField())
+    if isinstance(transform, sitk.BSplineTransform) and transform.GetOrder() == CUBIC:
+        images = transform.GetCoefficientImages()
+        values = np.stack([sitk.GetArrayFromImage(image) for image in images], axis=-1)
+        return BSplineTransform(grid_of(images[0]), values)
     if transform.IsLinear():
         return _affine_from_sitk(transform)
     raise InputError(f"transforms of type {transform.GetName()} can't be used")

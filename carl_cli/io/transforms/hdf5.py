@@ -8,21 +8,23 @@ order = our order of parts: the last transform in the file acts first.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import SimpleITK as sitk
 
 from carl_cli.io.transforms.conversion import to_sitk_transform
-from carl_cli.transform import Transform
+from carl_cli.transform import BSplineTransform, Transform
+
+Precision = Literal["float", "double"]
 
 
-def write_single(path: Path, parts: list[Transform]) -> None:
-    """float32 parameters, gzip."""
-    from carl_cli.io.itk_bridge import write_composite
+def write(path: Path, parts: list[Transform], precision: Precision) -> None:
+    """float: gzip-compressed; double: uncompressed. B-splines exist in double only (in itk)."""
+    splines = any(isinstance(part, BSplineTransform) for part in parts)
+    if precision == "float" and not splines:
+        from carl_cli.io.itk_bridge import write_composite  # a second to load
 
-    write_composite(path, parts)
-
-
-def write_double(path: Path, parts: list[Transform]) -> None:
-    """float64 parameters, uncompressed, as plain ITK writes them."""
-    composite = sitk.CompositeTransform([to_sitk_transform(part) for part in parts])
-    sitk.WriteTransform(composite, str(path))
+        write_composite(path, parts)
+    else:
+        composite = sitk.CompositeTransform([to_sitk_transform(part) for part in parts])
+        sitk.WriteTransform(composite, str(path))
