@@ -22,6 +22,7 @@ from carl_cli.preprocessing.intensity import known_modality, overridden, window_
 from carl_cli.preprocessing.lowpass import low_pass
 from carl_cli.preprocessing.reduce import as_float
 from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule, grid_shape
+from carl_cli.preprocessing.sampling import sample_fading
 from carl_cli.preprocessing.source import Request, Source, checked, load
 from carl_cli.transform import AffineTransform, Transform
 
@@ -91,10 +92,10 @@ def prepare_pair(
     a, b = (load(request, rule, intensities, masked) for request in requests)
     _check_window(window, a, b)
     grid_a, grid_b = _network_grids(rule, a, b, together=initial is not None)
-    first = _sample(a, grid_a, rule.anti_alias)
+    first = _sample(a, grid_a, rule)
     if initial is None:
-        return PreparedPair(first, _sample(b, grid_b, rule.anti_alias), None)
-    second = _sample_through(b, first.grid, rule.anti_alias, initial)
+        return PreparedPair(first, _sample(b, grid_b, rule), None)
+    second = _sample_through(b, first.grid, rule, initial)
     return PreparedPair(first, second, initial)
 
 
@@ -164,21 +165,21 @@ def _stretched(source: Source, rule: PreprocessRule, shape_zyx: tuple[int, ...])
     return grids.stretched(grid, shape_zyx)
 
 
-def _sample(source: Source, grid: Grid, anti_alias: bool) -> NetworkImage:
+def _sample(source: Source, grid: Grid, rule: PreprocessRule) -> NetworkImage:
     """grid is in the source's centred frame, the result's in the true one."""
-    sampled = _resampled(source.image, grid, anti_alias, None)
+    sampled = _resampled(source.image, grid, rule, None)
     mask = _sampled_mask(source.mask, grid, None)
     return NetworkImage(sampled, grids.moved(grid, source.offset_mm), mask, source.intensity)
 
 
 def _sample_through(
-    source: Source, grid: Grid, anti_alias: bool, transform: Transform
+    source: Source, grid: Grid, rule: PreprocessRule, transform: Transform
 ) -> NetworkImage:
     """grid and transform are in the true frame."""
     image, mask = _in_true_frame(source.image, source), None
     if source.mask is not None:
         mask = _sampled_mask(_in_true_frame(source.mask, source), grid, transform)
-    array = _resampled(image, grid, anti_alias, transform)
+    array = _resampled(image, grid, rule, transform)
     return NetworkImage(array, grid, mask, source.intensity)
 
 
@@ -187,11 +188,15 @@ def _in_true_frame(image: Image, source: Source) -> Image:
 
 
 def _resampled(
-    image: Image, grid: Grid, anti_alias: bool, transform: Transform | None
+    image: Image, grid: Grid, rule: PreprocessRule, transform: Transform | None
 ) -> NDArray[np.float32]:
-    """An initial transform's own scale isn't considered in the low-pass."""
-    source = low_pass(image, grids.footprint_mm(grid, image.grid)) if anti_alias else image
-    array = resample(source, grid, transform, background=0.0).array.astype(np.float32, copy=False)
+    """An initial transform's own scale isn't considered in the low-pass.
+
+    The stretch rule's grid ends with the image, so that border values continue as in torch.
+    """
+    source = low_pass(image, grids.footprint_mm(grid, image.grid)) if rule.anti_alias else image
+    sample = resample if rule.grid_rule == "stretch" else sample_fading
+    array = sample(source, grid, transform, background=0.0).array.astype(np.float32, copy=False)
     if array.max() <= array.min():
         raise InputError(
             f"{image.source or 'image'}: nothing of it lies in the network's field of view",

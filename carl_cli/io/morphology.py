@@ -17,6 +17,17 @@ def large_components(mask: NDArray[np.bool_], least: float) -> NDArray[np.bool_]
     return result & mask
 
 
+def dilated(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask and its direct neighbours, diagonal ones too."""
+    for axis in range(mask.ndim):
+        lines = np.moveaxis(mask, axis, 0)
+        grown = lines.copy()
+        grown[1:] |= lines[:-1]
+        grown[:-1] |= lines[1:]
+        mask = np.moveaxis(grown, 0, axis)
+    return mask
+
+
 def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Voxels of the mask with a face towards its outside; beyond the array is outside."""
     padded = sitk.GetImageFromArray(np.pad(mask, 1).astype(np.uint8))

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from carl_cli.geometry import Grid
 from carl_cli.io.image import Image
-from carl_cli.io.morphology import large_components
-from carl_cli.io.resample import resample
+from carl_cli.io.morphology import dilated, large_components
 from carl_cli.preprocessing.grids import Box, aligned, field_of_view
 from carl_cli.preprocessing.lowpass import low_pass
+from carl_cli.preprocessing.sampling import sample_fading
 
-COARSE_VOXELS = 96  # along the longest side of the field of view
+COARSE_VOXELS = 128  # along the longest side of the field of view
+COARSE_WIDTH = 1.5  # of the low-pass, in coarse voxels: their phase must not show in the box
 TAIL = 0.002  # of the weight beyond each side of the box: tips that a margin holds
 COMPONENT = 0.1  # of the largest component's size: smaller ones are noise or a table's parts
 
@@ -31,25 +32,27 @@ def coarse(image: Image) -> Image:
     spacing = max(extent.max() / COARSE_VOXELS, min(image.grid.spacing_mm))
     size = tuple(int(n) for n in np.maximum(1, np.ceil(extent / spacing - 1e-6)))
     grid = aligned(size, spacing, box.mean(axis=0))
-    narrow = low_pass(image, (spacing,) * grid.dimension)
-    return resample(narrow, grid, background=float(image.array.min()))
+    width = COARSE_WIDTH * spacing
+    narrow = low_pass(image, (width,) * grid.dimension, halve_from=2.0)
+    return sample_fading(narrow, grid, background=float(image.array.min()))
 
 
 def foreground_weight(image: Image) -> Image:
     """Weight in [0, 1] of each voxel of the coarse grid, 1 well inside the anatomy.
 
-    Otsu's threshold separates two means; the weight rises from half-way between the lower
-    mean and the threshold to the threshold, so that dim tissue still counts. Only large
-    connected parts are kept. Without any contrast all of the field of view counts.
+    Otsu's threshold separates two classes. Connected parts above half-way between the mean of
+    the darker one and the threshold are anatomy if they are large; the weight rises from that
+    mean to the threshold, so that voxels partly filled count partly, and one voxel around them.
+    Without any contrast all of the field of view counts.
     """
     low = coarse(image)
     if low.array.max() <= low.array.min():
         return replace(low, array=np.ones_like(low.array))
     threshold, background = otsu(low.array)
-    start = (threshold + background) / 2
+    half_way = (threshold + background) / 2
     values: NDArray[Any] = low.array
-    weight = np.clip((values - start) / (threshold - start), 0, 1)
-    weight *= large_components(weight > 0, COMPONENT)
+    weight = np.clip((values - background) / (threshold - background), 0, 1)
+    weight *= dilated(large_components(values > half_way, COMPONENT))
     return replace(low, array=weight.astype(np.float32))
 
 

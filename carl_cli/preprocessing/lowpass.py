@@ -19,19 +19,20 @@ Float32 = NDArray[np.float32]
 Values = NDArray[Any]
 
 SIGMA_PER_WIDTH = 1 / (2 * np.sqrt(2 * np.log(2)))  # of a Gaussian, by its width at half height
-HALVING_RATIO = 3.0  # halve first where the target is this much coarser: a Gaussian would be long
+HALVE_FROM = 3.0  # times the source's spacing: from here a Gaussian alone would be long
 NEGLIGIBLE_SIGMA = 0.1  # in voxels: the neighbours' weights would be below 1e-20
 
 
-def low_pass(image: Image, spacing_mm: tuple[float, ...]) -> Image:
+def low_pass(image: Image, spacing_mm: tuple[float, ...], halve_from: float = HALVE_FROM) -> Image:
     """Smooth so that samples spacing_mm apart (per index axis, x first) represent the image.
 
     A Gaussian with FWHM² = target² - source², so that the two widths add up to the target's
     (Cardoso et al., Scale factor point spread function matching, MICCAI 2015). The result may
-    have fewer voxels, over the same extent.
+    have fewer voxels, over the same extent: axes that the target is halve_from times coarser
+    than are halved first.
     """
     for axis, target in enumerate(spacing_mm):
-        while target >= HALVING_RATIO * image.grid.spacing_mm[axis]:
+        while target >= halve_from * image.grid.spacing_mm[axis]:
             image = halved(image, axis)
     pairs = zip(spacing_mm, image.grid.spacing_mm, strict=True)
     sigmas = [SIGMA_PER_WIDTH * float(np.sqrt(max((t / s) ** 2 - 1, 0))) for t, s in pairs]
@@ -99,7 +100,10 @@ def _convolve(array: Float32, result: Float32, axis: int, taps: Float32) -> None
     padded, size = np.pad(array, width, mode="edge"), array.shape[axis]
     before = (slice(None),) * axis
     np.multiply(array, taps[0], out=result)
+    both = np.empty(result.shape, np.float32)
     for k in range(1, reach + 1):
         left = padded[(*before, slice(reach - k, reach - k + size))]
         right = padded[(*before, slice(reach + k, reach + k + size))]
-        result += taps[k] * (left + right)
+        np.add(left, right, out=both)
+        both *= taps[k]
+        result += both
