@@ -21,7 +21,7 @@ from carl_cli.preprocessing.sampling import sample_fading
 
 COARSE_VOXELS = 128  # along the longest side of the field of view
 COARSE_WIDTH = 1.5  # of the low-pass, in coarse voxels: their phase must not show in the box
-TAIL = 0.002  # of the weight beyond each side of the box: tips that a margin holds
+TAIL = 0.005  # of the weight beyond each side of the box: tips that a margin holds
 COMPONENT = 0.1  # of the largest component's size: smaller ones are noise or a table's parts
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from carl_cli.errors import WeightsError
+
 _AXIS_PAIRS = ("LR", "PA", "SI")
 
 
@@ -63,7 +65,7 @@ class PreprocessRule(BaseModel):
     multiple_of: int = Field(default=32, ge=1)
     max_voxels: int = Field(default=128**3, ge=1)
     min_spacing_mm: float = Field(default=0.0, ge=0)
-    margin: float = Field(default=0.05, ge=0)
+    margin: float = Field(default=0.08, ge=0)
     anti_alias: bool = True
     intensity: IntensityRule = IntensityRule()
 
@@ -75,8 +77,6 @@ class PreprocessRule(BaseModel):
             raise ValueError(f"shape_zyx {self.shape_zyx}: sizes must be positive")
         if self.orientation is not None and not _names_each_axis_once(self.orientation):
             raise ValueError(f"orientation {self.orientation}: one letter of LR, PA, SI each")
-        if self.max_voxels < self.multiple_of**3:
-            raise ValueError(f"max_voxels must be at least {self.multiple_of}^3")
         return self
 
 
@@ -101,15 +101,25 @@ def grid_shape(
     """Smallest isotropic spacing whose grid holds the extents within the budget.
 
     extent_mm: x first. Returns size_xyz (multiples of multiple_of) and the spacing in mm.
-    A smaller spacing would need one block more along the axis that sets it, so the candidates
-    are the extents divided by whole numbers of blocks.
+    Raises WeightsError where the budget can't hold one block along each axis.
     """
-    most_blocks = max_voxels // multiple_of ** len(extent_mm)
-    candidates = {e / (multiple_of * n) for e in extent_mm for n in range(1, most_blocks + 1)}
-    for spacing in sorted({max(c, min_spacing_mm) for c in candidates}):
-        size = tuple(
-            multiple_of * max(1, math.ceil(e / (multiple_of * spacing) - 1e-9)) for e in extent_mm
-        )
-        if math.prod(size) <= max_voxels:
-            return size, spacing
-    raise AssertionError("one block along each axis always fits")
+    coarsest = max(extent_mm) / multiple_of
+    if multiple_of ** len(extent_mm) > max_voxels:
+        raise WeightsError(f"the weights' rule allows {max_voxels} voxels: less than one block")
+    finer, fits = 0.0, coarsest
+    while fits - finer > 1e-9 * fits:
+        middle = (finer + fits) / 2
+        if math.prod(_blocks(extent_mm, multiple_of, middle)) <= max_voxels:
+            fits = middle
+        else:
+            finer = middle
+    size = _blocks(extent_mm, multiple_of, max(fits, min_spacing_mm))
+    snug = max(e / n for e, n in zip(extent_mm, size, strict=True))
+    return size, max(snug, min_spacing_mm)
+
+
+def _blocks(extent_mm: tuple[float, ...], multiple_of: int, spacing_mm: float) -> tuple[int, ...]:
+    """Sizes that hold the extents; a hair beyond a whole number of blocks doesn't add one."""
+    return tuple(
+        multiple_of * max(1, math.ceil(e / (multiple_of * spacing_mm) - 1e-6)) for e in extent_mm
+    )
