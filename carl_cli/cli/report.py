@@ -38,11 +38,14 @@ def report(
     moving_seg: Annotated[Path | None, _file("--moving-seg", "Labels of moving.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make an HTML report of a run, or with several records an index page of a batch.
+    """Make an HTML report of a run, or an index page of several.
 
-    One record: `carl report run.json -o report.html`. Several: `carl report runs/*.json -o
-    index.html`, outliers first. None: name the files, `carl report --fixed F --moving M -t T
-    -o report.html`; the transform may come from another program.
+    One run: `carl report run.json -o report.html`
+
+    Several, those that stand out first: `carl report runs/*.json -o index.html`
+
+    Without a record: `carl report --fixed F --moving M -t T -o report.html`, where the
+    transform may come from another program.
     """
     from carl_cli.cli.outputs import check_outputs
     from carl_cli.errors import UsageError

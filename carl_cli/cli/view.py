@@ -17,8 +17,9 @@ def view(
 ) -> None:
     """Open a report in the browser, or serve it to this machine alone.
 
-    On a remote machine: `carl view report.html --serve --port 8000`, and from your own `ssh -L
-    8000:127.0.0.1:8000 HOST`.
+    On a remote machine: `carl view report.html --serve --port 8000`
+
+    and on your own: `ssh -L 8000:127.0.0.1:8000 HOST`
     """
     from carl_cli.errors import InputError
 
