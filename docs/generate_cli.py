@@ -55,7 +55,7 @@ def _parameter(parameter: Any) -> str:
     ]
     if parameter.required and not is_argument:
         words.append("Required.")
-    if parameter.default not in (None, False, (), [], "") and not callable(parameter.default):
+    if _worth_telling(parameter.default):
         words.append(f"Default: `{_plain(parameter.default)}`.")
     return " ".join(words)
 
@@ -63,6 +63,12 @@ def _parameter(parameter: Any) -> str:
 def _spellings(option: Any) -> list[str]:
     """Short names first; `--no-…` last."""
     return sorted(option.opts, key=lambda name: name.startswith("--")) + option.secondary_opts
+
+
+def _worth_telling(default: Any) -> bool:
+    """Not for switches that are off and options that are not given; zero is a value."""
+    nothing = default is None or default is False or default in ((), [], "")
+    return not nothing and not callable(default)
 
 
 def _plain(default: Any) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from carl_cli.demonstration import PhantomFiles, true_errors_mm, write_phantom
+from carl_cli.demonstration import DemoFiles, true_errors_mm, write_phantom
 from carl_cli.phantom import PhantomPair, make_phantom
 from carl_cli.transform import AffineTransform, DisplacementField, identity
 
@@ -20,15 +18,13 @@ def pair() -> PhantomPair:
 
 
 @pytest.fixture(scope="module")
-def files(pair: PhantomPair, tmp_path_factory: pytest.TempPathFactory) -> PhantomFiles:
-    files = PhantomFiles.within(tmp_path_factory.mktemp("demo"))
+def files(pair: PhantomPair, tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
+    files = DemoFiles.within(tmp_path_factory.mktemp("demo"))
     write_phantom(pair, files)
     return files
 
 
-def test_files_place_voxels_where_the_phantom_has_them(
-    pair: PhantomPair, files: PhantomFiles
-) -> None:
+def test_files_place_voxels_where_the_phantom_has_them(pair: PhantomPair, files: DemoFiles) -> None:
     """By nibabel: RAS position of a voxel, and the value there."""
     for path, image in ((files.fixed, pair.fixed), (files.moving_labels, pair.moving_labels)):
         loaded = nibabel.load(path)
@@ -41,7 +37,7 @@ def test_files_place_voxels_where_the_phantom_has_them(
 
 
 def test_the_truth_resamples_the_moving_labels_onto_the_fixed(
-    pair: PhantomPair, files: PhantomFiles
+    pair: PhantomPair, files: DemoFiles
 ) -> None:
     """SimpleITK applies the written truth; a tenth of an organ's voxels lie on its edge."""
     field = sitk.ReadImage(str(files.truth), sitk.sitkVectorFloat64)

@@ -1,0 +1,35 @@
+"""Shell completion of command and option names, through the lazy group."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def completions(line: str) -> list[str]:
+    """What bash would be offered for the last word of the line."""
+    words = line.split(" ")
+    environment = {
+        "_CARL_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "carl_cli.cli.app"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [("carl doc", ["doctor"]), ("carl doctor --fo", ["--folder"]), ("carl zzz", [])],
+)
+def test_completion(line: str, offered: list[str]) -> None:
+    assert completions(line) == offered

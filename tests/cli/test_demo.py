@@ -1,0 +1,53 @@
+"""`carl demo` from end to end, with a small untrained network: what it says is what it wrote."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from carl_cli import demonstration
+from carl_cli.demonstration import DemoFiles
+from carl_cli.phantom import LABELS, make_phantom
+
+from .conftest import Carl
+from .weights_folder import untrained_weights
+
+
+@pytest.fixture(autouse=True)
+def small_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demonstration, "make_phantom", partial(make_phantom, voxel_mm=9.0))
+
+
+def test_the_demo(carl: Carl, tmp_path: Path) -> None:
+    weights = untrained_weights(tmp_path / "weights")
+    folder = tmp_path / "demo"
+    outcome = carl("demo", "-o", folder, "--weights", weights, "--threads", 1, "--seed", 2)
+    assert outcome.code == 0, outcome.err
+    files = DemoFiles.within(folder)
+    assert sorted(folder.iterdir()) == sorted(files)
+    assert files.picture.read_bytes().startswith(b"\x89PNG")
+    assert str(files.picture) in outcome.out
+
+    fixed, warped = (np.asarray(nibabel.load(f).dataobj) for f in (files[2], files.warped_labels))
+    rows = dict(re.findall(r"^([a-z][a-z ]*?) +[\d.]+ +([\d.]+|nan)$", outcome.out, re.MULTILINE))
+    for label, organ in LABELS.items():
+        if organ != "body":
+            overlap = np.sum((fixed == label) & (warped == label))
+            dice = 2 * overlap / (np.sum(fixed == label) + np.sum(warped == label))
+            assert float(rows[organ]) == pytest.approx(dice, abs=6e-4), organ
+
+    field = np.asarray(nibabel.load(files.truth).dataobj)[:, :, :, 0]
+    expected_mm = np.linalg.norm(field, axis=-1)[fixed > 0].mean()
+    printed = re.search(r"error, mm.*\nmean +([\d.]+)", outcome.out)
+    assert printed is not None
+    # The demo leaves out what the moving image does not show, here a few per cent.
+    assert float(printed[1]) == pytest.approx(expected_mm, abs=1.0)
+
+    again = carl("demo", "-o", folder, "--weights", weights)
+    assert again.code == 7
+    assert "--overwrite" in again.err

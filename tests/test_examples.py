@@ -1,0 +1,33 @@
+"""The examples run as they stand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from carl_cli.demonstration import DemoFiles, write_phantom
+from carl_cli.phantom import make_phantom
+
+from .cli.weights_folder import untrained_weights
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_python_api(tmp_path: Path) -> None:
+    """SimpleITK applies the written transform: the same point goes where the example says."""
+    files = DemoFiles.within(tmp_path)
+    write_phantom(make_phantom(voxel_mm=12.0), files)
+    weights = untrained_weights(tmp_path / "weights")
+    arguments = [files.fixed, files.moving, tmp_path / "results", weights]
+    command = [sys.executable, EXAMPLES / "python_api.py", *arguments]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    start, end = (np.array(line.split(), float) for line in re.findall(r"\[(.*?)\]", printed))
+    transform = sitk.ReadTransform(str(tmp_path / "results" / "forward.h5"))
+    np.testing.assert_allclose(transform.TransformPoint(start.tolist()), end, atol=0.02)
+    warped = sitk.ReadImage(str(tmp_path / "results" / "warped.nii.gz"))
+    assert warped.GetSize() == sitk.ReadImage(str(files.fixed)).GetSize()
