@@ -92,6 +92,12 @@ def smooth_value(points_mm: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
+def intensity() -> Callable[[np.ndarray], np.ndarray]:
+    """The closed form that `make_image` samples: LPS points (..., 3) → intensities."""
+    return smooth_value
+
+
+@pytest.fixture
 def make_image() -> Callable[..., Image]:
     """make_image(grid, dtype="float32"): the closed-form intensity sampled on a grid."""
 

@@ -74,13 +74,24 @@ def read_dicom(path: Path, series_uid: str | None = None) -> Image:
     tilted gantry and for whatever GDCM can't decode.
     """
     with _unpacked(path) as root:
-        files = _choose_series(path, _scan(path, root), series_uid)
-        _check_one_shape(path, files)
-        frames = [frame for file in files for frame in file.frames]
+        files, frames = _select(path, root, series_uid)
         order, grid = _arrange(path, frames, files[0].shape)
         array = _read_pixels(path, files, frames)[order]
     channels = array.shape[3] if array.ndim == 4 else 1
     return Image(_narrowed(array), grid, channels, str(path), "rgb" if channels > 1 else "vector")
+
+
+def read_dicom_grid(path: Path, series_uid: str | None = None) -> Grid:
+    """The grid of a series, from its headers."""
+    with _unpacked(path) as root:
+        files, frames = _select(path, root, series_uid)
+        return _arrange(path, frames, files[0].shape)[1]
+
+
+def _select(path: Path, root: Path, uid: str | None) -> tuple[list[DicomFile], list[Frame]]:
+    files = _choose_series(path, _scan(path, root), uid)
+    _check_one_shape(path, files)
+    return files, [frame for file in files for frame in file.frames]
 
 
 @contextmanager

@@ -133,6 +133,8 @@ def nested(elements: Elements, *tags: int) -> Elements:
 
 def _parse_file(data: mmap.mmap) -> Elements:
     marked = data[128:132] == b"DICM"
+    if not marked and data[:1] not in (b"\x02", b"\x08"):
+        raise ValueError("it begins with no DICOM element")
     start = 132 if marked else 0
     found: Elements = {}
     if marked:
@@ -166,6 +168,8 @@ def _parse(
         if element.tag == ITEM_END:
             return element.start
         at = _take(data, element, end, encoding, found, depth)
+    if depth == 0 and at != end:
+        raise ValueError("it ends within an element")
     return at
 
 

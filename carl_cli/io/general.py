@@ -46,16 +46,43 @@ def read_general(path: Path) -> Image:
     Raises InputError for complex voxels, directions that are not orthonormal, a header that
     claims more than its file can hold, and whatever SimpleITK can't read.
     """
-    suffix = path.suffix.lower()
-    reader = read_header(path, IMAGE_IOS[suffix], path)
-    _check_pixels(reader, path)
-    check_directions(grid_of(reader), path)
-    _check_claim(path, _claimed_bytes(reader))
+    reader = _checked_header(path)
     try:
         image = from_sitk(reader.Execute(), str(path))
     except RuntimeError as error:
         raise unreadable(path, error) from None
-    return replace(image, channel_kind="rgb") if _is_colour(reader, suffix) else image
+    image = replace(image, grid=_in_lps(image.grid, path))
+    return replace(image, channel_kind="rgb") if _is_colour(reader, path) else image
+
+
+def read_general_grid(path: Path) -> Grid:
+    """The grid alone; of a series, that of one volume."""
+    return _in_lps(grid_of(_checked_header(path)), path)
+
+
+def _in_lps(grid: Grid, path: Path) -> Grid:
+    """ITK 5 hands MINC's coordinates (x to the right, y to anterior) on as if they were LPS."""
+    if path.suffix.lower() != ".mnc":
+        return grid
+    if sitk.Version.ITKMajorVersion() != 5:
+        raise InputError(
+            f"{path}: how this ITK places MINC files has not been checked",
+            "convert it with mnc2nii, or install a SimpleITK with ITK 5",
+        )
+    turn = np.diag([-1.0, -1.0, 1.0])
+    direction = (turn @ grid.direction_matrix).ravel()
+    origin = turn @ grid.origin_mm
+    return replace(
+        grid, origin_mm=tuple(map(float, origin)), direction=tuple(map(float, direction))
+    )
+
+
+def _checked_header(path: Path) -> sitk.ImageFileReader:
+    reader = read_header(path, IMAGE_IOS[path.suffix.lower()], path)
+    _check_pixels(reader, path)
+    check_directions(grid_of(reader), path)
+    _check_claim(path, _claimed_bytes(reader))
+    return reader
 
 
 def _check_pixels(reader: sitk.ImageFileReader, path: Path) -> None:
@@ -113,7 +140,7 @@ def _data_files(path: Path, header: str) -> list[Path]:
     return [named] if named.is_file() else [p for p in path.parent.iterdir() if p.is_file()]
 
 
-def _is_colour(reader: sitk.ImageFileReader, suffix: str) -> bool:
+def _is_colour(reader: sitk.ImageFileReader, path: Path) -> bool:
     kinds = [reader.GetMetaData(k) for k in reader.GetMetaDataKeys() if k.startswith("NRRD_kinds")]
     named = any("color" in kind.lower() for kind in kinds)
-    return named or (suffix in PICTURES and reader.GetNumberOfComponents() > 1)
+    return named or (path.suffix.lower() in PICTURES and reader.GetNumberOfComponents() > 1)

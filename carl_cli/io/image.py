@@ -12,10 +12,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from carl_cli.errors import InputError, OutputError
+from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
-from carl_cli.io.dicom import is_dicom, read_dicom
-from carl_cli.io.general import IMAGE_IOS, read_general
-from carl_cli.io.nifti import is_nifti, read_nifti, write_rgb_nifti
+from carl_cli.io.dicom import is_dicom, read_dicom, read_dicom_grid
+from carl_cli.io.general import IMAGE_IOS, read_general, read_general_grid
+from carl_cli.io.nifti import is_nifti, read_nifti, read_nifti_grid, write_rgb_nifti
 from carl_cli.io.sitk_bridge import cause, grid_of
 from carl_cli.io.volume import ChannelKind, Image, from_sitk, one_volume, set_grid, to_sitk
 
@@ -26,6 +27,7 @@ __all__ = [
     "grid_of",
     "one_volume",
     "read_any",
+    "read_grid",
     "read_image",
     "set_grid",
     "to_sitk",
@@ -40,15 +42,29 @@ def read_any(path: str | Path, *, series_uid: str | None = None) -> Image:
 
     Raises InputError (one line) for what can't be read or placed in space.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder", "check the path")
+    path = _existing(path)
     if is_dicom(path):
         return read_dicom(path, series_uid)
     if is_nifti(path):
         return read_nifti(path)
-    if path.suffix.lower() in IMAGE_IOS:
-        return read_general(path)
+    return read_general(path)
+
+
+def read_grid(path: str | Path, *, series_uid: str | None = None) -> Grid:
+    """The grid of an image from its header alone; of a series, that of one volume."""
+    path = _existing(path)
+    if is_dicom(path):
+        return read_dicom_grid(path, series_uid)
+    return read_nifti_grid(path) if is_nifti(path) else read_general_grid(path)
+
+
+def _existing(path: str | Path) -> Path:
+    """The path, if something of a known format is there."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder", "check the path")
+    if is_dicom(path) or is_nifti(path) or path.suffix.lower() in IMAGE_IOS:
+        return path
     raise InputError(
         f"{path}: not a known image format",
         f"give .nii, .nii.gz, .hdr/.img, DICOM or {', '.join(IMAGE_IOS)}",
@@ -111,14 +127,15 @@ def write_image(path: str | Path, image: Image, *, compress: bool = True) -> Non
     if full_suffix(path).lower() not in WRITABLE:
         raise OutputError(f"{path}: can't write this format", f"use {', '.join(WRITABLE)}")
     with atomic_path(path) as temporary:
-        if (
-            image.channel_kind == "rgb"
-            and image.channels > 1
-            and ".nii" in full_suffix(path).lower()
-        ):
+        if _is_nifti_colour(image, path):
             write_rgb_nifti(temporary, image)
         else:
             _write_sitk(to_sitk(image), temporary, path, compress)
+
+
+def _is_nifti_colour(image: Image, path: Path) -> bool:
+    colour = image.channel_kind == "rgb" and image.channels in (3, 4)
+    return colour and image.array.dtype == np.uint8 and is_nifti(path)
 
 
 def _write_sitk(image: sitk.Image, temporary: Path, path: Path, compress: bool) -> None:

@@ -88,6 +88,5 @@ def _winners(labels: Labels, fraction: Array) -> Labels:
     )
     shares = np.stack([(weights * (labels == one)).sum(axis=0) for one in labels])
     highest = shares.max(axis=0)
-    largest = labels.max()
-    winner: Labels = np.where(shares > highest - TIE, labels, largest).min(axis=0)
+    winner: Labels = np.where(shares > highest - TIE, labels, labels.max(axis=0)).min(axis=0)
     return winner

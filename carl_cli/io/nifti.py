@@ -12,8 +12,7 @@ import logging
 import struct
 import tempfile
 import zlib
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,52 +22,25 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid, apply_affine
+from carl_cli.io.nifti_header import (
+    COLOURS,
+    NIFTI1_HEADER,
+    NIFTI2_HEADER,
+    SCALARS,
+    Header,
+    as_nifti1,
+    is_sheared,
+    parse_header,
+)
 from carl_cli.io.sitk_bridge import GZIP_LIMIT, read_grid
 from carl_cli.io.volume import ChannelKind, Image, to_sitk
 
 log = logging.getLogger(__name__)
 
-SCALARS = {
-    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4",
-    1024: "i8", 1280: "u8",
-}  # fmt: skip
-COLOURS = {128: 3, 2304: 4}
 COMPLEX = (32, 1792, 2048)
-NIFTI1_HEADER, NIFTI2_HEADER = 348, 540
 INTENT_DISPVECT = 1006
 FORM_TOLERANCE_VOXELS = 0.05
-SHEAR_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Header:
-    """The fields that say how to read the voxels, and both affines (RAS mm)."""
-
-    version: int
-    endian: str
-    shape: tuple[int, ...]
-    datatype: int
-    offset: int
-    rescale: tuple[float, ...]
-    intent: int
-    pixdim: tuple[float, ...]
-    qform: NDArray[np.float64] | None
-    sform: NDArray[np.float64] | None
-    prefers_sform: bool
-    raw: bytes
-
-    @property
-    def colours(self) -> int:
-        return COLOURS.get(self.datatype, 1)
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        code = "u1" if self.colours > 1 else SCALARS[self.datatype]
-        return np.dtype(self.endian + code)
-
-    @property
-    def claimed_bytes(self) -> int:
-        return prod(self.shape) * self.colours * self.dtype.itemsize
+SCALED_AT_ONCE = 2**20
 
 
 def is_nifti(path: Path) -> bool:
@@ -83,13 +55,23 @@ def read_nifti(path: Path) -> Image:
     qform. Integers with a slope become float32 (wider than 16 bits: float64). Raises
     InputError for complex numbers, a shear, truncated or damaged data and a bad header.
     """
+    header, grid = _read_head(path)
     header_path, data_path = _pair(path)
-    header = parse_header(_start_of(header_path), path)
-    _check_datatype(header, path)
-    grid = _geometry(header, header_path, path)
     offset = header.offset if header_path == data_path else 0
     voxels = _read_voxels(data_path, header, offset)
     return _shape_image(_scaled(voxels, header), header, grid, str(path))
+
+
+def read_nifti_grid(path: Path) -> Grid:
+    """The grid alone; of a series, that of one volume."""
+    return _read_head(path)[1]
+
+
+def _read_head(path: Path) -> tuple[Header, Grid]:
+    header_path, _ = _pair(path)
+    header = parse_header(_start_of(header_path), path)
+    _check_datatype(header, path)
+    return header, _geometry(header, header_path, path)
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
@@ -124,96 +106,6 @@ def _start_of(path: Path) -> bytes:
         raise InputError(f"{path}: damaged or truncated ({error})", "get the file again") from None
 
 
-def parse_header(raw: bytes, path: Path) -> Header:
-    """First bytes of a file → Header; either version, either byte order."""
-    for endian in "<>":
-        size = struct.unpack_from(endian + "i", raw)[0] if len(raw) >= NIFTI1_HEADER else 0
-        if size == NIFTI1_HEADER:
-            return _parse_nifti1(raw[:NIFTI1_HEADER], endian, path)
-        if size == NIFTI2_HEADER and len(raw) == NIFTI2_HEADER:
-            return _parse_nifti2(raw, endian, path)
-    found = "it is empty" if not raw else "the header is not NIfTI or is truncated"
-    raise InputError(f"{path}: {found}", "give a .nii, .nii.gz or .hdr/.img file")
-
-
-def _parse_nifti1(raw: bytes, endian: str, path: Path) -> Header:
-    def get(code: str, at: int) -> tuple[float, ...]:
-        return struct.unpack_from(endian + code, raw, at)
-
-    nifti = raw[344:347] in (b"n+1", b"ni1")
-    pixdim = get("8f", 76)
-    qcode, scode = (int(c) for c in get("2h", 252)) if nifti else (0, 0)
-    return Header(
-        version=1,
-        endian=endian,
-        shape=_checked_shape(get("8h", 40), path),
-        datatype=int(get("h", 70)[0]),
-        offset=int(get("f", 108)[0]) if nifti else 0,
-        rescale=get("2f", 112) if nifti else (1.0, 0.0),
-        intent=int(get("h", 68)[0]) if nifti else 0,
-        pixdim=pixdim[1:],
-        qform=_qform(get("6f", 256), pixdim) if qcode > 0 else None,
-        sform=_sform(get("12f", 280)) if scode > 0 else None,
-        prefers_sform=scode == 1 or qcode <= 0,
-        raw=raw,
-    )
-
-
-def _parse_nifti2(raw: bytes, endian: str, path: Path) -> Header:
-    def get(code: str, at: int) -> tuple[float, ...]:
-        return struct.unpack_from(endian + code, raw, at)
-
-    pixdim = get("8d", 104)
-    qcode, scode = (int(c) for c in get("2i", 344))
-    return Header(
-        version=2,
-        endian=endian,
-        shape=_checked_shape(get("8q", 16), path),
-        datatype=int(get("h", 12)[0]),
-        offset=int(get("q", 168)[0]),
-        rescale=get("2d", 176),
-        intent=int(get("i", 504)[0]),
-        pixdim=pixdim[1:],
-        qform=_qform(get("6d", 352), pixdim) if qcode > 0 else None,
-        sform=_sform(get("12d", 400)) if scode > 0 else None,
-        prefers_sform=scode == 1 or qcode <= 0,
-        raw=raw,
-    )
-
-
-def _checked_shape(dim: tuple[float, ...], path: Path) -> tuple[int, ...]:
-    """(x, y, z, t, …) without trailing ones beyond three axes."""
-    count = int(dim[0])
-    sizes = [int(n) for n in dim[1 : count + 1]]
-    if not 1 <= count <= 7 or min(sizes) < 1:
-        raise InputError(f"{path}: the header claims dimensions {dim}", "the file is damaged")
-    while len(sizes) > 3 and sizes[-1] == 1:
-        sizes.pop()
-    return tuple(sizes)
-
-
-def _sform(rows: tuple[float, ...]) -> NDArray[np.float64]:
-    return np.vstack([np.reshape(rows, (3, 4)), [0, 0, 0, 1]])
-
-
-def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> NDArray[np.float64]:
-    """Quaternion (b, c, d) and offset → 4x4, by the formula in nifti1.h."""
-    b, c, d = values[:3]
-    a = np.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
-    handedness = -1.0 if pixdim[0] < 0 else 1.0
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * [pixdim[1], pixdim[2], handedness * pixdim[3]]
-    affine[:3, 3] = values[3:]
-    return affine
-
-
 def _check_datatype(header: Header, path: Path) -> None:
     if header.datatype in COMPLEX:
         raise InputError(
@@ -241,7 +133,7 @@ def _geometry(header: Header, header_path: Path, path: Path) -> Grid:
 
 def _chosen_affine(header: Header, path: Path) -> NDArray[np.float64] | None:
     """The RAS affine that ITK uses, None where the file has none (Analyze)."""
-    if header.sform is not None and header.prefers_sform and not _is_sheared(header.sform):
+    if header.sform is not None and header.prefers_sform and not is_sheared(header.sform):
         return header.sform
     if header.qform is not None:
         _check_pixdim(header, path)
@@ -254,14 +146,6 @@ def _chosen_affine(header: Header, path: Path) -> NDArray[np.float64] | None:
     return None
 
 
-def _is_sheared(affine: NDArray[np.float64]) -> bool:
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or lengths.min() == 0:
-        return True
-    axes = affine[:3, :3] / lengths
-    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR_TOLERANCE)
-
-
 def _check_pixdim(header: Header, path: Path) -> None:
     spacing = header.pixdim[: min(3, len(header.shape))]
     if not (np.isfinite(spacing).all() and min(spacing) > 0):
@@ -272,30 +156,14 @@ def _check_pixdim(header: Header, path: Path) -> None:
 
 
 def _itk_grid(header: Header, header_path: Path, path: Path) -> Grid:
-    """What ITK makes of the header; NIfTI-2 is shown to it as a NIfTI-1 header."""
-    if header.version == 1:
+    """What ITK makes of the header alone: damaged voxels and NIfTI-2 are not its business."""
+    if not header.version:
         return read_grid(header_path, "NiftiImageIO", path)
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "header.nii"
-        small.write_bytes(_as_nifti1(header))
+        small.write_bytes(as_nifti1(header))
         grid = read_grid(small, "NiftiImageIO", path)
     return replace(grid, size_xyz=header.shape[: grid.dimension])
-
-
-def _as_nifti1(header: Header) -> bytes:
-    """The geometry of a NIfTI-2 header as a NIfTI-1 file without voxels (sizes are cut to fit)."""
-    old, new, order = header.raw, bytearray(NIFTI1_HEADER + 4), header.endian
-    sizes = [min(int(n), 32767) for n in struct.unpack_from(order + "8q", old, 16)]
-    struct.pack_into(order + "i", new, 0, NIFTI1_HEADER)
-    struct.pack_into(order + "8h", new, 40, *sizes)
-    struct.pack_into(order + "2h", new, 70, header.datatype, 8 * header.dtype.itemsize)
-    struct.pack_into(order + "8f", new, 76, *struct.unpack_from(order + "8d", old, 104))
-    struct.pack_into(order + "f", new, 108, NIFTI1_HEADER + 4)
-    struct.pack_into(order + "2h", new, 252, *struct.unpack_from(order + "2i", old, 344))
-    struct.pack_into(order + "6f", new, 256, *struct.unpack_from(order + "6d", old, 352))
-    struct.pack_into(order + "12f", new, 280, *struct.unpack_from(order + "12d", old, 400))
-    new[344:348] = b"n+1\0"
-    return bytes(new)
 
 
 def _check_agrees(grid: Grid, affine_ras: NDArray[np.float64], path: Path) -> None:
@@ -312,8 +180,8 @@ def _warn_forms(header: Header, grid: Grid, path: Path) -> None:
         return
     gap_mm = _gap_mm(grid, header.qform, header.sform)
     if gap_mm > FORM_TOLERANCE_VOXELS * min(grid.spacing_mm):
-        used = "sform" if header.prefers_sform and not _is_sheared(header.sform) else "qform"
-        sheared = " (the sform is sheared)" if _is_sheared(header.sform) else ""
+        used = "sform" if header.prefers_sform and not is_sheared(header.sform) else "qform"
+        sheared = " (the sform is sheared)" if is_sheared(header.sform) else ""
         log.warning(
             "%s: qform and sform place the image up to %.4g mm apart%s; "
             "the %s is used, as ITK and ANTs do",
@@ -376,10 +244,11 @@ def _scaled(voxels: NDArray[np.generic], header: Header) -> NDArray[np.generic]:
     usable = np.isfinite([slope, intercept]).all() and slope != 0 and header.colours == 1
     if not usable or (slope, intercept) == (1.0, 0.0):
         return voxels
-    real = np.dtype("f4" if voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32 else "f8")
-    result = voxels.astype(real)
-    result *= real.type(slope)
-    result += real.type(intercept)
+    narrow = voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32
+    result = np.empty(voxels.shape, np.float32 if narrow else np.float64)
+    for start in range(0, len(voxels), SCALED_AT_ONCE):  # in double, as ITK does
+        part = slice(start, start + SCALED_AT_ONCE)
+        result[part] = voxels[part].astype(np.float64) * slope + intercept
     return result
 
 

@@ -38,7 +38,7 @@ LABEL: dict[str, int] = {
 }
 LABELLERS = (*LABEL, "genericlabel")
 ALIASES = {"nearestneighbor": "nearest", "genericlabel[linear]": "genericlabel"}
-MINIMUM_FOR_RECURSION = 4
+KERNEL_VOXELS, KERNEL_CUT = 255, 1e-3
 MOST_LABELS = 2**16
 
 
@@ -92,22 +92,10 @@ def smooth(image: Image, sigma_mm: tuple[float, ...]) -> Image:
 
     For anti-aliasing before a reduction. An axis with sigma 0 is left alone.
     """
-    result = sitk.Cast(to_sitk(image), sitk.sitkFloat32)
-    for axis, sigma in enumerate(sigma_mm):
-        if sigma > 0:
-            result = _smooth_axis(result, axis, sigma)
+    real = sitk.Cast(to_sitk(image), sitk.sitkFloat32)
+    variance = [sigma**2 for sigma in sigma_mm]
+    result = sitk.DiscreteGaussian(real, variance, KERNEL_VOXELS, KERNEL_CUT, True)
     return Image(sitk.GetArrayFromImage(result), image.grid, source=image.source)
-
-
-def _smooth_axis(image: sitk.Image, axis: int, sigma_mm: float) -> sitk.Image:
-    short = image.GetSize()[axis] < MINIMUM_FOR_RECURSION
-    margin = [MINIMUM_FOR_RECURSION * int(short and a == axis) for a in range(image.GetDimension())]
-    padded = sitk.ZeroFluxNeumannPad(image, margin, margin) if short else image
-    smoothed = sitk.RecursiveGaussian(
-        padded, sigma_mm, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis
-    )
-    result: sitk.Image = sitk.Crop(smoothed, margin, margin) if short else smoothed
-    return result
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,6 @@ GZIP_LIMIT = 1100
 sitk.ProcessObject.GlobalWarningDisplayOff()  # its warnings print past our log
 
 
-def set_threads(count: int) -> None:
-    """Threads of every SimpleITK filter of this process."""
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
-
-
 def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
     """Grid of the first two or three axes of an image or of a reader's header."""
     size = image.GetSize()

@@ -1,0 +1,119 @@
+"""`carl warp`: resample images or labels onto a grid through a chain of transforms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carl_cli.cli.options import LogFile, Overwrite, Quiet, Threads, Verbose
+from carl_cli.errors import UsageError
+
+
+def warp(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Moving images.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The warped image; for several inputs a folder.")
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference", "-r", help="The fixed image: its grid is the result's. Default: INPUT's."
+        ),
+    ] = None,
+    transforms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--transform",
+            "-t",
+            metavar="T | [T,1] | T,-1",
+            help="Transform, or its inverse. May be repeated, in the order of antsApplyTransforms: "
+            "points of the reference meet the first one first (-t warp -t affine).",
+        ),
+    ] = None,
+    interpolation: Annotated[
+        str,
+        typer.Option(
+            "--interpolation",
+            "-n",
+            help="linear, nearest, bspline[1-5], gaussian, lanczosWindowedSinc (and hamming, "
+            "cosine, welch, blackman), or for labels genericLabel, multiLabel.",
+        ),
+    ] = "linear",
+    background: Annotated[
+        float, typer.Option("--background", "-f", help="Value outside the moving image.")
+    ] = 0.0,
+    output_type: Annotated[
+        str,
+        typer.Option(
+            "--output-type",
+            "-u",
+            metavar="TYPE",
+            help="Voxel type: input, char, uchar, short, ushort, int, uint, float, double, "
+            "or numpy's name.",
+        ),
+    ] = "input",
+    image_type: Annotated[
+        str | None,
+        typer.Option(
+            "--input-image-type",
+            "-e",
+            metavar="KIND",
+            help="What INPUT holds: scalar, time-series or multichannel. Default: see its header.",
+        ),
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            "--spacing", metavar="MM[,MM,MM]", help="Other voxel spacing over the same extent."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="N[,N,N]", help="Other voxel count over the same extent."),
+    ] = None,
+    series_uid: Annotated[
+        str | None,
+        typer.Option("--series-uid", help="Series of a DICOM input with several."),
+    ] = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
+    threads: Threads = None,
+) -> None:
+    """Resample images or labels onto a grid, through transforms.
+
+    carl warp moving.nii.gz -r fixed.nii.gz -t forward.h5 -o warped.nii.gz
+    """
+    from carl_cli.cli.console import start
+    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.warping import Resampling, output_paths, target_grid, warp_files
+
+    start(verbose, quiet, log_file, threads)
+    outputs = output_paths(inputs, output)
+    check_outputs(outputs, overwrite)
+    warp_files(
+        inputs,
+        outputs,
+        target_grid(reference or inputs[0], _numbers(spacing), _counts(size)),
+        transforms or [],
+        Resampling(interpolation, background, output_type, image_type),
+        series_uid,
+    )
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    """`2` or `1,1,2.5` or `1x1x2.5`."""
+    try:
+        return None if text is None else [float(part) for part in text.replace("x", ",").split(",")]
+    except ValueError:
+        raise UsageError(f"{text!r} is not a list of numbers", "write 2 or 1,1,2.5") from None
+
+
+def _counts(text: str | None) -> list[int] | None:
+    numbers = _numbers(text)
+    if numbers is not None and any(n != int(n) for n in numbers):
+        raise UsageError(f"--size {text}: whole numbers were expected")
+    return None if numbers is None else [int(n) for n in numbers]
