@@ -82,7 +82,8 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
     images = {role: read_image(path) for role, path in paths.items() if role != "transform"}
     transform = read_transform(paths["transform"])
     fixed, moving = images["fixed"], images["moving"]
-    warped = images.get("warped") or resample(moving, fixed.grid, transform)
+    darkest = float(moving.array.min())
+    warped = images.get("warped") or resample(moving, fixed.grid, transform, background=darkest)
     return SavedRun(
         fixed=fixed,
         moving=moving,

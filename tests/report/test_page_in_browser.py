@@ -174,6 +174,17 @@ def test_blend_ends_are_the_two_images(page: Browser) -> None:
     assert page.canvas(0) == (only_moving if shown == "moving" else only_fixed)
 
 
+def test_black_and_white_point_stretch_the_greys(page: Browser, pair: Pair) -> None:
+    plain(page)
+    wide = pixels(page, 0)
+    set_slider(page, "[name=black]", 51)
+    set_slider(page, "[name=white]", 153)
+    narrow = pixels(page, 0)
+    expected = np.clip((wide - 0.2) / 0.4, 0, 1)
+    assert np.median(np.abs(narrow - expected)) < 0.01
+    assert np.abs(narrow - wide).max() > 0.2
+
+
 def test_flicker_alternates_until_space_takes_over(page: Browser) -> None:
     caption = "return document.querySelector('figcaption').textContent"
     page.click("[value=flicker]")

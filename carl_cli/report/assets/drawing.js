@@ -6,19 +6,21 @@ const CHECKER_PARTS = 8;
 
 // Grey value of a pixel for a kind of picture: (offset, column, row) → 0…255.
 function greyOf(scene, plane, kind, view) {
-  const fixed = scene.volumes.fixed;
-  const other = scene.volumes[view.partner];
+  const gain = 255 / Math.max(view.white - view.black, 1);
+  const shown = (volume, o) => Math.min(Math.max((volume[o] - view.black) * gain, 0), 255);
+  const fixed = (o) => shown(scene.volumes.fixed, o);
+  const other = (o) => shown(scene.volumes[view.partner], o);
   const share = view.share / 100;
   const extent = Math.max(...scene.size.map((n, axis) => n * scene.spacing[axis]));
   const across = (CHECKER_PARTS * scene.spacing[plane.column]) / extent;
   const down = (CHECKER_PARTS * scene.spacing[plane.row]) / extent;
   const kinds = {
-    blend: (o) => fixed[o] * (1 - share) + other[o] * share,
-    flicker: (o) => (view.swapped ? other[o] : fixed[o]),
-    checker: (o, column, row) => ((Math.floor(column * across) + Math.floor(row * down)) % 2 ? other[o] : fixed[o]),
-    difference: (o) => 127.5 + (fixed[o] - other[o]) / 2,
+    blend: (o) => fixed(o) * (1 - share) + other(o) * share,
+    flicker: (o) => (view.swapped ? other(o) : fixed(o)),
+    checker: (o, column, row) => ((Math.floor(column * across) + Math.floor(row * down)) % 2 ? other(o) : fixed(o)),
+    difference: (o) => 127.5 + (fixed(o) - other(o)) / 2,
   };
-  return kinds[kind] ?? ((o) => scene.volumes[kind][o]);
+  return kinds[kind] ?? ((o) => shown(scene.volumes[kind], o));
 }
 
 function paint(scene, plane, index, colourOf) {

@@ -16,7 +16,7 @@ function readControls(view) {
   for (const name of ["grid", "contours", "landmarks", "cross"]) {
     view[name] = values.has(name) && !find(`[name=${name}]`, form).closest("label").hidden;
   }
-  view.share = Number(values.get("share"));
+  for (const name of ["share", "black", "white"]) view[name] = Number(values.get(name));
 }
 
 function element(tag, className = "", text = "") {
