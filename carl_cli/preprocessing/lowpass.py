@@ -18,9 +18,9 @@ from carl_cli.io.image import Image
 Float32 = NDArray[np.float32]
 Values = NDArray[Any]
 
-SIGMA_PER_WIDTH = 1 / (2 * np.sqrt(2 * np.log(2)))  # of a Gaussian, by its width at half height
+VARIANCE_PER_WIDTH = 1 / (8 * np.log(2))  # of a Gaussian, by its squared width at half height
 HALVE_FROM = 3.0  # times the source's spacing: from here a Gaussian alone would be long
-NEGLIGIBLE_SIGMA = 0.1  # in voxels: the neighbours' weights would be below 1e-20
+NEGLIGIBLE_VARIANCE = 0.01  # voxels²: a neighbour would weigh half a percent
 
 
 def low_pass(image: Image, spacing_mm: tuple[float, ...], halve_from: float = HALVE_FROM) -> Image:
@@ -31,18 +31,22 @@ def low_pass(image: Image, spacing_mm: tuple[float, ...], halve_from: float = HA
     have fewer voxels, over the same extent: axes that the target is halve_from times coarser
     than are halved first.
     """
+    source_mm, spent = image.grid.spacing_mm, np.zeros(len(spacing_mm))
     for axis, target in enumerate(spacing_mm):
         while target >= halve_from * image.grid.spacing_mm[axis]:
-            image = halved(image, axis)
-    pairs = zip(spacing_mm, image.grid.spacing_mm, strict=True)
-    sigmas = [SIGMA_PER_WIDTH * float(np.sqrt(max((t / s) ** 2 - 1, 0))) for t, s in pairs]
-    return replace(image, array=gaussian(image.array, tuple(sigmas[::-1])))
+            image, variance_mm2 = halved(image, axis)
+            spent[axis] += variance_mm2
+    wanted = (np.square(spacing_mm) - np.square(source_mm)) * VARIANCE_PER_WIDTH
+    variances = (wanted - spent) / np.square(image.grid.spacing_mm)
+    return replace(image, array=gaussian(image.array, tuple(variances[::-1])))
 
 
-def halved(image: Image, axis_xyz: int) -> Image:
-    """Half as many voxels along one axis over the same extent."""
+def halved(image: Image, axis_xyz: int) -> tuple[Image, float]:
+    """Half as many voxels along one axis over the same extent; the low-pass's variance in mm²."""
     grid, axis = image.grid, image.array.ndim - 1 - axis_xyz
-    return Image(halve(image.array, axis), halved_grid(grid, axis_xyz), source=image.source)
+    variance = 1.0 if grid.size_xyz[axis_xyz] % 2 else 0.75
+    small = Image(halve(image.array, axis), halved_grid(grid, axis_xyz), source=image.source)
+    return small, variance * grid.spacing_mm[axis_xyz] ** 2
 
 
 def halved_grid(grid: Grid, axis_xyz: int) -> Grid:
@@ -68,17 +72,23 @@ def halve(array: Values, axis: int) -> Float32:
     return np.moveaxis(result, 0, axis)
 
 
-def gaussian(array: Values, sigmas: tuple[float, ...]) -> Float32:
-    """Gaussian per array axis, sigma in voxels, cut at 3 sigma; border values continue."""
-    for axis, sigma in enumerate(sigmas):
-        if sigma > NEGLIGIBLE_SIGMA:
-            array = _convolved(array, axis, _taps(sigma))
+def gaussian(array: Values, variances: tuple[float, ...]) -> Float32:
+    """Discrete Gaussian per array axis, variance in voxels²; border values continue."""
+    for axis, variance in enumerate(variances):
+        if variance > NEGLIGIBLE_VARIANCE:
+            array = _convolved(array, axis, _taps(variance))
     return array
 
 
-def _taps(sigma: float) -> Float32:
-    """Weights at 0, ±1, ±2 …; their sum over both sides is 1."""
-    taps = np.exp(-0.5 * (np.arange(int(np.ceil(3 * sigma)) + 1) / sigma) ** 2)
+def _taps(variance: float) -> Float32:
+    """Weights at 0, ±1, ±2 … up to 3 sigma and one more, of Lindeberg's discrete Gaussian.
+
+    Its transform is exp(variance·(cos θ - 1)); unlike samples of the continuous one it keeps
+    the variance below one voxel too.
+    """
+    reach = int(np.ceil(3 * np.sqrt(variance))) + 1
+    frequency = 2 * np.pi * np.fft.rfftfreq(8 * reach + 32)
+    taps = np.fft.irfft(np.exp(variance * (np.cos(frequency) - 1)))[: reach + 1]
     normalised: Float32 = (taps / (2 * taps.sum() - taps[0])).astype(np.float32)
     return normalised
 

@@ -54,7 +54,7 @@ def _reduced(image: Image, convert: Convert) -> Image:
         grid = halved_grid(grid, axis)
     result = Image(np.stack(planes), grid, source=image.source)
     for axis in axes[len(in_plane) :]:
-        result = halved(result, axis)
+        result, _ = halved(result, axis)
     return result
 
 
