@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from carl_cli.errors import CarlError, OutputError
+from carl_cli.io.nifti_header import is_whole
 
 TWO_PART_SUFFIXES = (".nii.gz", ".mrk.json", ".img.gz")
 
@@ -26,14 +27,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The temporary name keeps the full suffix, because writers choose the format by it. After
     any failure, an interruption included, the temporary file is removed and a file that
-    stood at `path` is untouched. Raises OutputError for a folder that can't be written and
-    for any OSError inside the block.
+    stood at `path` is untouched. Raises OutputError for a folder that can't be written, for
+    any OSError inside the block and for a NIfTI file that a full disk has cut.
     """
     path = Path(path)
     _check_folder(path)
     temporary = path.with_name(f".{secrets.token_hex(6)}.partial{full_suffix(path)}")
     try:
         yield temporary
+        _check_whole(temporary, path)
         os.replace(temporary, path)
     except CarlError:
         raise
@@ -55,3 +57,8 @@ def _check_folder(path: Path) -> None:
         raise OutputError(f"{path} is a folder, a file name was expected", "name a file in it")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: the folder {folder} is read-only", "choose another folder")
+
+
+def _check_whole(temporary: Path, path: Path) -> None:
+    if full_suffix(path).lower() in (".nii", ".nii.gz") and not is_whole(temporary):
+        raise OutputError(f"{path}: only a part of it could be written", "free space on the disk")

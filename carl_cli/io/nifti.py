@@ -24,13 +24,15 @@ from carl_cli.errors import InputError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.nifti_header import (
     COLOURS,
+    GZIP_MAGIC,
     NIFTI1_HEADER,
-    NIFTI2_HEADER,
     SCALARS,
     Header,
     as_nifti1,
     is_sheared,
+    open_packed,
     parse_header,
+    start_of,
 )
 from carl_cli.io.sitk_bridge import GZIP_LIMIT, read_grid
 from carl_cli.io.volume import ChannelKind, Image, to_sitk
@@ -69,7 +71,7 @@ def read_nifti_grid(path: Path) -> Grid:
 
 def _read_head(path: Path) -> tuple[Header, Grid]:
     header_path, _ = _pair(path)
-    header = parse_header(_start_of(header_path), path)
+    header = parse_header(start_of(header_path), path)
     _check_datatype(header, path)
     return header, _geometry(header, header_path, path)
 
@@ -89,21 +91,6 @@ def _pair(path: Path) -> tuple[Path, Path]:
         if not part.exists():
             raise InputError(f"{path}: its other half {part.name} is missing", "keep both together")
     return header, data
-
-
-def _open(path: Path) -> BinaryIO:
-    file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
-    magic = file.read(2)
-    file.seek(0)
-    return gzip.GzipFile(fileobj=file, mode="rb") if magic == b"\x1f\x8b" else file  # type: ignore[return-value]
-
-
-def _start_of(path: Path) -> bytes:
-    try:
-        with _open(path) as file:
-            return file.read(NIFTI2_HEADER)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: damaged or truncated ({error})", "get the file again") from None
 
 
 def _check_datatype(header: Header, path: Path) -> None:
@@ -205,7 +192,7 @@ def _read_voxels(path: Path, header: Header, offset: int) -> NDArray[np.generic]
     _check_claim(path, header.claimed_bytes, offset)
     voxels = np.empty(header.claimed_bytes // header.dtype.itemsize, header.dtype)
     try:
-        with _open(path) as file:
+        with open_packed(path) as file:
             file.seek(offset)
             missing = _fill(file, voxels.view(np.uint8).data)
             file.read(1)  # at the end of a gzip stream: verifies its checksum
@@ -219,7 +206,7 @@ def _read_voxels(path: Path, header: Header, offset: int) -> NDArray[np.generic]
 def _check_claim(path: Path, claimed: int, offset: int) -> None:
     size = path.stat().st_size
     with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        packed = file.read(2) == GZIP_MAGIC
     available = size * GZIP_LIMIT if packed else size - offset
     if claimed > available:
         raise InputError(

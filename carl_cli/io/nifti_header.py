@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
+import zlib
 from dataclasses import dataclass
 from math import prod
+from os import SEEK_END
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +23,7 @@ SCALARS = {
 COLOURS = {128: 3, 2304: 4}
 NIFTI1_HEADER, NIFTI2_HEADER = 348, 540
 SHEAR_TOLERANCE = 1e-3
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,40 @@ class Header:
     @property
     def claimed_bytes(self) -> int:
         return prod(self.shape) * self.colours * self.dtype.itemsize
+
+
+def open_packed(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked if they are a gzip stream, whatever its name says."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == GZIP_MAGIC
+    return cast(BinaryIO, gzip.open(path, "rb") if packed else open(path, "rb"))  # noqa: SIM115
+
+
+def start_of(path: Path) -> bytes:
+    """As many bytes as the longer header has; InputError if they can't be unpacked."""
+    try:
+        with open_packed(path) as file:
+            return file.read(NIFTI2_HEADER)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: damaged or truncated ({error})", "get the file again") from None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a single file that was just written holds all its header promises.
+
+    ITK's NIfTI writer does not tell when the disk is full. A gzip stream ends with the length
+    of what it packs, modulo 2**32.
+    """
+    try:
+        header = parse_header(start_of(path), path)
+    except InputError:
+        return False
+    promised = header.offset + header.claimed_bytes
+    with open(path, "rb") as file:
+        packed = file.read(2) == GZIP_MAGIC
+        size = file.seek(-4, SEEK_END) + 4
+        length = int.from_bytes(file.read(), "little")
+    return length == promised % 2**32 if packed else size >= promised
 
 
 def parse_header(raw: bytes, path: Path) -> Header:

@@ -1,5 +1,7 @@
 """Outputs appear whole or not at all."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,13 +24,13 @@ def test_full_suffix_picks_the_format(name: str, suffix: str) -> None:
 
 
 def test_success_renames_within_the_folder(tmp_path: Path) -> None:
-    target = tmp_path / "out.nii.gz"
+    target = tmp_path / "out.mrk.json"
     with atomic_path(target) as temporary:
         assert temporary.parent == tmp_path
-        assert temporary.name.endswith(".nii.gz")
+        assert temporary.name.endswith(".mrk.json")
         temporary.write_text("new")
         assert not target.exists()
-    assert [p.name for p in tmp_path.iterdir()] == ["out.nii.gz"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mrk.json"]
     assert target.read_text() == "new"
 
 
@@ -57,3 +59,30 @@ def test_os_errors_become_one_line_with_path_and_cause(tmp_path: Path) -> None:
         pass
     with pytest.raises(OutputError, match="is a folder"), atomic_path(tmp_path):
         pass
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from carl_cli.cli.boundary import exit_code_of
+from carl_cli.geometry import Grid
+from carl_cli.io.image import Image, write_image
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+grid = Grid((60, 60, 60), (1.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel()))
+noise = np.random.default_rng(0).integers(0, 60000, grid.shape_zyx).astype("u2")
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+sys.exit(exit_code_of(lambda: write_image(sys.argv[1], Image(noise, grid))))
+"""
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("room", [0, 100, 10**5, 10**7])
+def test_a_full_disk_is_an_error_and_leaves_no_file(tmp_path: Path, suffix: str, room: int) -> None:
+    target = tmp_path / f"out{suffix}"
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(target), str(room)], capture_output=True, text=True
+    )
+    fits = room == 10**7
+    assert run.returncode == (0 if fits else 7), run.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ([target.name] if fits else [])
+    assert fits or f"error: {target}" in run.stderr
