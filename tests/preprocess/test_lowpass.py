@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage, special
 
-from carl_cli.geometry import Grid
 from carl_cli.io.image import Image
 from carl_cli.preprocess import PreprocessRule, prepare_pair
 from carl_cli.preprocessing import foreground, reduce
