@@ -1,0 +1,119 @@
+"""How good a registration is: figures for the record and the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carl_cli import evaluation
+from carl_cli.io.image import Image
+from carl_cli.io.resample import resample
+from carl_cli.registration import Registration
+from carl_cli.report.advice import linear_part, overlap_percent
+from carl_cli.report.record import Landmark, Metrics, Similarity, Spread, StructureScore
+from carl_cli.transform import Transform, jacobian_determinant
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is known of the pair. Points: (N, D) LPS mm, row k of one belongs to row k of the
+    other."""
+
+    fixed_seg: Image | None = None
+    moving_seg: Image | None = None
+    fixed_points: Floats | None = None
+    moving_points: Floats | None = None
+
+
+def score(fixed: Image, moving: Image, result: Registration, truth: Truth) -> Metrics:
+    """Similarity, folds and inverse consistency inside the fixed foreground, on the network's
+    grid; Dice and HD95 on the fixed segmentation's grid; TRE in the moving image."""
+    prepared = result.prepared
+    grid = prepared.fixed.grid
+    inside = prepared.fixed.array > 0 if prepared.fixed.mask is None else prepared.fixed.mask
+    jacobian = jacobian_determinant(result.forward, grid)[inside]
+    rotation, determinant = linear_part(result.forward, fixed.grid)
+    spread = result.spread_mm
+    return Metrics(
+        similarity_before=_similarity(result, moving, None),
+        similarity_after=_similarity(result, moving, result.forward),
+        overlap_percent=overlap_percent(result.forward, fixed.grid, moving.grid),
+        folded_percent=evaluation.folded_percent(jacobian),
+        sdlogj=evaluation.sdlogj(jacobian),
+        inverse_consistency_mm=Spread.of(_inverse_error_mm(result, inside)),
+        rotation_degrees=rotation,
+        linear_determinant=determinant,
+        match_spread_mm=None if spread is None else float(np.median(spread)),
+        structures=_structures(truth, result.forward),
+        landmarks=_landmarks(truth, result.forward),
+    )
+
+
+def _similarity(result: Registration, moving: Image, transform: Transform | None) -> Similarity:
+    """Of the fixed network image and the moving image seen through a transform on its grid.
+
+    Before registration the moving image stands where its header puts it.
+    """
+    prepared = result.prepared
+    low, high, _ = prepared.moving.intensity
+    seen = resample(moving, prepared.fixed.grid, transform, background=low, dtype=np.float32)
+    scaled = np.clip((seen.array - low) / max(high - low, 1e-12), 0, 1)
+    a, b, mask = prepared.fixed.array, scaled, prepared.fixed.mask
+    return Similarity(
+        lncc=evaluation.lncc(a, b, mask),
+        ncc=evaluation.ncc(a, b, mask),
+        nmi=evaluation.nmi(a, b, mask),
+    )
+
+
+def _inverse_error_mm(result: Registration, inside: NDArray[np.bool_]) -> Floats:
+    """Distance of backward(forward(x)) from x at every second voxel of the foreground."""
+    every_second = (slice(None, None, 2),) * inside.ndim
+    points = result.prepared.fixed.grid.points_mm()[every_second][inside[every_second]]
+    return evaluation.inverse_consistency_error_mm(result.forward, result.backward, points)
+
+
+def _structures(truth: Truth, transform: Transform) -> list[StructureScore]:
+    if truth.fixed_seg is None or truth.moving_seg is None:
+        return []
+    fixed = truth.fixed_seg
+    before, after = (
+        resample(truth.moving_seg, fixed.grid, t, interpolator="nearest").array
+        for t in (None, transform)
+    )
+    scores = [
+        (evaluation.dice(fixed.array, labels), evaluation.hd95_mm(fixed.array, labels, fixed.grid))
+        for labels in (before, after)
+    ]
+    (dice_before, hd_before), (dice_after, hd_after) = scores
+    return [
+        StructureScore(
+            label=str(label),
+            dice_before=dice_before.get(label),
+            dice=value,
+            hd95_before_mm=hd_before.get(label),
+            hd95_mm=hd_after.get(label),
+        )
+        for label, value in dice_after.items()
+    ]
+
+
+def _landmarks(truth: Truth, transform: Transform) -> list[Landmark]:
+    if truth.fixed_points is None or truth.moving_points is None:
+        return []
+    mapped = transform(truth.fixed_points)
+    rows = zip(truth.fixed_points, truth.moving_points, mapped, strict=True)
+    return [
+        Landmark(
+            name=str(k + 1),
+            fixed_mm=tuple(map(float, a)),
+            moving_mm=tuple(map(float, b)),
+            error_before_mm=float(np.linalg.norm(a - b)),
+            error_mm=float(np.linalg.norm(m - b)),
+        )
+        for k, (a, b, m) in enumerate(rows)
+    ]
