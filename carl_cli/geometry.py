@@ -82,6 +82,21 @@ class Grid:
         return bool(gap_mm <= tolerance_voxels * min(self.spacing_mm))
 
 
+def covering_grid(grid: Grid, spacing_mm: float) -> Grid:
+    """A coarser grid along the same axes that holds the whole field of view, borders included.
+
+    Isotropic blocks; where they reach beyond the image, they do so evenly at both ends. The
+    origin is the centre of the first block, not that of the image's first voxel.
+    """
+    extent_mm = np.array(grid.size_xyz) * np.array(grid.spacing_mm)
+    size = np.maximum(np.ceil(extent_mm / spacing_mm - 1e-6), 1).astype(int)
+    spare_mm = (size * spacing_mm - extent_mm) / 2  # shared by both ends
+    first_mm = (spacing_mm - np.array(grid.spacing_mm)) / 2 - spare_mm
+    origin = np.array(grid.origin_mm) + grid.direction_matrix @ first_mm
+    spacing = (spacing_mm,) * grid.dimension
+    return Grid(tuple(map(int, size)), spacing, tuple(map(float, origin)), grid.direction)
+
+
 def apply_affine(matrix: Array, points: Array) -> Array:
     """Homogeneous (D+1, D+1) matrix applied to points of shape (..., D)."""
     return np.asarray(points) @ matrix[:-1, :-1].T + matrix[:-1, -1]

@@ -1,13 +1,10 @@
 """The straight line from two images to a transform.
 
-    prepare the pair → network (→ instance optimisation) → physical transform
+prepare the pair → network (→ instance optimisation) → physical transform
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +21,7 @@ from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.carl import coarse_images, coarse_network
 from carl_cli.preprocess import NetworkImage, PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, silent
+from carl_cli.stopwatch import Stopwatch
 from carl_cli.transform import AffineTransform, CompositeTransform, Transform, from_network
 from carl_cli.weights import Weights
 
@@ -80,26 +78,25 @@ def register(
     Raises InputError for images that can't be used, UsageError for options that exclude each
     other.
     """
-    _check(fixed, weights, options)
-    seconds: dict[str, float] = {}
-    initial = _initial(fixed, moving, weights, options, progress, seconds)
-    with _stage("preprocessing", seconds, progress):
-        prepared = _prepare(fixed, moving, weights, options, initial)
+    watch = Stopwatch(progress)
+    initial = _initial(fixed, moving, weights, options, watch)
+    with watch.stage("preprocessing"):
+        prepared = prepare(fixed, moving, weights, options, initial)
     pair = _to_device(prepared, weights)
     if options.instance is None or options.affine_only:
-        with _stage("network", seconds, progress), torch.inference_mode():
+        with watch.stage("network"), torch.inference_mode():
             ahead, back = weights.network.both(pair.fixed, pair.moving)
         losses: list[float] = []
     else:
-        with _stage("instance optimisation", seconds, progress):
+        with watch.stage("instance optimisation"):
             align = weights.config.model.align_corners
             ahead, back, losses = optimise(weights.network, pair, options.instance, align, progress)
-    with _stage("transform", seconds, progress), torch.inference_mode():
+    with watch.stage("transform"), torch.inference_mode():
         forward, backward = _physical(ahead, back, prepared, fixed, moving, weights)
         if options.affine_only:
             forward, backward = _affine_parts(forward, prepared)
         spread = _spread_mm(pair, prepared, weights) if options.confidence else None
-    return Registration(forward, backward, prepared, losses, seconds, spread)
+    return Registration(forward, backward, prepared, losses, watch.seconds, spread)
 
 
 def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None:
@@ -119,28 +116,29 @@ def _initial(
     moving: Image,
     weights: Weights,
     options: RegistrationOptions,
-    progress: Progress,
-    seconds: dict[str, float],
+    watch: Stopwatch,
 ) -> Transform | None:
     if options.init == "none":
         return options.initial
     if options.init == "centers" or options.init == "moments":
         return initialise(fixed, moving, options.init)
-    with _stage(f"{options.init} initialisation", seconds, progress), torch.inference_mode():
-        prepared = _prepare(fixed, moving, weights, options, None)
+    with watch.stage(f"{options.init} initialisation"), torch.inference_mode():
+        prepared = prepare(fixed, moving, weights, options)
         pair = _to_device(prepared, weights)
         ahead, back = weights.network.both(pair.fixed, pair.moving)
         forward, _ = _physical(ahead, back, prepared, fixed, moving, weights)
         return fit_affine(forward, *_foreground(prepared.fixed), rigid=options.init == "rigid")
 
 
-def _prepare(
+def prepare(
     fixed: Image,
     moving: Image,
     weights: Weights,
     options: RegistrationOptions,
-    initial: Transform | None,
+    initial: Transform | None = None,
 ) -> PreparedPair:
+    """The pair as the network will see it. Raises as `register` does."""
+    _check(fixed, weights, options)
     return prepare_pair(
         fixed,
         moving,
@@ -218,9 +216,7 @@ def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.fl
     return points, weight[every_second].astype(float).ravel()
 
 
-def _spread_mm(
-    pair: Pair, prepared: PreparedPair, weights: Weights
-) -> NDArray[np.float32] | None:
+def _spread_mm(pair: Pair, prepared: PreparedPair, weights: Weights) -> NDArray[np.float32] | None:
     """Root mean square over axes of the attention rows' standard deviation, in mm."""
     coarse = coarse_network(weights.network)
     if not isinstance(coarse, CoordinateAttention):
@@ -229,12 +225,3 @@ def _spread_mm(
     spread = coarse.spread_voxels(*images)[0].square().sum(0).sqrt().cpu().numpy()
     scale = prepared.moving.grid.size_xyz[0] / images[0].shape[-1]
     return np.asarray(spread * scale * prepared.moving.grid.spacing_mm[0], np.float32)
-
-
-@contextmanager
-def _stage(name: str, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
-    progress(name, 0.0)
-    start = time.perf_counter()
-    yield
-    seconds[name] = round(time.perf_counter() - start, 3)
-    progress(name, 1.0)

@@ -1,0 +1,202 @@
+"""One case by its paths: read, register, write every output asked for, keep the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from carl_cli.delivery import Delivery
+from carl_cli.errors import UsageError
+from carl_cli.io.image import Image, read_image
+from carl_cli.io.points import read_points
+from carl_cli.io.transform import read_transform
+from carl_cli.progress import Progress, silent
+from carl_cli.registration import Registration, RegistrationOptions, prepare, register
+from carl_cli.report import record as records
+from carl_cli.scoring import Truth, score
+from carl_cli.stopwatch import Stopwatch
+from carl_cli.report.advice import advise
+from carl_cli.weights import Weights
+
+
+@dataclass(frozen=True)
+class CaseInputs:
+    """Paths. Masks and segmentations may have grids of their own; points are in LPS or RAS as
+    their file says. series_uid and time_index choose a volume where a file holds several."""
+
+    fixed: Path
+    moving: Path
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    initial_transform: Path | None = None
+    fixed_seg: Path | None = None
+    moving_seg: Path | None = None
+    fixed_points: Path | None = None
+    moving_points: Path | None = None
+    series_uid: str | None = None
+    time_index: int | None = None
+
+    def paths(self) -> dict[str, Path]:
+        return _paths(self)
+
+
+@dataclass(frozen=True)
+class CaseOutputs:
+    """Paths of what is wanted. forward: fixed → moving points; inverse the other way."""
+
+    forward: Path | None = None
+    inverse: Path | None = None
+    warped: Path | None = None
+    inverse_warped: Path | None = None
+    jacobian: Path | None = None
+    confidence: Path | None = None
+    figure: Path | None = None
+    report: Path | None = None
+    json: Path | None = None
+
+    def paths(self) -> dict[str, Path]:
+        return _paths(self)
+
+
+def _paths(named: CaseInputs | CaseOutputs) -> dict[str, Path]:
+    values = {f.name: getattr(named, f.name) for f in fields(named)}
+    return {role: path for role, path in values.items() if isinstance(path, Path)}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How outputs are written, and what the record tells of the run.
+
+    field_spacing: "native" (the image's grid), "network", or mm, of dense fields.
+    """
+
+    field_spacing: str = "native"
+    precision: Literal["float", "double"] = "float"
+    device: str = "cpu"
+    threads: int = 1
+    seed: int = 0
+    noted: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_case(
+    inputs: CaseInputs,
+    outputs: CaseOutputs,
+    weights: Weights,
+    options: RegistrationOptions = RegistrationOptions(),
+    settings: RunSettings = RunSettings(),
+    progress: Progress = silent,
+) -> records.RunRecord:
+    """Read, register, write; the returned record is what `--json` holds.
+
+    Raises InputError, UsageError, OutputError; an output that was not finished does not exist.
+    """
+    _check(inputs)
+    started, watch = records.utc_now(), Stopwatch(progress)
+    with watch.stage("reading"):
+        fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
+        options, truth = _with_files(options, inputs), _truth(inputs)
+    result = register(fixed, moving, weights, options, progress)
+    watch.seconds.update(result.seconds)
+    with watch.stage("scoring"):
+        metrics = score(fixed, moving, result, truth)
+    delivery = Delivery(fixed, moving, result, truth, settings.field_spacing, settings.precision)
+    with watch.stage("writing"):
+        delivery.write_data(outputs)
+    record = records.RunRecord(
+        command=records.command_line(),
+        started=started,
+        environment=records.Environment.current(settings.device, settings.threads),
+        seed=settings.seed,
+        weights=_weights_used(weights),
+        inputs=_described(inputs, fixed, moving, result),
+        options=dict(settings.noted),
+        metrics=metrics.model_copy(update=delivery.measured),
+        io_loss=list(result.losses),
+        warnings=advise(metrics),
+        timings_s=watch.seconds,
+    )
+    with watch.stage("pictures"):
+        delivery.write_pictures(outputs, record)
+    return _closed(record, outputs)
+
+
+def check_case(inputs: CaseInputs, weights: Weights, options: RegistrationOptions) -> None:
+    """All that can fail before the network runs: files, geometry, masks, intensities."""
+    _check(inputs)
+    fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
+    prepare(fixed, moving, weights, _with_files(options, inputs))
+    _truth(inputs)
+
+
+def _closed(record: records.RunRecord, outputs: CaseOutputs) -> records.RunRecord:
+    """The record with what is known last: hashes of the outputs, peak memory. Written if asked."""
+    written = {role: path for role, path in outputs.paths().items() if role != "json"}
+    last = {
+        "outputs": records.output_files(written),
+        "peak_memory_mib": records.peak_memory_mib(),
+    }
+    record = record.model_copy(update=last)
+    if outputs.json is not None:
+        records.write_record(outputs.json, record)
+    return record
+
+
+def _check(inputs: CaseInputs) -> None:
+    """One of a pair of segmentations or of point lists says nothing."""
+    for name in ("seg", "points"):
+        given = [getattr(inputs, f"{side}_{name}") for side in ("fixed", "moving")]
+        if (given[0] is None) != (given[1] is None):
+            missing = "--moving-" if given[1] is None else "--fixed-"
+            raise UsageError(f"{missing}{name} is missing", "both sides are needed for a score")
+
+
+def _read(path: Path, inputs: CaseInputs) -> Image:
+    return read_image(path, series_uid=inputs.series_uid, time_index=inputs.time_index)
+
+
+def _optional(path: Path | None) -> Image | None:
+    return None if path is None else read_image(path)
+
+
+def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> RegistrationOptions:
+    initial = inputs.initial_transform
+    return replace(
+        options,
+        fixed_mask=_optional(inputs.fixed_mask),
+        moving_mask=_optional(inputs.moving_mask),
+        initial=None if initial is None else read_transform(initial),
+    )
+
+
+def _truth(inputs: CaseInputs) -> Truth:
+    points = [inputs.fixed_points, inputs.moving_points]
+    return Truth(
+        _optional(inputs.fixed_seg),
+        _optional(inputs.moving_seg),
+        *(None if path is None else read_points(path) for path in points),
+    )
+
+
+def _weights_used(weights: Weights) -> records.WeightsUsed:
+    name = weights.config.name
+    return records.WeightsUsed(name=name, sha256=weights.sha256, source=weights.source)
+
+
+def _described(
+    inputs: CaseInputs, fixed: Image, moving: Image, result: Registration
+) -> dict[str, records.InputFile]:
+    """Role → path, hash and geometry of every input file."""
+    described = {role: records.input_file(path) for role, path in inputs.paths().items()}
+    sides = {"fixed": (fixed, result.prepared.fixed), "moving": (moving, result.prepared.moving)}
+    for role, (image, prepared) in sides.items():
+        low, high, modality = prepared.intensity
+        described[role] = records.input_file(
+            inputs.paths()[role],
+            image.grid,
+            dtype=str(image.array.dtype),
+            modality=modality,
+            intensity_window=(low, high),
+        )
+    return described

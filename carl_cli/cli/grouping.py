@@ -1,0 +1,48 @@
+"""Options in groups: a command takes dataclasses, Typer sees one flat list of options.
+
+    @dataclass(frozen=True)
+    class Speed:
+        threads: Annotated[int, typer.Option(help="…")] = 1
+
+    @grouped
+    def command(speed: Speed) -> None: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+
+def grouped(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with the fields of its dataclass parameters as parameters of its own."""
+    groups = get_type_hints(function)
+    groups.pop("return", None)
+
+    def command(**values: Any) -> None:
+        function(**{name: _built(group, values) for name, group in groups.items()})
+
+    parameters = [p for group in groups.values() for p in _parameters(group)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    return command
+
+
+def _built(group: type[Any], values: dict[str, Any]) -> Any:
+    return group(**{f.name: values[f.name] for f in fields(group)})
+
+
+def _parameters(group: type[Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if f.default is MISSING else f.default,
+            annotation=hints[f.name],
+        )
+        for f in fields(group)
+    ]

@@ -1,0 +1,34 @@
+"""Devices by name, and weights by name on a device."""
+
+from __future__ import annotations
+
+import torch
+
+from carl_cli.errors import UsageError
+from carl_cli.registry import locate
+from carl_cli.weights import Weights, load_weights
+
+
+def chosen_device(name: str) -> str:
+    """auto: a GPU if torch sees one, else the CPU. Raises UsageError for one that isn't there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.split(":")[0]
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if kind not in there:
+        raise UsageError(f"--device {name}", "choose auto, cpu, cuda, cuda:N or mps")
+    if not there[kind]:
+        raise UsageError(f"--device {name}: torch sees no such device here", "use --device cpu")
+    return name
+
+
+def chosen_weights(name: str, device: str = "auto", deterministic: bool = False) -> Weights:
+    """Weights by name or folder on a device by name."""
+    torch.use_deterministic_algorithms(deterministic)
+    return load_weights(locate(name), chosen_device(device))
