@@ -116,8 +116,8 @@ def _buffer(field_transform: Any, real: Real, grid: Grid) -> Floats:
     dimension = grid.dimension
     access = _wrapped("PyBuffer", f"IV{real}{dimension}{dimension}")
     view = access._GetArrayViewFromImage(field_transform.GetDisplacementField())
-    dtype = np.float32 if real == "F" else np.float64
-    return np.frombuffer(view, dtype).reshape(*grid.shape_zyx, dimension)
+    flat: Floats = np.frombuffer(view, np.float32 if real == "F" else np.float64)
+    return flat.reshape(*grid.shape_zyx, dimension)
 
 
 def from_itk(transform: Any) -> Transform:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -25,13 +24,12 @@ from carl_cli.io.transforms.conversion import (
     to_sitk_transform,
 )
 from carl_cli.io.transforms.hdf5 import Precision
+from carl_cli.io.transforms.programs import READERS, Program, product, write_foreign
 from carl_cli.transform import (
-    AffineTransform,
     CompositeTransform,
     Deformation,
     Transform,
     dense,
-    from_homogeneous,
 )
 
 __all__ = ["from_sitk_transform", "read_transform", "to_sitk_transform", "write_transform"]
@@ -40,16 +38,17 @@ COMPOSITE = (".h5", ".hdf5")
 AFFINE = (".tfm", ".txt", ".mat")
 
 
-def read_transform(path: str | Path) -> Transform:
+def read_transform(path: str | Path, program: Program | None = None) -> Transform:
     """The map of fixed points to moving points that a file holds, LPS mm.
 
-    Reads what ITK, ANTs, SimpleITK, Slicer and this program write. Files of programs with
-    other conventions (greedy, EasyReg, SynthMorph) are never guessed: `read_foreign`.
-    Raises InputError.
+    Reads what ITK, ANTs, SimpleITK, Slicer and this program write. Files in the conventions of
+    other programs are never guessed: `program` names them. Raises InputError.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file", "Check the name of the transform.")
+    if program is not None:
+        return READERS[program](path)
     suffix = full_suffix(path).lower()
     reader: Callable[[Path], Transform] = {
         **dict.fromkeys(COMPOSITE + AFFINE, _read_itk),
@@ -88,17 +87,21 @@ def write_transform(
     precision: Precision = "float",
     field_grid: Grid | None = None,
     intent: Literal[1007, 1006] = 1007,
+    program: Program | None = None,
+    moving_grid: Grid | None = None,
 ) -> None:
-    """Write by suffix, whole or not at all.
+    """Write by suffix, or as `program` would, whole or not at all.
 
     field_grid: where a dense field is sampled; by default the grid of the field that acts
     first. precision: of the numbers in .h5 and dense files (.tfm, .txt, .mat are double).
-    intent: of NIfTI fields; 1007 holds LPS numbers, 1006 RAS ones.
+    intent: of NIfTI fields; 1007 holds LPS numbers, 1006 RAS ones. moving_grid: for LTAs.
     Raises UsageError when the format can't hold the transform, OutputError.
     """
     path = Path(path)
     suffix = full_suffix(path).lower()
-    if suffix in AFFINE:
+    if program is not None:
+        _write(path, lambda part: write_foreign(part, transform, program, field_grid, moving_grid))
+    elif suffix in AFFINE:
         _write(path, lambda temporary: _write_affine(temporary, transform))
     elif suffix == ".h5":
         parts = covering(dense(transform, field_grid) if field_grid else transform, None)
@@ -135,10 +138,5 @@ def natural_grid(transform: Transform) -> Grid:
 
 
 def _write_affine(path: Path, transform: Transform) -> None:
-    """One AffineTransform: the product of all parts."""
-    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
-    affines = [part for part in parts if isinstance(part, AffineTransform)]
-    if len(affines) < len(parts):
-        raise UsageError(f"{path.suffix} holds only an affine transform", "Use .h5 or .nii.gz.")
-    product = reduce(np.matmul, [part.homogeneous for part in affines])
-    sitk.WriteTransform(to_sitk_transform(from_homogeneous(product)), str(path))
+    affine = product(transform, f"a {path.suffix} file")
+    sitk.WriteTransform(to_sitk_transform(affine), str(path))

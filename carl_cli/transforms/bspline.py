@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid, apply_affine
@@ -55,7 +56,8 @@ class BSplineTransform(Deformation):
 
     def displacement_and_gradient_at(self, points: Array) -> tuple[Array, Array]:
         block, weights, slopes, inside = self._support(points)
-        values, columns = block, []
+        values = block
+        columns: list[Array] = []
         for axis in range(self.dimension):
             columns = [np.einsum("nk...,nk->n...", c, weights[axis]) for c in columns]
             columns.append(np.einsum("nk...,nk->n...", values, slopes[axis]))
@@ -63,7 +65,7 @@ class BSplineTransform(Deformation):
         by_index = np.stack(columns[::-1], axis=-1) * inside[:, None, :]
         return values, by_index @ self.grid.lps_to_index[:-1, :-1]
 
-    def _support(self, points: Array) -> tuple[Array, list[Array], list[Array], Array]:
+    def _support(self, points: Array) -> tuple[Array, list[Array], list[Array], NDArray[np.bool_]]:
         """Control points (N, 4, ..., 4, D) around each point; per array axis the weights (N, 4)
         and their derivatives; whether the point is inside along x, y, z (N, D)."""
         index = apply_affine(self.grid.lps_to_index, points)
@@ -78,7 +80,7 @@ class BSplineTransform(Deformation):
         inside = (index >= 1) & (index <= last)
         return block, list(np.moveaxis(weights, 1, 0)), list(np.moveaxis(slopes, 1, 0)), inside
 
-    def _outer(self, reach: list[Array]) -> tuple[Array, ...]:
+    def _outer(self, reach: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], ...]:
         """Indices (N, 4) per array axis, shaped so that they span a block."""
         count = self.dimension
         return tuple(

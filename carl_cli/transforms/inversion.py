@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from carl_cli.transforms.interpolation import Floats
+from carl_cli.geometry import Array
 from carl_cli.transforms.matrices import adjugate
 
-Field = Callable[[Floats], tuple[Floats, Floats]]
+Field = Callable[[Array], tuple[Array, Array]]
 
 MAX_STEPS = 60
 SMALLEST_DETERMINANT = 1e-2
 
 
-def solve(field: Field, targets: Floats, tolerance_mm: float) -> Floats:
+def solve(field: Field, targets: Array, tolerance_mm: float) -> Array:
     """Points x (N, D) with |x + u(x) - target| below the tolerance where such x is found.
 
     `field` gives u (N, D) in mm and its spatial derivative (N, D, D) at points (N, D).
@@ -41,21 +41,21 @@ def solve(field: Field, targets: Floats, tolerance_mm: float) -> Floats:
     return best
 
 
-def _residual(field: Field, points: Floats, targets: Floats) -> tuple[Floats, Floats]:
+def _residual(field: Field, points: Array, targets: Array) -> tuple[Array, Array]:
     displacement, gradient = field(points)
     jacobian = gradient + np.eye(points.shape[1])
     return points + displacement - targets, jacobian
 
 
-def _newton_step(jacobian: Floats, error: Floats) -> Floats:
+def _newton_step(jacobian: Array, error: Array) -> Array:
     """J⁻¹ e, or the fixed-point step e where J is folded or nearly singular."""
     cofactors = adjugate(jacobian)
     size = np.einsum("nk,nk->n", jacobian[:, 0, :], cofactors[:, :, 0])
     usable = size > SMALLEST_DETERMINANT
-    newton: Floats = np.einsum("nij,nj->ni", cofactors, error)
+    newton: Array = np.einsum("nij,nj->ni", cofactors, error)
     newton /= np.where(usable, size, 1)[:, None]
     return np.where(usable[:, None], newton, error)
 
 
-def _norm(vectors: Floats) -> Floats:
+def _norm(vectors: Array) -> Array:
     return np.sqrt(np.einsum("nk,nk->n", vectors, vectors))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from carl_cli.transforms.interpolation import Floats
+from carl_cli.geometry import Array
 
 
-def determinant(matrix: Floats) -> Floats:
+def determinant(matrix: Array) -> Array:
     """(..., D, D) → (...)."""
     if matrix.shape[-1] == 2:
         (a, b), (c, d) = np.moveaxis(matrix, (-2, -1), (0, 1))
@@ -19,7 +19,7 @@ def determinant(matrix: Floats) -> Floats:
     return np.asarray(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
 
 
-def adjugate(matrix: Floats) -> Floats:
+def adjugate(matrix: Array) -> Array:
     """(..., D, D) → transposed cofactors: adjugate(J) @ J = det(J) · 1."""
     if matrix.shape[-1] == 2:
         (a, b), (c, d) = np.moveaxis(matrix, (-2, -1), (0, 1))

@@ -159,7 +159,8 @@ class _Problem:
 
     def spread(self, voxels: Index, change: Floats, share: Floats) -> None:
         """Add what the voxels ask of their neighbours' vectors; shared wishes are averaged."""
-        places, wishes = [], []
+        places: list[Index] = []
+        wishes: list[Floats] = []
         for axis in range(self.dimension):
             ahead = (change[:, axis] * share[axis]).T
             behind = change[:, axis].T - ahead

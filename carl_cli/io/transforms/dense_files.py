@@ -10,8 +10,9 @@ import SimpleITK as sitk
 from numpy.typing import DTypeLike
 
 from carl_cli.errors import InputError
+from carl_cli.io.image import read_any
 from carl_cli.io.transforms import nifti
-from carl_cli.io.transforms.conversion import field_from_sitk, field_to_sitk
+from carl_cli.io.transforms.conversion import field_to_sitk
 from carl_cli.transform import DisplacementField
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -20,21 +21,20 @@ LPS_TO_RAS = np.array([-1, -1, 1])
 
 
 def read_field(path: Path) -> DisplacementField:
-    """Displacements in mm: LPS, or RAS where the NIfTI intent is 1006 (ITK flips those).
+    """Displacements in mm: LPS, or RAS where the NIfTI intent is 1006 (flipped on reading).
 
     Raises InputError when the file does not declare itself a field of vectors.
     """
     if ".nii" in path.name.lower():
         _check_nifti(path)
-    image = sitk.ReadImage(str(path))
-    components, dimension = image.GetNumberOfComponentsPerPixel(), image.GetDimension()
-    if components != dimension:
+    image = read_any(path)
+    if image.channels != image.grid.dimension or image.channel_kind != "vector":
         raise InputError(
-            f"{path}: {components} component(s) per voxel in {dimension}D, "
+            f"{path}: {image.channels} component(s) per voxel in {image.grid.dimension}D, "
             "a displacement field was expected",
             "fields of other programs need their name: carl convert --from easyreg|synthmorph",
         )
-    return field_from_sitk(image)
+    return DisplacementField(image.grid, image.array.astype(np.float32, copy=False))
 
 
 def _check_nifti(path: Path) -> None:

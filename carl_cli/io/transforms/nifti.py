@@ -52,7 +52,7 @@ def set_intent(source: Path, target: Path, intent: int) -> None:
 def _open(path: Path, mode: str) -> IO[bytes]:
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, mode, compresslevel=6)  # type: ignore[return-value]
-    return path.open(mode)  # type: ignore[return-value]
+    return path.open(mode)
 
 
 def _layout(raw: bytes, path: Path) -> tuple[str, int]:

@@ -1,0 +1,128 @@
+"""FreeSurfer's dialects, all in RAS: EasyReg and SynthMorph fields, linear transforms (LTA).
+
+EasyReg stores, on the reference grid, the RAS position in the floating image; SynthMorph the
+RAS displacement to the moving image. Both are NIfTI with three volumes and no intent that
+says so, hence they are read only when named. An LTA maps the moving (src) to the fixed (dst)
+image, the inverse of what resamples.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from carl_cli.errors import InputError
+from carl_cli.geometry import Array, Grid
+from carl_cli.io.image import read_any
+from carl_cli.io.transforms import nifti
+from carl_cli.io.transforms.ras import (
+    affine_from_ras,
+    affine_to_ras,
+    flip_vectors,
+    voxel_to_ras,
+)
+from carl_cli.io.volume import Image, to_sitk
+from carl_cli.transform import AffineTransform, DisplacementField
+from carl_cli.transforms.interpolation import Floats
+
+VOXEL_TO_VOXEL, RAS_TO_RAS = 0, 1
+
+
+def read_easyreg(path: Path) -> DisplacementField:
+    grid, positions = _three_volumes(path)
+    return DisplacementField(grid, (positions - grid.points_mm()).astype(np.float32))
+
+
+def read_synthmorph(path: Path) -> DisplacementField:
+    return DisplacementField(*_three_volumes(path))
+
+
+def write_easyreg(path: Path, field: DisplacementField) -> None:
+    positions = field.displacement_mm + field.grid.points_mm()
+    _write_volumes(path, field.grid, positions.astype(np.float32))
+
+
+def write_synthmorph(path: Path, field: DisplacementField) -> None:
+    _write_volumes(path, field.grid, field.displacement_mm)
+
+
+def _three_volumes(path: Path) -> tuple[Grid, Floats]:
+    """Grid and (z, y, x, 3) LPS vectors of a NIfTI file that holds RAS ones."""
+    if ".nii" not in path.name.lower():
+        raise InputError(f"{path}: a field in NIfTI was expected", "mri_convert makes one of .mgz")
+    if nifti.read_header(path).intent == nifti.INTENT_DISPLACEMENT:
+        raise InputError(f"{path} declares itself a displacement field", "it needs no --from")
+    image = read_any(path)
+    if image.channels != 3 or image.grid.dimension != 3:
+        raise InputError(f"{path}: {image.channels} volumes, a field has 3 (x, y, z)")
+    return image.grid, flip_vectors(image.array.astype(np.float32, copy=False))
+
+
+def _write_volumes(path: Path, grid: Grid, vectors_lps: Floats) -> None:
+    values = flip_vectors(vectors_lps)
+    sitk.WriteImage(to_sitk(Image(values, grid, 3, channel_kind="time")), str(path), True)
+
+
+def read_lta(path: Path) -> AffineTransform:
+    """Fixed to moving, LPS. Types VOX_TO_VOX and RAS_TO_RAS (scanner coordinates)."""
+    try:
+        text = path.read_text()
+        kind = int(_field(text, "type")[0])
+        matrix = np.array(text.split("1 4 4", 1)[1].split()[:16], float).reshape(4, 4)
+        if kind == VOXEL_TO_VOXEL:
+            source, target = (_volume_to_ras(text, name) for name in ("src", "dst"))
+            matrix = target @ matrix @ np.linalg.inv(source)
+        elif kind != RAS_TO_RAS:
+            raise InputError(f"{path}: LTA of type {kind}", "lta_convert --outlta makes type 1")
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a FreeSurfer LTA: {error}") from error
+    return affine_from_ras(matrix).inverse()
+
+
+def _field(text: str, name: str) -> list[str]:
+    match = re.search(rf"^\s*{name}\s*=\s*([^#\n]*)", text, re.MULTILINE)
+    if match is None:
+        raise ValueError(f"no {name!r}")
+    return match[1].split()
+
+
+def _volume_to_ras(text: str, name: str) -> Array:
+    """Voxel → scanner RAS from a "volume info" block: directions, voxel sizes and centre."""
+    block = re.split(rf"^{name} volume info", text, flags=re.MULTILINE)[1]
+    numbers = {
+        key: np.array(_field(block, key), float)
+        for key in ("volume", "voxelsize", "xras", "yras", "zras", "cras")
+    }
+    result = np.eye(4)
+    axes = [numbers[key] for key in ("xras", "yras", "zras")]
+    result[:3, :3] = np.column_stack(axes) * numbers["voxelsize"]
+    result[:3, 3] = numbers["cras"] - result[:3, :3] @ (numbers["volume"] / 2)
+    return result
+
+
+def write_lta(path: Path, affine: AffineTransform, fixed: Grid, moving: Grid) -> None:
+    """Type RAS_TO_RAS, moving (src) to fixed (dst), with both geometries."""
+    rows = affine_to_ras(affine.inverse())
+    matrix = "\n".join(" ".join(f"{value: .15e}" for value in row) for row in rows)
+    path.write_text(
+        f"type      = {RAS_TO_RAS} # LINEAR_RAS_TO_RAS\nnxforms   = 1\n"
+        f"mean      = 0.0000 0.0000 0.0000\nsigma     = 1.0000\n1 4 4\n{matrix}\n"
+        f"src volume info\n{_volume_info(moving)}dst volume info\n{_volume_info(fixed)}"
+    )
+
+
+def _volume_info(grid: Grid) -> str:
+    affine = voxel_to_ras(grid)
+    centre = affine[:3, :3] @ (np.array(grid.size_xyz) / 2) + affine[:3, 3]
+    directions = affine[:3, :3] / np.array(grid.spacing_mm)
+    rows = [
+        ("volume", grid.size_xyz),
+        ("voxelsize", grid.spacing_mm),
+        *zip(("xras  ", "yras  ", "zras  "), directions.T, strict=True),
+        ("cras  ", centre),
+    ]
+    lines = [f"{name} = {' '.join(f'{value:.15g}' for value in values)}\n" for name, values in rows]
+    return "valid = 1  # volume info valid\nfilename = none\n" + "".join(lines)
