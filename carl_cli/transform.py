@@ -24,6 +24,7 @@ from carl_cli.transforms.sampling import (
     from_network,
     inverse_residual,
     invert,
+    spaced_grid,
 )
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "invert",
     "jacobian_determinant",
     "repair_folds",
+    "spaced_grid",
 ]

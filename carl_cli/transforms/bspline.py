@@ -76,7 +76,7 @@ class BSplineTransform(Deformation):
         weights = np.concatenate([np.ones_like(t), t, t**2, t**3], axis=-1) @ BASIS.T
         slopes = np.concatenate([0 * t, np.ones_like(t), 2 * t, 3 * t**2], axis=-1) @ BASIS.T
         reach = [cell[:, axis, None] + np.arange(-1, 3) for axis in range(self.dimension)][::-1]
-        block = self.coefficients_mm[self._outer(reach)]
+        block = np.asarray(self.coefficients_mm[self._outer(reach)], float)
         inside = (index >= 1) & (index <= last)
         return block, list(np.moveaxis(weights, 1, 0)), list(np.moveaxis(slopes, 1, 0)), inside
 

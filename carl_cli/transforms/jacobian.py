@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from carl_cli.geometry import Grid
+from carl_cli.geometry import Array, Grid
 from carl_cli.transforms.core import Transform
 from carl_cli.transforms.interpolation import Floats
 from carl_cli.transforms.matrices import determinant
@@ -35,7 +35,7 @@ def _block_determinant(transform: Transform, grid: Grid) -> Floats:
     return determinant(by_index) * np.linalg.det(grid.lps_to_index[:-1, :-1])
 
 
-def _index_derivative(transform: Transform, grid: Grid, mapped: Floats, axis_xyz: int) -> Floats:
+def _index_derivative(transform: Transform, grid: Grid, mapped: Array, axis_xyz: int) -> Array:
     """(z, y, x, D) derivative of the mapped points by voxel index along one axis."""
     if grid.size_xyz[axis_xyz] > 1:
         return np.gradient(mapped, axis=grid.dimension - 1 - axis_xyz)

@@ -42,6 +42,18 @@ def slab_grid(grid: Grid, part: slice) -> Grid:
     return subgrid(grid, (0,) * others + (part.start,), size)
 
 
+def spaced_grid(grid: Grid, spacing_mm: float) -> Grid:
+    """The same field of view in cubic blocks, the last ones overhanging where it doesn't divide.
+
+    The first voxel is the centre of the first block, so that the blocks begin at the corner.
+    """
+    old = np.array(grid.spacing_mm)
+    size = np.ceil(np.array(grid.size_xyz) * old / spacing_mm - 1e-6).astype(int)
+    origin = apply_affine(grid.index_to_lps, (spacing_mm / old - 1) / 2)
+    spacing = (float(spacing_mm),) * grid.dimension
+    return Grid(tuple(size.tolist()), spacing, tuple(origin.tolist()), grid.direction)
+
+
 def dense(transform: Transform, grid: Grid) -> DisplacementField:
     """T(x) - x at each voxel centre of `grid`, mm LPS, float32."""
     values = np.empty((*grid.shape_zyx, grid.dimension), np.float32)

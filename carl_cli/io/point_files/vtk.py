@@ -8,6 +8,7 @@ import re
 import struct
 import xml.etree.ElementTree as ElementTree
 import zlib
+from itertools import islice
 
 import numpy as np
 
@@ -44,24 +45,25 @@ def _binary(
 ) -> Document:
     end = start + 3 * count * dtype.itemsize
     numbers = np.frombuffer(content[start:end], dtype).reshape(count, 3).astype(float)
-    return Document(
-        numbers,
-        frame,
-        lambda values: content[:start] + values.astype(dtype).tobytes() + content[end:],
-    )
+
+    def rewrite(values: Array) -> bytes:
+        return content[:start] + values.astype(dtype).tobytes() + content[end:]
+
+    return Document(numbers, frame, rewrite)
 
 
 def _ascii(content: bytes, start: int, count: int, frame: Frame | None, name: str) -> Document:
-    words = re.compile(rb"\s*(?:\S+\s+){%d}\S+" % max(3 * count - 1, 0))
-    block = words.match(content, start) if count else re.compile(b"").match(content, start)
+    words = list(islice(re.compile(rb"\S+").finditer(content, start), 3 * count))
+    end = words[-1].end() if words else start
     try:
-        numbers = np.array(block[0].split() if block else [], float).reshape(count, 3)
+        numbers = np.array([word[0] for word in words], float).reshape(count, 3)
     except ValueError as error:
         raise InputError(f"{name}: {count} points were announced: {error}") from error
-    end = block.end() if block else start
-    return Document(
-        numbers, frame, lambda values: content[:start] + _lines(values).rstrip() + content[end:]
-    )
+
+    def rewrite(values: Array) -> bytes:
+        return content[:start] + _lines(values).rstrip() + content[end:]
+
+    return Document(numbers, frame, rewrite)
 
 
 def _lines(values: Array) -> bytes:
@@ -146,10 +148,8 @@ def _inflate(text: str, header: str) -> bytes:
     width = struct.calcsize(header)
     (blocks,) = struct.unpack(header, base64.b64decode(text[: _encoded(width) + 4])[:width])
     head = _encoded(width * (3 + blocks))
-    sizes = struct.unpack(
-        header[0] + str(3 + blocks) + header[1],
-        base64.b64decode(text[:head])[: width * (3 + blocks)],
-    )[3:]
+    layout = f"{header[0]}{3 + blocks}{header[1]}"
+    sizes = struct.unpack_from(layout, base64.b64decode(text[:head]))[3:]
     data = base64.b64decode(text[head : head + _encoded(sum(sizes))])
     ends = np.cumsum(sizes)
     return b"".join(zlib.decompress(data[e - s : e]) for e, s in zip(ends, sizes, strict=True))

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from numpy.typing import DTypeLike
 
 from carl_cli.errors import InputError
+from carl_cli.io.atomic import full_suffix
 from carl_cli.io.image import read_any
 from carl_cli.io.transforms import nifti
 from carl_cli.io.transforms.conversion import field_to_sitk
@@ -37,9 +38,23 @@ def read_field(path: Path) -> DisplacementField:
     return DisplacementField(image.grid, image.array.astype(np.float32, copy=False))
 
 
+def is_field(path: Path) -> bool:
+    """Whether an image file declares vectors of its own dimension, which can only be a field."""
+    suffix = full_suffix(path).lower()
+    if suffix.startswith(".nii"):
+        return nifti.read_header(path).intent in (nifti.INTENT_VECTOR, nifti.INTENT_DISPLACEMENT)
+    if suffix not in READABLE:
+        return False
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    real = reader.GetPixelID() in (sitk.sitkVectorFloat32, sitk.sitkVectorFloat64)
+    return bool(real and reader.GetNumberOfComponents() == reader.GetDimension())
+
+
 def _check_nifti(path: Path) -> None:
     header = nifti.read_header(path)
-    if header.intent_name.startswith("NREG_TRANS"):
+    if nifti.intent_name(header).startswith("NREG_TRANS"):
         raise InputError(
             f"{path}: a NiftyReg transformation, not an ITK displacement field",
             "make a displacement field of it with reg_transform -disp",

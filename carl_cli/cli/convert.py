@@ -1,0 +1,63 @@
+"""`carl convert`: a transform in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from carl_cli.cli.options import LogFile, Overwrite, Quiet, Verbose
+from carl_cli.cli.transform_options import FieldSpacing, Intent, Output, Precision, Reference
+
+Program = Literal["greedy", "easyreg", "synthmorph", "lta"]
+
+
+def convert(
+    transform: Annotated[Path, typer.Argument(metavar="T", help="The transform to convert.")],
+    output: Output,
+    source: Annotated[
+        Program | None,
+        typer.Option(
+            "--from",
+            help="Program whose conventions T follows: greedy (4x4 text), easyreg (RAS "
+            "positions), synthmorph (RAS displacements), lta. Files of ITK, ANTs, Slicer and "
+            "greedy's fields need none.",
+        ),
+    ] = None,
+    target: Annotated[
+        Program | None, typer.Option("--to", help="Program whose conventions the output follows.")
+    ] = None,
+    reference: Reference = None,
+    moving: Annotated[
+        Path | None, typer.Option("--moving", "-m", help="The moving image, for --to lta.")
+    ] = None,
+    field_spacing: FieldSpacing = None,
+    precision: Precision = "float",
+    intent: Intent = "1007",
+    repair_folds: Annotated[
+        bool, typer.Option("--repair-folds", help="Remove folds, changing as little as possible.")
+    ] = False,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
+) -> None:
+    """Write a transform in another format.
+
+    The suffix of the output names it: .h5 (exact composite), .nii.gz .nii .nrrd .mha (dense
+    field), .tfm .txt .mat (affine).
+
+    carl convert forward.h5 -r fixed.nii.gz -o field.nii.gz
+    """
+    from carl_cli.cli.console import start
+    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.transforming import Storage
+    from carl_cli.transforming import convert as run
+
+    start(verbose, quiet, log_file)
+    check_outputs([output], overwrite)
+    storage = Storage(
+        reference, field_spacing, precision, 1006 if intent == "1006" else 1007, target, moving
+    )
+    run(transform, output, storage, source, repair_folds)
