@@ -59,7 +59,7 @@ def report(
     given = {
         "fixed": fixed,
         "moving": moving,
-        "transform": transform,
+        "forward": transform,
         "warped": warped,
         "jacobian": jacobian,
         "confidence": confidence,

@@ -131,7 +131,9 @@ class Landmark(_Part):
 
 
 class Metrics(_Part):
-    """match_spread_mm: median of the confidence map, see `write_report`."""
+    """inverse_consistency_mm: |backward(forward(x)) - x| of the network's two directions;
+    inverse_residual_mm: the same with the numerical inverse that was written.
+    match_spread_mm: median of the confidence map, see `write_report`."""
 
     similarity_before: Similarity = Field(default_factory=Similarity)
     similarity_after: Similarity = Field(default_factory=Similarity)
@@ -139,6 +141,7 @@ class Metrics(_Part):
     folded_percent: float | None = None
     sdlogj: float | None = None
     inverse_consistency_mm: Spread | None = None
+    inverse_residual_mm: Spread | None = None
     rotation_degrees: float | None = None
     linear_determinant: float | None = None
     match_spread_mm: float | None = None
@@ -156,7 +159,7 @@ class Metrics(_Part):
 
 
 class RunRecord(_Part):
-    """`inputs` and `outputs` are keyed by role: fixed, moving, transform, warped, …"""
+    """`inputs` and `outputs` are keyed by role: fixed, moving, fixed_seg, forward, warped, …"""
 
     format: Literal["carl-run/1"] = "carl-run/1"
     command: str

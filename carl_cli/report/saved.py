@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from carl_cli.errors import CarlError, InputError, UsageError
 from carl_cli.io.image import Image, read_image
@@ -20,7 +21,7 @@ from carl_cli.transform import Transform
 ROLES = (
     "fixed",
     "moving",
-    "transform",
+    "forward",
     "warped",
     "jacobian",
     "confidence",
@@ -28,7 +29,7 @@ ROLES = (
     "moving_seg",
 )
 """Keys of a record's inputs and outputs that a report shows."""
-NEEDED = ("fixed", "moving", "transform")
+NEEDED = {"fixed": "the fixed image", "moving": "the moving image", "forward": "the transform"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +70,18 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
 
     record_path: what `--json` wrote, or None. given: role → path, stronger than the record.
     The moving image is warped anew when there is no warped image. Raises UsageError when
-    fixed, moving or transform is known from neither, InputError when a file can't be read.
+    fixed, moving or forward is known from neither, InputError when a file can't be read.
     """
     record = None if record_path is None else read_record(record_path)
     paths = _paths(record, record_path, given)
-    missing = [role for role in NEEDED if role not in paths]
+    missing = [words for role, words in NEEDED.items() if role not in paths]
     if missing:
         raise UsageError(
             f"A report needs {', '.join(missing)}.",
             "Give the run record of `carl register --json`, or name the files.",
         )
-    images = {role: read_image(path) for role, path in paths.items() if role != "transform"}
-    transform = read_transform(paths["transform"])
+    images = {role: _read(role, path, record) for role, path in paths.items() if role != "forward"}
+    transform = read_transform(paths["forward"])
     fixed, moving = images["fixed"], images["moving"]
     darkest = float(moving.array.min())
     warped = images.get("warped") or resample(moving, fixed.grid, transform, background=darkest)
@@ -93,6 +94,16 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
         confidence=images.get("confidence"),
         labels=(images.get("fixed_seg"), images.get("moving_seg")),
         record=None if record is None else _with_changes(record, paths),
+    )
+
+
+def _read(role: str, path: Path, record: RunRecord | None) -> Image:
+    """The same series or time point that was registered."""
+    options: dict[str, Any] = dict(record.options) if record else {}
+    if role not in ("fixed", "moving"):
+        return read_image(path)
+    return read_image(
+        path, series_uid=options.get("series_uid"), time_index=options.get("time_index")
     )
 
 
@@ -128,7 +139,7 @@ def _paths(
             located = _located(entries[role].path, record_path)
             if located is None and role in NEEDED:
                 raise InputError(
-                    f"{entries[role].path}, the {role} of this run, is not there.",
+                    f"{entries[role].path}, {NEEDED[role]} of this run, is not there.",
                     "Run from the folder of the registration, or name the file.",
                 )
             if located is not None:

@@ -127,6 +127,7 @@ def _metrics(metrics: Metrics) -> str:
         ("change of volume (linear part)", metrics.linear_determinant, 3),
         ("spread of the match, median, mm", metrics.match_spread_mm, 1),
         *_spread("inverse consistency", metrics.inverse_consistency_mm),
+        *_spread("residual of the inverse", metrics.inverse_residual_mm),
         *_spread("landmark error", metrics.tre_mm),
     )
     rows += [

@@ -20,7 +20,7 @@ from carl_cli.cli.view import view
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.image import read_image, write_image
 from carl_cli.io.transform import write_transform
-from carl_cli.report.record import RunRecord, input_file, output_files, write_record
+from carl_cli.report.record import RunRecord, input_file, output_files, read_record, write_record
 from carl_cli.report.saved import load_case, load_run
 from carl_cli.report.serve import page_server
 from tests.report.conftest import Pair
@@ -38,7 +38,7 @@ def run_folder(
         write_image(Path(f"{name}.nii.gz"), getattr(pair, name))
     write_transform(Path("t.h5"), pair.transform)
     inputs = {name: input_file(f"{name}.nii.gz") for name in ("fixed", "moving")}
-    outputs = output_files({"transform": Path("t.h5"), "warped": Path("warped.nii.gz")})
+    outputs = output_files({"forward": Path("t.h5"), "warped": Path("warped.nii.gz")})
     write_record(
         "run.json", record.model_copy(update={"inputs": inputs, "outputs": outputs, "warnings": []})
     )
@@ -76,6 +76,22 @@ def test_a_changed_file_is_said(run_folder: Path) -> None:
     assert load_run(Path("run.json"), {}).record.warnings == [
         "moving.nii.gz (moving) is not the file of this run: its hash differs."
     ]
+
+
+def test_the_registered_time_point_is_shown(run_folder: Path) -> None:
+    """The record says which volume of a series in time was registered."""
+    image = read_image("moving.nii.gz")
+    series = np.stack([np.zeros_like(image.array), image.array], axis=-1)
+    write_image(
+        Path("series.nii.gz"), replace(image, array=series, channels=2, channel_kind="time")
+    )
+    recorded = read_record("run.json")
+    inputs = recorded.inputs | {"moving": input_file("series.nii.gz")}
+    write_record(
+        "series.json", recorded.model_copy(update={"inputs": inputs, "options": {"time_index": 1}})
+    )
+    shown = load_run(Path("series.json"), {}).moving
+    np.testing.assert_array_equal(shown.array, image.array)
 
 
 def test_files_alone_are_enough(run_folder: Path) -> None:
