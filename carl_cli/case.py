@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from carl_cli.delivery import Delivery
-from carl_cli.errors import UsageError
+from carl_cli.errors import InputError, UsageError
 from carl_cli.io.image import Image, read_image
-from carl_cli.io.points import read_points
+from carl_cli.io.points import PointSet, read_points
 from carl_cli.io.transform import read_transform
 from carl_cli.progress import Progress, silent
 from carl_cli.registration import Registration, RegistrationOptions, prepare, register
@@ -144,7 +144,7 @@ def _closed(record: records.RunRecord, outputs: CaseOutputs) -> records.RunRecor
 
 
 def _check(inputs: CaseInputs) -> None:
-    """One of a pair of segmentations or of point lists says nothing."""
+    """Only both sides' segmentations or landmarks together give a score."""
     for name in ("seg", "points"):
         given = [getattr(inputs, f"{side}_{name}") for side in ("fixed", "moving")]
         if (given[0] is None) != (given[1] is None):
@@ -171,11 +171,19 @@ def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> Registratio
 
 
 def _truth(inputs: CaseInputs) -> Truth:
-    points = [inputs.fixed_points, inputs.moving_points]
-    return Truth(
-        _optional(inputs.fixed_seg),
-        _optional(inputs.moving_seg),
-        *(None if path is None else read_points(path) for path in points),
+    paths = (inputs.fixed_points, inputs.moving_points)
+    fixed_points, moving_points = (None if p is None else read_points(p) for p in paths)
+    _check_landmarks(fixed_points, moving_points)
+    segmentations = _optional(inputs.fixed_seg), _optional(inputs.moving_seg)
+    return Truth(*segmentations, fixed_points, moving_points)
+
+
+def _check_landmarks(fixed: PointSet | None, moving: PointSet | None) -> None:
+    if fixed is None or moving is None or len(fixed.points_lps) == len(moving.points_lps):
+        return
+    raise InputError(
+        f"{len(fixed.points_lps)} fixed landmarks meet {len(moving.points_lps)} moving ones",
+        "give both images the same landmarks, in the same order",
     )
 
 

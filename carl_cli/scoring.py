@@ -9,24 +9,22 @@ from numpy.typing import NDArray
 
 from carl_cli import evaluation
 from carl_cli.io.image import Image
+from carl_cli.io.points import PointSet
 from carl_cli.io.resample import resample
 from carl_cli.registration import Registration
 from carl_cli.report.advice import linear_part, overlap_percent
 from carl_cli.report.record import Landmark, Metrics, Similarity, Spread, StructureScore
 from carl_cli.transform import Transform, jacobian_determinant
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is known of the pair. Points: (N, D) LPS mm, row k of one belongs to row k of the
-    other."""
+    """What is known of the pair; landmark k of one image belongs to landmark k of the other."""
 
     fixed_seg: Image | None = None
     moving_seg: Image | None = None
-    fixed_points: Floats | None = None
-    moving_points: Floats | None = None
+    fixed_points: PointSet | None = None
+    moving_points: PointSet | None = None
 
 
 def score(fixed: Image, moving: Image, result: Registration, truth: Truth) -> Metrics:
@@ -44,7 +42,7 @@ def score(fixed: Image, moving: Image, result: Registration, truth: Truth) -> Me
         overlap_percent=overlap_percent(result.forward, fixed.grid, moving.grid),
         folded_percent=evaluation.folded_percent(jacobian),
         sdlogj=evaluation.sdlogj(jacobian),
-        inverse_consistency_mm=Spread.of(_inverse_error_mm(result, inside)),
+        inverse_consistency_mm=_inverse_error_mm(result, inside),
         rotation_degrees=rotation,
         linear_determinant=determinant,
         match_spread_mm=None if spread is None else float(np.median(spread)),
@@ -70,11 +68,12 @@ def _similarity(result: Registration, moving: Image, transform: Transform | None
     )
 
 
-def _inverse_error_mm(result: Registration, inside: NDArray[np.bool_]) -> Floats:
-    """Distance of backward(forward(x)) from x at every second voxel of the foreground."""
+def _inverse_error_mm(result: Registration, inside: NDArray[np.bool_]) -> Spread:
+    """Of backward(forward(x)) from x at every second voxel of the foreground."""
     every_second = (slice(None, None, 2),) * inside.ndim
     points = result.prepared.fixed.grid.points_mm()[every_second][inside[every_second]]
-    return evaluation.inverse_consistency_error_mm(result.forward, result.backward, points)
+    error = evaluation.inverse_consistency_error(result.forward, result.backward, points)
+    return Spread(mean=error.mean_mm, p95=error.p95_mm, max=error.max_mm)
 
 
 def _structures(truth: Truth, transform: Transform) -> list[StructureScore]:
@@ -85,35 +84,38 @@ def _structures(truth: Truth, transform: Transform) -> list[StructureScore]:
         resample(truth.moving_seg, fixed.grid, t, interpolator="nearest").array
         for t in (None, transform)
     )
-    scores = [
-        (evaluation.dice(fixed.array, labels), evaluation.hd95_mm(fixed.array, labels, fixed.grid))
+    dice_before, dice = (evaluation.dice(fixed.array, labels).values for labels in (before, after))
+    spacing = fixed.grid.spacing_mm
+    hd95_before, hd95 = (
+        evaluation.surface_distance(fixed.array, labels, spacing).hd95_mm.values
         for labels in (before, after)
-    ]
-    (dice_before, hd_before), (dice_after, hd_after) = scores
+    )
     return [
         StructureScore(
             label=str(label),
             dice_before=dice_before.get(label),
-            dice=value,
-            hd95_before_mm=hd_before.get(label),
-            hd95_mm=hd_after.get(label),
+            dice=dice[label],
+            hd95_before_mm=hd95_before.get(label),
+            hd95_mm=hd95.get(label),
         )
-        for label, value in dice_after.items()
+        for label in dice
     ]
 
 
 def _landmarks(truth: Truth, transform: Transform) -> list[Landmark]:
+    """Errors in the moving image, where a mapped fixed landmark meets its partner."""
     if truth.fixed_points is None or truth.moving_points is None:
         return []
-    mapped = transform(truth.fixed_points)
-    rows = zip(truth.fixed_points, truth.moving_points, mapped, strict=True)
+    fixed, moving = truth.fixed_points.points_lps, truth.moving_points.points_lps
+    before = np.linalg.norm(fixed - moving, axis=1)
+    after = np.linalg.norm(transform(fixed) - moving, axis=1)
     return [
         Landmark(
             name=str(k + 1),
-            fixed_mm=tuple(map(float, a)),
-            moving_mm=tuple(map(float, b)),
-            error_before_mm=float(np.linalg.norm(a - b)),
-            error_mm=float(np.linalg.norm(m - b)),
+            fixed_mm=tuple(map(float, fixed[k])),
+            moving_mm=tuple(map(float, moving[k])),
+            error_before_mm=float(before[k]),
+            error_mm=float(after[k]),
         )
-        for k, (a, b, m) in enumerate(rows)
+        for k in range(len(fixed))
     ]
