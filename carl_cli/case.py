@@ -13,11 +13,17 @@ from carl_cli.io.image import Image, read_image
 from carl_cli.io.points import PointSet, read_points
 from carl_cli.io.transform import read_transform
 from carl_cli.progress import Progress, silent
-from carl_cli.registration import Registration, RegistrationOptions, prepare, register
+from carl_cli.registration import (
+    DEFAULT_OPTIONS,
+    Registration,
+    RegistrationOptions,
+    prepare,
+    register,
+)
 from carl_cli.report import record as records
+from carl_cli.report.advice import advise
 from carl_cli.scoring import Truth, score
 from carl_cli.stopwatch import Stopwatch
-from carl_cli.report.advice import advise
 from carl_cli.weights import Weights
 
 
@@ -84,7 +90,7 @@ def run_case(
     inputs: CaseInputs,
     outputs: CaseOutputs,
     weights: Weights,
-    options: RegistrationOptions = RegistrationOptions(),
+    options: RegistrationOptions = DEFAULT_OPTIONS,
     settings: RunSettings = RunSettings(),
     progress: Progress = silent,
 ) -> records.RunRecord:

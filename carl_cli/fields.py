@@ -15,6 +15,7 @@ exactly with the network. Rules are named by the flag `align_corners`, as torch 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,12 @@ def sample(values_BCx: Tensor, points_BDx: Tensor, align_corners: bool) -> Tenso
         values, grid, mode="bilinear", padding_mode="border", align_corners=align_corners
     )
     return out.reshape(out.shape[0], out.shape[1], *points_BDx.shape[2:])
+
+
+def cut(x: Tensor, slices: Sequence[slice]) -> Tensor:
+    """x with these slices taken along its last axes."""
+    index: tuple[Any, ...] = (..., *slices)
+    return x[index]
 
 
 class Map:
@@ -103,11 +110,11 @@ def jacobian_determinant(phi_BDx: Tensor) -> Tensor:
     phi (B, D, *shape) in voxels → (B, *(shape - 1)); 1 where volume is kept, ≤ 0 at folds.
     """
     dimension = phi_BDx.shape[1]
-    corner = phi_BDx[(..., *[slice(1, None)] * dimension)]
+    corner = cut(phi_BDx, [slice(1, None)] * dimension)
     edges = []
     for axis in range(dimension):
         before = [slice(1, None)] * dimension
         before[axis] = slice(None, -1)
-        edges.append(corner - phi_BDx[(..., *before)])
+        edges.append(corner - cut(phi_BDx, before))
     jacobian = torch.stack(edges, dim=2)  # B, component, derivative, *(shape - 1)
     return torch.linalg.det(jacobian.movedim((1, 2), (-2, -1)))

@@ -99,4 +99,5 @@ def covering_grid(grid: Grid, spacing_mm: float) -> Grid:
 
 def apply_affine(matrix: Array, points: Array) -> Array:
     """Homogeneous (D+1, D+1) matrix applied to points of shape (..., D)."""
-    return np.asarray(points) @ matrix[:-1, :-1].T + matrix[:-1, -1]
+    mapped: Array = np.add(np.matmul(points, matrix[:-1, :-1].T), matrix[:-1, -1])
+    return mapped

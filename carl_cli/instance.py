@@ -7,7 +7,7 @@ fixed → moving and φ⁻ the network's map moving → fixed. The best state se
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +91,7 @@ def _private_copy(network: Registrar, pair: Pair, scope: str) -> Registrar:
 
 
 def _better(
-    trained: list[Tensor], best: list[Tensor], losses: list[float], loss: float
+    trained: Sequence[Tensor], best: list[Tensor], losses: list[float], loss: float
 ) -> list[Tensor]:
     """Note the loss; the parameters to keep are these if it is the lowest so far."""
     is_best = not losses or loss < min(losses)

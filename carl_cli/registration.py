@@ -49,6 +49,9 @@ class RegistrationOptions:
     confidence: bool = False
 
 
+DEFAULT_OPTIONS = RegistrationOptions()
+
+
 @dataclass(frozen=True, eq=False)
 class Registration:
     """Both directions as the network has them, LPS mm.
@@ -70,7 +73,7 @@ def register(
     fixed: Image,
     moving: Image,
     weights: Weights,
-    options: RegistrationOptions = RegistrationOptions(),
+    options: RegistrationOptions = DEFAULT_OPTIONS,
     progress: Progress = silent,
 ) -> Registration:
     """Find the transform that carries points of `fixed` to points of `moving`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from carl_cli.fields import Map, Shape, identity
+from carl_cli.fields import Map, Shape, cut, identity
 
 STEP = 1e-3  # of a unit coordinate; the published finite difference
 
@@ -17,8 +17,8 @@ def diffusion(phi_BDx: Tensor, identity_1Dx: Tensor) -> Tensor:
     """
     displacement = phi_BDx - identity_1Dx
     axes = range(2, displacement.dim())
-    energy = sum(((displacement.diff(dim=axis)) ** 2).mean() for axis in axes)
-    return energy * phi_BDx.shape[2] ** 2
+    energies = [(displacement.diff(dim=axis) ** 2).mean() for axis in axes]
+    return torch.stack(energies).sum() * phi_BDx.shape[2] ** 2
 
 
 def gradicon(
@@ -39,9 +39,10 @@ def gradicon(
     points = identity(shape, align_corners, device)
     noise = torch.randn(points.shape, generator=generator).to(device)
     points = points + noise * (stride / shape[-1])
-    points = points[(..., *[slice(None, None, stride)] * len(shape))]
+    points = cut(points, [slice(None, None, stride)] * len(shape))
     error = points - ahead(back(points))
-    return sum(_slope(ahead, back, points, error, axis) for axis in range(len(shape)))
+    slopes = [_slope(ahead, back, points, error, axis) for axis in range(len(shape))]
+    return torch.stack(slopes).sum()
 
 
 def _slope(ahead: Map, back: Map, points: Tensor, error: Tensor, axis: int) -> Tensor:

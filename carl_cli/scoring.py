@@ -59,7 +59,7 @@ def _similarity(result: Registration, moving: Image, transform: Transform | None
     prepared = result.prepared
     low, high, _ = prepared.moving.intensity
     seen = resample(moving, prepared.fixed.grid, transform, background=low, dtype=np.float32)
-    scaled = np.clip((seen.array - low) / max(high - low, 1e-12), 0, 1)
+    scaled = np.clip((seen.array.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
     a, b, mask = prepared.fixed.array, scaled, prepared.fixed.mask
     return Similarity(
         lncc=evaluation.lncc(a, b, mask),

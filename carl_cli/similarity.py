@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from carl_cli.fields import cut
+
 Similarity = Callable[..., Tensor]
 VARIANCE_FLOOR = 1e-5  # for intensities in [0, 1]; keeps flat regions from dividing by zero
 
@@ -127,7 +129,7 @@ def _moved(padded: Tensor, step: tuple[int, ...], dilation: int) -> Tensor:
         slice(dilation * (1 + s), dilation * (1 + s) + n - 2 * dilation)
         for s, n in zip(step, padded.shape[2:], strict=True)
     ]
-    return padded[(..., *window)]
+    return cut(padded, window)
 
 
 NAMES = ("lncc", "lncc2", "mind", "ncc")

@@ -24,7 +24,6 @@ from carl_cli.preprocess import PreprocessRule
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 CARD = "README.md"
-FORMAT_VERSION = 1
 
 
 class InstanceDefaults(BaseModel):
@@ -43,7 +42,7 @@ class WeightsConfig(BaseModel):
     """config.json. `files` holds the SHA-256 of each file that is used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     name: str
     family: Literal["carl", "unigradicon"] = "carl"
     licence: str = "Apache-2.0"

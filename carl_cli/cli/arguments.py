@@ -108,9 +108,9 @@ class NetworkArguments:
     weights: Annotated[
         str, _option(NETWORK, "--weights", help="Name of weights, or their folder.")
     ] = "carl-base"
-    device: Annotated[
-        str, _option(NETWORK, "--device", help="auto, cpu, cuda, cuda:N or mps.")
-    ] = "auto"
+    device: Annotated[str, _option(NETWORK, "--device", help="auto, cpu, cuda, cuda:N or mps.")] = (
+        "auto"
+    )
     seed: Annotated[int, _option(NETWORK, "--seed", help="Of all random numbers.")] = 0
     deterministic: Annotated[
         bool, _option(NETWORK, "--deterministic", help="Same bytes each time on a GPU too.")

@@ -1,11 +1,11 @@
 """Options in groups: a command takes dataclasses, Typer sees one flat list of options.
 
-    @dataclass(frozen=True)
-    class Speed:
-        threads: Annotated[int, typer.Option(help="…")] = 1
+@dataclass(frozen=True)
+class Speed:
+    threads: Annotated[int, typer.Option(help="…")] = 1
 
-    @grouped
-    def command(speed: Speed) -> None: ...
+@grouped
+def command(speed: Speed) -> None: ...
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from carl_cli.cli.outputs import check_outputs
 from carl_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from carl_cli.case import CaseInputs, CaseOutputs, RunSettings
+    from carl_cli.case import CaseInputs, CaseOutputs
     from carl_cli.report.record import RunRecord
 
 

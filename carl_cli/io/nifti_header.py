@@ -61,7 +61,7 @@ def open_packed(path: Path) -> BinaryIO:
     """The file's bytes, unpacked if they are a gzip stream, whatever its name says."""
     with open(path, "rb") as file:
         packed = file.read(2) == GZIP_MAGIC
-    return cast(BinaryIO, gzip.open(path, "rb") if packed else open(path, "rb"))  # noqa: SIM115
+    return cast(BinaryIO, gzip.open(path, "rb") if packed else open(path, "rb"))
 
 
 def start_of(path: Path) -> bytes:

@@ -48,7 +48,8 @@ class _MeanPosition(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        d_queries, d_keys = _tiled_backward(*ctx.saved_tensors, grads[0])
+        queries, keys, positions, mean, total = ctx.saved_tensors
+        d_queries, d_keys = _tiled_backward(queries, keys, positions, mean, total, grads[0])
         return d_queries, d_keys, None
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from carl_cli.fields import DisplacementMap, Shape, identity, voxels_per_unit
+from carl_cli.fields import DisplacementMap, Shape, cut, identity, voxels_per_unit
 from carl_cli.kernels.attention import mean_and_spread, mean_position
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.operators import Registrar
@@ -61,7 +61,7 @@ class CoordinateAttention(Registrar):
     def _attention_inputs(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, N, C), keys (B, M, C) and the keys' unit coordinates (M, D)."""
         crop = slice(self.padding, -self.padding or None)
-        queries = fixed[(..., *[crop] * (fixed.dim() - 2))].flatten(2).transpose(1, 2)
+        queries = cut(fixed, [crop] * (fixed.dim() - 2)).flatten(2).transpose(1, 2)
         keys = moving.flatten(2).transpose(1, 2)
         positions = self._padded_identity(self._inner_shape(moving), moving.device)
         return queries.contiguous(), keys.contiguous(), positions

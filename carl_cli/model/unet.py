@@ -42,8 +42,8 @@ class DisplacementUNet(Registrar):
         )
         self.norms = nn.ModuleList(batch_norm(dimension, u) for u in up)
         self.last = conv(dimension, inputs[0] + up[0], dimension)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
         return DisplacementMap(self.displacement(fixed, moving), self.align_corners)

@@ -35,7 +35,8 @@ def test_mean_position_and_its_gradient_equal_the_definition(queries: int, keys:
     (found * pull).sum().backward()
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
     for a, b in zip(ours, exact, strict=True):
-        assert a.grad is not None and b.grad is not None
+        assert a.grad is not None
+        assert b.grad is not None
         torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-6)
 
 
