@@ -63,7 +63,7 @@ def contrast_pair(chance: Chance, map_: LabelMap, kind: str) -> tuple[Contrast, 
 
 def texture_volume(chance: Chance, shape: Shape) -> Tensor:
     """(1, D, H, W) noise of unit variance, grains and blotches in random proportion."""
-    blotches = smooth_noise(chance, 1, shape, chance.integer(6, max(shape) // 2))
+    blotches = smooth_noise(chance, 1, shape, chance.integer(6, max(6, max(shape) // 2)))
     mixed = chance.normal(1, *shape) * chance.uniform(0, 1) + blotches * chance.uniform(0, 1)
     return mixed / (mixed.std() + 1e-6)
 

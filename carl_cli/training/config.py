@@ -80,7 +80,8 @@ class LossWeights(Strict):
       similarity   `metric` with a window of σ, for the contrasts in `similar_contrasts`
       dice         1 - soft Dice of up to `dice_labels` labels
       field        Huber loss of phi in voxels, pairs with known correspondence
-      regularity   `regulariser`; paper: 1.5
+      regularity   `regulariser` of the whole map; paper: 1.5
+      refinement   diffusion energy (voxels) of what each Ψ adds: no cost for affine parts
     """
 
     attention: float = Field(default=0.0, ge=0)
@@ -96,6 +97,7 @@ class LossWeights(Strict):
     field: float = Field(default=0.0, ge=0)
     regularity: float = Field(default=0.0, ge=0)
     regulariser: Literal["diffusion", "gradicon"] = "gradicon"
+    refinement: float = Field(default=0.0, ge=0)
     gradicon_stride: Literal[1, 2] = 1
 
     @model_validator(mode="after")
@@ -117,10 +119,14 @@ class StageConfig(Strict):
 
     kind: `correspondence` trains Ξ alone on sampled attention rows; `registration` runs the
     whole network. batch: pairs at once on each device; accumulate: batches per step.
-    train: which part learns. batch_norm: `batch` uses the statistics of the batch and keeps
-    running ones, `frozen` uses the kept ones. extra_step: one more full-resolution
-    refinement is appended first (the paper's second stage). synthesis: changes to that of
-    the data.
+    levels: how many refinements run, with the last of them at full resolution: a model of
+    scales 4, 2, 1 has at levels 1 its Ξ at 1/2 and one Ψ at 1, so that a small grid trains
+    what a large one uses. None: all. padding: of Ξ during this stage, if not the model's (it
+    costs memory and has no weights). extra_step: one more full-resolution refinement is
+    appended first (the paper's second stage). new_refinement: a Ψ that the stage before did
+    not have starts as the identity or as a copy of the last one. train: which part learns.
+    batch_norm: `batch` uses the statistics of the batch and keeps running ones, `frozen`
+    uses the kept ones. synthesis: changes to that of the data.
     """
 
     name: str
@@ -136,18 +142,23 @@ class StageConfig(Strict):
     clip_norm: float | None = Field(default=None, gt=0)
     train: Literal["all", "coarse", "refinements"] = "all"
     batch_norm: Literal["batch", "frozen"] = "batch"
+    levels: int | None = Field(default=None, ge=0)
+    padding: int | None = Field(default=None, ge=0)
     extra_step: bool = False
+    new_refinement: Literal["identity", "copy"] = "identity"
     loss: LossWeights
     synthesis: dict[str, Any] = {}
 
 
 class RuntimeConfig(Strict):
     """device: auto, cpu, cuda or cuda:N. bfloat16: autocast of the convolutions.
-    gradient_checkpointing: recompute each encoder and U-Net in the backward pass."""
+    gradient_checkpointing: recompute each encoder and U-Net in the backward pass.
+    channels_last: memory layout of the convolutions."""
 
     device: str = "auto"
     bfloat16: bool = False
     gradient_checkpointing: bool = False
+    channels_last: bool = False
     compile: bool = False
 
 
@@ -187,6 +198,9 @@ class TrainConfig(Strict):
                 raise ValueError(f"stage {stage.name}: attention losses need coarse = attention")
             if self.data.kind == "synthetic":
                 self.synthesis(stage)
+        counts = [len(model_at(self, k).refine_scales) for k in range(len(self.stages))]
+        if counts != sorted(counts):
+            raise ValueError(f"refinements must not become fewer; they are {counts} by stage")
         return self
 
     def synthesis(self, stage: StageConfig) -> SynthesisSettings:
@@ -197,11 +211,30 @@ class TrainConfig(Strict):
         return replace(settings, shape_zyx=stage.shape_zyx)
 
 
-def model_at(config: TrainConfig, stage_number: int) -> ModelConfig:
-    """The network during a stage: with the extra steps appended so far."""
-    extra = sum(stage.extra_step for stage in config.stages[: stage_number + 1])
+def whole_model(config: TrainConfig, stage_number: int) -> ModelConfig:
+    """The network that the run is making: with the extra steps appended so far."""
+    extra = sum(s.extra_step for s in config.stages[: stage_number + 1])
     scales = config.model.refine_scales + (1,) * extra
     return config.model.model_copy(update={"refine_scales": scales})
+
+
+def model_at(config: TrainConfig, stage_number: int) -> ModelConfig:
+    """The network that a stage runs: cut to its levels, with its padding.
+
+    Raises ValueError for more levels than there are.
+    """
+    stage, model = config.stages[stage_number], whole_model(config, stage_number)
+    encoder, coarse, scales = model.encoder, model.coarse_scale, model.refine_scales
+    if stage.padding is not None:
+        encoder = encoder.model_copy(update={"padding": stage.padding})
+    if stage.levels is not None:
+        if stage.levels > len(scales):
+            raise ValueError(f"stage {stage.name}: levels {stage.levels} of {len(scales)}")
+        scales = scales[: stage.levels]
+        finest = scales[-1] if scales else coarse
+        coarse, scales = coarse // finest, tuple(s // finest for s in scales)
+    update = {"encoder": encoder, "coarse_scale": coarse, "refine_scales": scales}
+    return model.model_copy(update=update)
 
 
 def load_config(path: Path) -> TrainConfig:

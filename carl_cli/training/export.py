@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from carl_cli.errors import InputError
-from carl_cli.model.carl import ModelConfig, build_network
 from carl_cli.preprocess import PreprocessRule
 from carl_cli.training.checkpoint import has_state, load_state
 from carl_cli.training.config import SyntheticData, TrainConfig
+from carl_cli.training.start import averaged
 from carl_cli.weights import WeightsConfig, save_weights
 
 
@@ -23,9 +23,7 @@ def export(run: Path, folder: Path, name: str | None = None, last: bool = False)
         raise InputError(f"{run} holds no checkpoint", "name the folder of a training run")
     state = load_state(run, which)
     training = TrainConfig.model_validate(state["config"])
-    model = ModelConfig.model_validate(state["model_now"])
-    network = build_network(model)
-    network.load_state_dict(state["average"])
+    network, model = averaged(state)
     config = WeightsConfig(
         name=name or training.name,
         model=model,

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from carl_cli.errors import CarlError, InputError, UsageError
-from carl_cli.model.carl import ModelConfig, build_network, coarse_network
-from carl_cli.model.operators import Registrar, TwoStep
+from carl_cli.errors import CarlError, UsageError
+from carl_cli.model.carl import build_network, coarse_network
+from carl_cli.model.operators import Registrar
 from carl_cli.progress import Progress, silent
 from carl_cli.training.averaging import MovingAverage
 from carl_cli.training.chance import Chance
@@ -34,7 +34,7 @@ from carl_cli.training.journal import Journal
 from carl_cli.training.objective import Objective
 from carl_cli.training.schedule import learning_rate
 from carl_cli.training.speed import speed_up
-from carl_cli.training.start import initialised
+from carl_cli.training.start import initialised, take_over
 from carl_cli.training.validation import Scores, validate
 
 LOGGER = logging.getLogger(__name__)
@@ -144,25 +144,24 @@ class Run:
     def _begin(self, stage: StageConfig) -> Work:
         torch.manual_seed(self.config.seed + self.at.stage)
         previous, self.network = self.network, None
-        network = self._network(previous)
+        network = self._network(stage, previous)
         work = Work(self.config, stage, network, self.here, self.at.stage)
         if self.state is not None and self.at.step > 0:
             work.load(self.state)
         self.network, self.state = network, None
         return work
 
-    def _network(self, previous: Registrar | None) -> Registrar:
+    def _network(self, stage: StageConfig, previous: Registrar | None) -> Registrar:
         """The network of the present stage, from the previous stage, a checkpoint or anew."""
         model = model_at(self.config, self.at.stage)
         network = build_network(model)
         if self.state is not None:
-            earlier = ModelConfig.model_validate(self.state["model_now"])
-            previous = build_network(earlier)
+            previous = build_network(model_at(self.config, self.state["number"]))
             previous.load_state_dict(self.state["network"])
         if previous is None:
             network = initialised(network, self.config)
         else:
-            _take_over(network, previous)
+            take_over(network, previous, stage.new_refinement == "copy")
         return network.to(self.here.device)
 
     def _leave(self, work: Work, journal: Journal | None) -> None:
@@ -171,10 +170,11 @@ class Run:
             self._measure(work, journal)
         work.network.load_state_dict(work.average.values)
         self.at = Position(self.at.stage + 1, 0, self.at.total)
+        self.best = -math.inf  # scores on other grids and levels don't compare
         self._save(work)
 
     def _measure(self, work: Work, journal: Journal | None) -> None:
-        """Validate on the leading process; keep the average if it is the best so far."""
+        """Validate on the leading process; keep the average if it is the stage's best."""
         count = self.config.keeping.validation_pairs
         if count and journal is not None:
             with work.average.in_place_of(work.network):
@@ -193,7 +193,7 @@ class Run:
         return {
             "average": {k: v.cpu() for k, v in work.average.values.items()},
             "model": self.config.model.model_dump(mode="json"),
-            "model_now": model_at(self.config, work.number).model_dump(mode="json"),
+            "number": work.number,
             "config": self.config.model_dump(mode="json"),
             "at": vars(self.at),
             "scores": scores or {},
@@ -305,16 +305,6 @@ class Work:
     def load(self, state: dict[str, Any]) -> None:
         self.optimiser.load_state_dict(state["optimiser"])
         self.average.load_state_dict(state["moving"])
-
-
-def _take_over(network: Registrar, previous: Registrar) -> None:
-    """Weights of the previous network, which may lack the last refinements."""
-    target: nn.Module = network
-    while len(target.state_dict()) > len(previous.state_dict()):
-        if not isinstance(target, TwoStep):
-            raise InputError("the checkpoint holds another network", "name another --out")
-        target = target.first
-    target.load_state_dict(previous.state_dict())
 
 
 def _choose_parameters(network: Registrar, stage: StageConfig) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from carl_cli.fields import Map, identity, sample
+from carl_cli.fields import ComposedMap, DisplacementMap, Map, identity, sample
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.carl import coarse_network
 from carl_cli.model.operators import Registrar
@@ -125,6 +125,9 @@ class Objective(nn.Module):
         if loss.regularity:
             # For the whole batch at once, hence times the number of pairs.
             yield "regularity", self._regularity(ahead, back, phi, phi_back, chance) * len(pairs)
+        if loss.refinement:
+            energies = [*_refinement_energies(ahead), *_refinement_energies(back)]
+            yield "refinement", torch.stack(energies).sum() / 2 * len(pairs)
 
     def _similarity(self, pair: Pair, phi: Tensor, phi_back: Tensor) -> Tensor:
         """Mean of both directions, each where both images see something."""
@@ -168,3 +171,12 @@ class Objective(nn.Module):
             return (diffusion(phi, grid) + diffusion(phi_back, grid)) / 2
         generator, stride = chance.host_generator, self.stage.loss.gradicon_stride
         return gradicon(ahead, back, shape, self.align_corners, generator, stride, phi.device)
+
+
+def _refinement_energies(map_: Map) -> Iterator[Tensor]:
+    """Diffusion energy of each Ψ of a composed map, in voxels."""
+    while isinstance(map_, ComposedMap):
+        if isinstance(map_.inner, DisplacementMap):
+            u = map_.inner.displacement_BDx
+            yield diffusion(u, torch.zeros_like(u[:1]))
+        map_ = map_.outer

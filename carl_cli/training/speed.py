@@ -23,6 +23,8 @@ Call = Callable[..., Tensor]
 
 def speed_up(network: nn.Module, runtime: RuntimeConfig, device: torch.device) -> None:
     """Replace the heavy calls of the network, in place. State dicts don't change."""
+    if runtime.channels_last:
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     for module, name in _heavy_calls(network):
         call: Call = getattr(module, name)
         if runtime.compile:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from carl_cli.errors import InputError, WeightsError
 from carl_cli.model.carl import ModelConfig, build_network, coarse_network
-from carl_cli.model.operators import Registrar
+from carl_cli.model.operators import Down, Registrar, TwoStep
 from carl_cli.training.checkpoint import has_state, load_state
-from carl_cli.training.config import TrainConfig
+from carl_cli.training.config import TrainConfig, model_at, whole_model
 
 
 def initialised(network: Registrar, config: TrainConfig) -> Registrar:
@@ -32,15 +33,43 @@ def trained(path: Path) -> Registrar:
     """The averaged network of a run (best, else last), or that of a weights folder."""
     for name in ("best", "last"):
         if has_state(path, name):
-            state = load_state(path, name)
-            network = build_network(ModelConfig.model_validate(state["model_now"]))
-            network.load_state_dict(state["average"])
-            return network
+            return averaged(load_state(path, name))[0]
     if (path / "config.json").is_file():
         from carl_cli.weights import load_weights  # reads images' rules: not on GPU nodes
 
         return load_weights(path).network
     raise InputError(f"{path} is neither a run nor a weights folder")
+
+
+def averaged(state: dict[str, Any]) -> tuple[Registrar, ModelConfig]:
+    """The whole network that a run is making, with the averages of a checkpoint; what its
+    stage did not reach yet is the identity."""
+    training = TrainConfig.model_validate(state["config"])
+    model = whole_model(training, state["number"])
+    network, trained_part = build_network(model), build_network(model_at(training, state["number"]))
+    trained_part.load_state_dict(state["average"])
+    take_over(network, trained_part, copy_last=False)
+    return network, model
+
+
+def take_over(network: Registrar, previous: Registrar, copy_last: bool) -> None:
+    """Ξ and the refinements of `previous`; a refinement that it lacks stays as built, or
+    becomes a copy of its last one."""
+    ours, theirs = parts(network), parts(previous)
+    if copy_last and len(theirs) > 1:
+        theirs += theirs[-1:] * (len(ours) - len(theirs))
+    for target, source in zip(ours, theirs, strict=False):
+        target.load_state_dict(source.state_dict())
+
+
+def parts(network: Registrar) -> list[Registrar]:
+    """The coarse network, then the refinements in the order of their use."""
+    refinements: list[Registrar] = []
+    while isinstance(network, Down | TwoStep):
+        if isinstance(network, TwoStep):
+            refinements.append(network.second)
+        network = network.inner if isinstance(network, Down) else network.first
+    return [network, *reversed(refinements)]
 
 
 def _load(target: nn.Module, source: nn.Module, path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 
 from carl_cli.errors import UsageError
 from carl_cli.training.checkpoint import has_state, load_state
-from carl_cli.training.config import TrainConfig
+from carl_cli.training.config import TrainConfig, model_at
 from carl_cli.training.loop import DivergedError, train
+from carl_cli.training.start import averaged, parts
+from tests.training.conftest import TINY_MODEL
 
 MATCH = {
     "kind": "correspondence",
@@ -221,11 +224,47 @@ def test_an_extra_step_continues_the_first_network(
     for _ in range(3):
         train(config, tmp_path, resume=True, max_seconds=0)
         states.append(load_state(tmp_path, "last"))
-    assert states[1]["model_now"]["refine_scales"] == [1]
-    assert states[2]["model_now"]["refine_scales"] == [1, 1]
+    assert [state["number"] for state in states] == [0, 0, 1]
     # A rate of 1e-12 changes nothing that float32 can hold, so the first part is as it was.
     for name, value in states[1]["average"].items():
         torch.testing.assert_close(states[2]["average"][f"first.{name}"], value)
+
+
+def test_levels_grow_into_the_whole_network(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    model = {**TINY_MODEL, "coarse_scale": 4, "refine_scales": (2, 1)}
+    still = {"learning_rate": 1e-12}
+    stages = [
+        {**MATCH, "steps": 1, "levels": 0, "shape_zyx": (8, 8, 8), "padding": 4},
+        {**REGISTER, "steps": 3, "levels": 1, "train": "refinements"},
+        {**REGISTER, **still, "steps": 1, "new_refinement": "copy"},
+    ]
+    config = make_config(stages, model=model)
+    assert [
+        (m.coarse_scale, m.refine_scales) for m in map(partial(model_at, config), range(3))
+    ] == [
+        (1, ()),
+        (2, (1,)),
+        (4, (2, 1)),
+    ]
+    assert train(config, tmp_path, resume=True, max_seconds=0) == "time"
+    for _ in range(3):
+        train(config, tmp_path, resume=True, max_seconds=0)
+    half = load_state(tmp_path, "last")
+    whole, _ = averaged(half)
+    fixed, moving = torch.rand(2, 1, 1, 32, 32, 32)
+    coarse, first, last = parts(whole)
+    assert coarse.padding == 2  # the model's own, not the stage's
+    with torch.no_grad():
+        assert last(fixed, moving).displacement_BDx.abs().max() == 0
+        assert first(fixed, moving).displacement_BDx.abs().max() > 0
+
+    assert train(config, tmp_path, resume=True) == "finished"
+    _, first_now, last_now = parts(averaged(load_state(tmp_path, "last"))[0])
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(first_now.state_dict()[name], value)
+        torch.testing.assert_close(last_now.state_dict()[name], value)
 
 
 def test_a_run_starts_from_the_weights_of_another(

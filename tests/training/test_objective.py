@@ -1,0 +1,77 @@
+"""The terms of a stage: which pairs they use, how they add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from carl_cli.fields import ComposedMap, DisplacementMap
+from carl_cli.model.carl import build_network
+from carl_cli.training.chance import Chance
+from carl_cli.training.config import TrainConfig
+from carl_cli.training.data import training_pairs
+from carl_cli.training.objective import Objective, _refinement_energies
+from carl_cli.training.synthesis import Pair
+
+ALL = {"similarity": 2.0, "sigma": 2, "dice": 3.0, "field": 0.5, "regularity": 0.7}
+ALL |= {"attention": 0.2, "position": 0.4, "same_label": 0.6, "refinement": 0.1}
+
+
+def evaluated(
+    config: TrainConfig, pick: Callable[[Pair], bool], count: int = 1
+) -> tuple[float, dict[str, float], list[Pair]]:
+    """Loss, terms and the first `count` pairs that `pick` takes."""
+    stage = config.stages[0]
+    source = training_pairs(config, stage, torch.device("cpu"))
+    pairs = [p for p in map(source.pair, range(60)) if pick(p)][:count]
+    torch.manual_seed(0)
+    network = build_network(config.model).train()
+    objective = Objective(network, stage, config.model.coarse_scale, config.model.align_corners)
+    loss, terms = objective(pairs, Chance(0))
+    return float(loss.detach()), {k: float(v) for k, v in terms.items()}, pairs
+
+
+def test_a_known_pair_of_one_contrast_uses_every_term_but_one(
+    make_config: Callable[..., TrainConfig],
+) -> None:
+    config = make_config([{"loss": ALL}])
+    loss, terms, _ = evaluated(config, lambda p: p.phi is not None and p.contrast == "same")
+    weights: dict[str, Any] = {k: ALL[k] for k in terms if k != "median_error"}
+    assert set(weights) == set(ALL) - {"same_label", "sigma"}
+    assert loss == pytest.approx(sum(w * terms[k] for k, w in weights.items()), rel=1e-5)
+
+
+def test_two_people_of_unrelated_contrast_use_labels_only(
+    make_config: Callable[..., TrainConfig],
+) -> None:
+    config = make_config([{"loss": ALL}])
+    _, terms, _ = evaluated(config, lambda p: p.phi is None and p.contrast == "unrelated")
+    assert set(terms) == {"dice", "regularity", "refinement", "same_label"}
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_pairs(
+    make_config: Callable[..., TrainConfig],
+) -> None:
+    loss = {"field": 1.0, "similarity": 1.0, "sigma": 2}
+    config = make_config([{"loss": loss, "batch_norm": "frozen"}])
+    known = evaluated(config, lambda p: p.phi is not None and p.contrast == "same")
+    labels = evaluated(config, lambda p: p.phi is None and p.contrast == "same")
+    chosen = [*known[2], *labels[2]]
+    images = [p.fixed for p in chosen]
+    both = evaluated(config, lambda p: any(torch.equal(p.fixed, i) for i in images), count=2)
+    # Ξ's batch norm is the only thing that pairs share; at a batch of two it is in training
+    # mode here, hence the tolerance.
+    assert both[0] == pytest.approx((known[0] + labels[0]) / 2, rel=0.05)
+
+
+def test_refinement_energy_is_that_of_each_displacement() -> None:
+    shape = (6, 6, 6)
+    linear = torch.zeros(1, 3, *shape)
+    linear[0, 0] = torch.arange(6.0)[:, None, None] / 6 * 0.5  # du/dz = 0.5 voxel per voxel
+    coarse, flat = DisplacementMap(linear * 3, False), DisplacementMap(linear * 0, False)
+    map_ = ComposedMap(ComposedMap(coarse, DisplacementMap(linear, False)), flat)
+    energies = [float(e) for e in _refinement_energies(map_)]
+    assert energies == pytest.approx([0.0, 0.25 / 3])  # mean over three components
