@@ -243,7 +243,7 @@ class Work:
         means = self._gradients(run.at.total)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm or math.inf)
         run.bad_steps = 0 if bool(torch.isfinite(norm)) else run.bad_steps + 1
-        if run.bad_steps == 0:
+        if run.bad_steps == 0 and float(norm) > 0:  # 0: pairs without anything to learn
             self.optimiser.step()
             self.average.update(self.network)
         elif run.bad_steps >= MOST_BAD_STEPS:

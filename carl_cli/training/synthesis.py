@@ -36,6 +36,9 @@ from carl_cli.training.views import (
 )
 from carl_cli.training.warps import Shape, identity, sample_labels, smooth_displacement
 
+ATTEMPTS = 3
+LEAST_SHOWN = 0.01  # of the grid
+
 
 @dataclass(frozen=True)
 class SynthesisSettings:
@@ -92,6 +95,7 @@ class Pair:
 
 class PairSynthesiser:
     """pair(i) is a pure function of (seed, i): no state, any order, any number of workers.
+    A draw that shows next to nothing in both images is drawn again, twice at most.
 
     maps: prepared label maps (may be empty: random shapes only).
     """
@@ -113,13 +117,20 @@ class PairSynthesiser:
     def pair(self, index: int, same_map: bool | None = None) -> Pair:
         """The pair with this number; `same_map` fixes its kind."""
         with torch.autocast(self.device.type, enabled=False):
-            chance = Chance(self.seed, "pair", index, device=self.device)
-            drawn = chance.coin(self.settings.same_map_fraction)
-            real = bool(self._maps) and chance.coin(self.settings.real_fraction)
-            maps = self._real_maps(chance) if real else self._random_maps(chance, index)
-            maps = self._turned(chance, maps)
-            make = _known_pair if (drawn if same_map is None else same_map) else _people_pair
-            return replace(make(chance, maps, self.settings), real=real)
+            for attempt in range(ATTEMPTS):
+                drawn = self._draw(index, attempt, same_map)
+                if _teaches(drawn):
+                    break
+        return drawn
+
+    def _draw(self, index: int, attempt: int, same_map: bool | None) -> Pair:
+        chance = Chance(self.seed, "pair", index, attempt, device=self.device)
+        drawn = chance.coin(self.settings.same_map_fraction)
+        real = bool(self._maps) and chance.coin(self.settings.real_fraction)
+        maps = self._real_maps(chance) if real else self._random_maps(chance, index)
+        maps = self._turned(chance, maps)
+        make = _known_pair if (drawn if same_map is None else same_map) else _people_pair
+        return replace(make(chance, maps, self.settings), real=real)
 
     def _real_maps(self, chance: Chance) -> list[LabelMap]:
         order = chance.permutation(len(self._maps))
@@ -142,6 +153,15 @@ class PairSynthesiser:
         order = chance.permutation(3)
         flips = [axis for axis in range(3) if chance.coin(0.5)]
         return [turned(m, order, flips) for m in maps]
+
+
+def _teaches(pair: Pair) -> bool:
+    """Whether a hundredth of the grid shows tissue with a counterpart."""
+    shown = pair.fixed_labels > 0
+    if pair.valid is not None:
+        return bool((shown & pair.valid).float().mean() >= LEAST_SHOWN)
+    there = (pair.moving_labels > 0).float().mean()
+    return bool(torch.minimum(shown.float().mean(), there) >= LEAST_SHOWN)
 
 
 def _known_pair(chance: Chance, maps: list[LabelMap], settings: SynthesisSettings) -> Pair:

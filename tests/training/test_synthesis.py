@@ -120,6 +120,17 @@ def check_image(image: torch.Tensor, labels: torch.Tensor, visible: torch.Tensor
     assert (labels[~visible] == 0).all()
 
 
+def test_nearly_all_pairs_show_something() -> None:
+    settings = replace(PLAIN, real_fraction=0.0, crop_fraction=0.6, translation=0.3)
+    source = PairSynthesiser(replace(settings, slab_fraction=0.3), seed=1)
+    shown = []
+    for index in range(30):
+        pair = source.pair(index)
+        tissue = pair.fixed_labels > 0
+        shown.append(float((tissue if pair.valid is None else tissue & pair.valid).float().mean()))
+    assert np.mean(np.array(shown) >= 0.01) > 0.9
+
+
 def test_stripped_tissue_is_shown_nowhere_and_not_valid() -> None:
     labels = torch.zeros(30, 30, 30, dtype=torch.long)
     labels[4:26, 4:26, 4:26] = 1
