@@ -13,6 +13,8 @@ import numpy as np
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
+from carl_cli.io.dicom import frame_of_reference
+from carl_cli.io.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.image import WRITABLE, Image, read_any, read_grid, write_image
 from carl_cli.io.resample import interpolator_name, resample
 from carl_cli.io.transform_chain import parse_chain
@@ -59,6 +61,23 @@ class Resampling:
         return np.dtype(name)
 
 
+@dataclass(frozen=True)
+class DicomSeries:
+    """A DICOM series to write, in the frame of reference of the fixed image (a path)."""
+
+    folder: Path
+    fixed: Path
+
+    def check(self, inputs: Sequence[Path]) -> None:
+        if len(inputs) > 1:
+            raise UsageError("--dicom-out takes one input", "warp the others on their own")
+        check_new_folder(self.folder)
+
+    def write(self, image: Image) -> None:
+        write_dicom_series(self.folder, image, frame_of_reference(self.fixed))
+        log.info("%s", self.folder)
+
+
 def warp_files(
     inputs: Sequence[Path],
     outputs: Sequence[Path],
@@ -66,12 +85,16 @@ def warp_files(
     transforms: Sequence[str],
     resampling: Resampling,
     series_uid: str | None = None,
+    dicom_series: DicomSeries | None = None,
 ) -> None:
     """Resample each input onto `grid` (fixed, LPS mm) and write it to its output.
 
     transforms: antsApplyTransforms' -t items; the first in the list meets the fixed points
-    first. None at all is the identity. Raises InputError, UsageError, OutputError.
+    first. None at all is the identity. dicom_series: where the one input goes as DICOM too.
+    Raises InputError, UsageError, OutputError.
     """
+    if dicom_series:
+        dicom_series.check(inputs)
     dtype = resampling.dtype
     chain = sampled_inverses(parse_chain(transforms), grid) if transforms else None
     for source, target in zip(inputs, outputs, strict=True):
@@ -86,6 +109,8 @@ def warp_files(
         )
         write_image(target, warped)
         log.info("%s", target)
+        if dicom_series:
+            dicom_series.write(warped)
 
 
 def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:

@@ -77,6 +77,15 @@ def warp(
         str | None,
         typer.Option("--series-uid", help="Series of a DICOM input with several."),
     ] = None,
+    dicom_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--dicom-out",
+            metavar="FOLDER",
+            help="Write the warped image as a DICOM series too: new UIDs, the reference's frame, "
+            "no patient's name.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -89,18 +98,21 @@ def warp(
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.outputs import check_outputs
-    from carl_cli.warping import Resampling, output_paths, target_grid, warp_files
+    from carl_cli.warping import DicomSeries, Resampling, output_paths, target_grid, warp_files
 
     start(verbose, quiet, log_file, threads)
     outputs = output_paths(inputs, output)
     check_outputs(outputs, overwrite)
+    fixed = reference or inputs[0]
+    fixed_uid = None if reference else series_uid
     warp_files(
         inputs,
         outputs,
-        target_grid(reference or inputs[0], _numbers(spacing), _counts(size)),
+        target_grid(fixed, _numbers(spacing), _counts(size), fixed_uid),
         transforms or [],
         Resampling(interpolation, background, output_type, image_type),
         series_uid,
+        DicomSeries(dicom_out, fixed) if dicom_out else None,
     )
 
 

@@ -33,6 +33,7 @@ RAW_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2
 POSITION_TOLERANCE = 0.05
 """How far a slice may lie from the regular grid, in slice distances."""
 SAME_ORIENTATION = 1e-3
+UID = r"[0-9.]{1,64}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class DicomFile:
 
     path: Path
     series: str
+    frame_uid: str
     modality: str
     shape: tuple[int, int, int]
     frames: tuple[Frame, ...]
@@ -86,6 +88,15 @@ def read_dicom_grid(path: Path, series_uid: str | None = None) -> Grid:
     with _unpacked(path) as root:
         files, frames = _select(path, root, series_uid)
         return _arrange(path, frames, files[0].shape)[1]
+
+
+def frame_of_reference(path: Path, series_uid: str | None = None) -> str:
+    """UID of the frame in which a series lies; "" for what is no DICOM or does not say."""
+    if not is_dicom(path):
+        return ""
+    with _unpacked(path) as root:
+        uid = _select(path, root, series_uid)[0][0].frame_uid
+    return uid if re.fullmatch(UID, uid) else ""
 
 
 def _select(path: Path, root: Path, uid: str | None) -> tuple[list[DicomFile], list[Frame]]:
@@ -140,8 +151,10 @@ def _parse_file(path: Path) -> DicomFile | None:
         raise InputError(f"{path}: a damaged DICOM header", "get the file again") from None
     _check_claim(path, elements, rows * columns * count)
     modality = header.text(elements, header.MODALITY)
-    series = header.text(elements, header.SERIES)
-    return DicomFile(path, series, modality, (count, rows, columns), frames)
+    series, frame_uid = (
+        header.text(elements, t) for t in (header.SERIES, header.FRAME_OF_REFERENCE)
+    )
+    return DicomFile(path, series, frame_uid, modality, (count, rows, columns), frames)
 
 
 def _frame(path: Path, elements: header.Elements, number: int, count: int) -> Frame:
@@ -202,7 +215,7 @@ def _choose_series(path: Path, files: list[DicomFile], uid: str | None) -> list[
 
 def _describe(uid: str, files: list[DicomFile]) -> str:
     """A series for a message: only what can't hold a patient's name."""
-    shown = uid if re.fullmatch(r"[0-9.]+", uid) else "(no valid UID)"
+    shown = uid if re.fullmatch(UID, uid) else "(no valid UID)"
     modality = files[0].modality if re.fullmatch(r"[A-Z]{2}", files[0].modality) else "?"
     slices = sum(len(file.frames) for file in files)
     return f"{shown} ({modality}, {slices} slices)"
