@@ -14,4 +14,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())
     outcome = train(config, Path(sys.argv[2]), resume="--resume" in sys.argv)
+    assert "SimpleITK" not in sys.modules, "training must run where it is not installed"
     sys.exit(0 if outcome == "finished" else 75)
