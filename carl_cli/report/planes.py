@@ -67,9 +67,13 @@ def otsu_level(grey: NDArray[np.uint8]) -> float:
 def grid_spacing_mm(scene: Scene) -> float:
     """A round spacing that gives about two dozen lines along the longest side."""
     longest = max(np.array(scene.grid.size_xyz) * scene.grid.spacing_mm)
-    wanted = longest / 24
+    return round_near(float(longest / 24))
+
+
+def round_near(wanted: float) -> float:
+    """The nearest of … 1, 2, 5, 10, 20, 50 … by ratio."""
     decade = 10.0 ** np.floor(np.log10(wanted))
-    return float(next(step * decade for step in (1, 2, 5, 10) if step * decade >= wanted))
+    return float(min((1, 2, 5, 10), key=lambda s: abs(np.log(s * decade / wanted))) * decade)
 
 
 def spread_limit_mm(spread_mm: NDArray[np.float32]) -> float:

@@ -19,6 +19,7 @@ from carl_cli.report.planes import (
     jacobian_limit,
     otsu_level,
     planes_of,
+    round_near,
 )
 from carl_cli.report.scene import (
     build_scene,
@@ -171,6 +172,7 @@ def test_constant_and_undefined_voxels_have_a_window() -> None:
 def test_choices_for_display(pair: Pair) -> None:
     scene = build_scene(pair.fixed, pair.moving, pair.warped, pair.transform)
     assert grid_spacing_mm(scene) == 10  # 180 mm in about two dozen lines
+    assert [round_near(v) for v in (0.21, 7.2, 6.9, 20.8, 80.0)] == [0.2, 10, 5, 20, 100]
     assert jacobian_limit(np.array([1 / 1.4, 1.0, 1.2], np.float32)) == 1.5
     assert jacobian_limit(np.array([-1.0, np.nan], np.float32)) == 1.25
     assert jacobian_limit(np.array([9.0], np.float32)) == 4.0

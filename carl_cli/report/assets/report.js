@@ -23,11 +23,16 @@ function element(tag, className = "", text = "") {
   return Object.assign(document.createElement(tag), { className, textContent: text });
 }
 
+function mmAcross(scene, plane) {
+  return scene.size[plane.column] * scene.spacing[plane.column];
+}
+
 // One plane: three pictures, of which the modes with one picture use the first, and a slider.
 function buildPlane(scene, plane, number, app) {
   const box = element("div", "plane");
   box.tabIndex = 0;
-  box.style.flexGrow = scene.size[plane.column] * scene.spacing[plane.column];
+  box.style.flexGrow = mmAcross(scene, plane);
+  box.style.setProperty("--share", mmAcross(scene, plane) / Math.max(...scene.planes.map((p) => mmAcross(scene, p))));
   box.setAttribute("aria-label", plane.name);
   const pictures = box.appendChild(element("div", "pictures"));
   const canvases = Object.keys(NAMES).map((kind) => {
