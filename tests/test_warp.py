@@ -117,6 +117,28 @@ def test_ants_agrees_on_every_pair_of_geometries(
     assert np.abs(ours.array - theirs)[known].max() < 1e-3 * np.ptp(moving.array)
 
 
+@pytest.mark.slow  # loading itk alone takes half a minute
+def test_itk_agrees(files: dict[str, Path], tmp_path: Path) -> None:
+    import itk
+
+    run(
+        files["moving"], "-r", files["fixed"], "-o", files["out"],
+        "-t", files["field"], "-t", files["affine"],
+    )  # fmt: skip
+    fixed, moving = (itk.imread(str(files[name]), itk.F) for name in ("fixed", "moving"))
+    both = tmp_path / "both.h5"
+    write_transform(both, AFFINE @ smooth_field(read_any(files["fixed"]).grid), precision="double")
+    (chain,) = itk.transformread(str(both))
+    theirs = itk.resample_image_filter(
+        moving, transform=chain, use_reference_image=True, reference_image=fixed
+    )
+    ours, source = read_any(files["out"]), read_any(files["moving"])
+    mapped = (AFFINE @ smooth_field(ours.grid))(ours.grid.points_mm())
+    known = between_centres(source.grid, mapped)
+    gap = np.abs(ours.array - itk.array_from_image(theirs))[known]
+    assert gap.max() < 1e-3 * np.ptp(source.array)
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_chain_order(
     files: dict[str, Path], intensity: Callable[[np.ndarray], np.ndarray], swapped: bool
