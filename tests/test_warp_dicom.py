@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,3 +143,15 @@ def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage)
     with pytest.raises(InputError, match="NaN"):
         write_dicom_series(tmp_path / "c", Image(image.array * np.nan, image.grid))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_locale_of_the_process_survives(
+    tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage
+) -> None:
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
+        write_dicom_series(tmp_path / "series", make_image(grids["plain"]))
+        assert locale.setlocale(locale.LC_CTYPE) == "C.UTF-8"
+    finally:
+        locale.setlocale(locale.LC_ALL, before)

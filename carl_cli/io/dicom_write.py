@@ -5,11 +5,14 @@ Derived CT or MR slices that any viewer lays over the fixed series. GDCM writes 
 
 from __future__ import annotations
 
+import locale
 import logging
 import os
 import secrets
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +64,8 @@ def write_dicom_series(folder: Path, image: Image, frame_uid: str = "") -> None:
     temporary = folder.with_name(f".{secrets.token_hex(6)}.partial")
     try:
         temporary.mkdir()
-        _write_slices(temporary, _stored(image), frame_uid or new_uid())
+        with _locale_kept():
+            _write_slices(temporary, _stored(image), frame_uid or new_uid())
         if folder.exists():
             folder.rmdir()
         os.replace(temporary, folder)
@@ -83,6 +87,16 @@ def check_new_folder(folder: Path) -> None:
 def new_uid() -> str:
     """A UID under 2.25, the root for random ones (PS3.5 B.2)."""
     return f"2.25.{uuid.uuid4().int}"
+
+
+@contextmanager
+def _locale_kept() -> Iterator[None]:
+    """GDCM leaves the process in the C locale, where Python reads text files as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def _write_slices(folder: Path, image: Image, frame_uid: str) -> None:
