@@ -28,7 +28,10 @@ def read_csv(content: bytes, name: str, dimension: int) -> Document:
         )
     columns = [header.index(axis) for axis in AXES[:dimension]]
     body = [row for row in rows[1:] if row]
-    numbers = _numbers([[row[c] for c in columns] for row in body], name)
+    short = next((k for k, row in enumerate(body) if len(row) <= max(columns)), None)
+    if short is not None:
+        raise InputError(f"{name}: row {short + 1} has {len(body[short])} of {len(header)} columns")
+    numbers = _numbers([[row[c] for c in columns] for row in body], name, dimension)
 
     def rewrite(values: Array) -> bytes:
         stream = io.StringIO()
@@ -47,9 +50,9 @@ def _labels(header: list[str], body: list[list[str]]) -> tuple[str, ...]:
     return () if column is None else tuple(row[column] for row in body)
 
 
-def _numbers(cells: list[list[str]], name: str) -> Array:
+def _numbers(cells: list[list[str]], name: str, dimension: int) -> Array:
     try:
-        return np.array(cells, float).reshape(len(cells), -1)
+        return np.array(cells, float).reshape(len(cells), dimension)
     except ValueError as error:
         raise InputError(f"{name}: a coordinate is not a number: {error}") from error
 
@@ -75,7 +78,7 @@ def read_text(content: bytes, name: str, dimension: int) -> Document:
     matches = {k: match for k, line in enumerate(lines) if (match := pattern.match(line))}
     if not matches:
         raise InputError(f"{name}: no line with {dimension} numbers", "One point a line: x y z")
-    numbers = _numbers([list(match.groups()) for match in matches.values()], name)
+    numbers = _numbers([list(match.groups()) for match in matches.values()], name, dimension)
 
     def rewrite(values: Array) -> bytes:
         result = list(lines)
