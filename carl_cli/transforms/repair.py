@@ -3,7 +3,8 @@
 Central differences do not see a field that alternates from voxel to voxel, and the linear
 interpolant can fold between two voxels whose central determinants are positive. So the
 determinant is asked to be positive for central differences and for each of the 2**D choices
-of one-sided differences, which are the interpolant's derivatives in the corners of its cells.
+of one-sided differences, which are the interpolant's derivatives in the corners of its cells,
+those beyond the border included.
 """
 
 from __future__ import annotations
@@ -73,9 +74,9 @@ def _finish(
 class _Problem:
     """The displacements being changed in place, with voxels as flat indices.
 
-    Along array axis a, `ahead` and `behind` are the slopes towards the next and from the
-    previous voxel (in the outermost layer both are the one that exists). A stencil is the
-    share of `ahead` along each axis: 1, 0, or 0.5 for central differences.
+    Along each array axis, `ahead` and `behind` are the slopes towards the next and from the
+    previous voxel; beyond the border, where the border displacement goes on, they are zero. A
+    stencil is the share of `ahead` along each axis: 1, 0, or 0.5 for central differences.
     """
 
     def __init__(self, field: DisplacementField) -> None:
@@ -86,8 +87,7 @@ class _Problem:
         self.at_rest = field.grid.index_to_lps[:-1, :-1][:, ::-1, None]
         self.volume = float(determinant(np.moveaxis(self.at_rest, -1, 0))[0])
         self.longest_step_mm = LONGEST_STEP_VOXELS * min(field.grid.spacing_mm)
-        corners = product((0.0, 1.0), repeat=self.dimension)
-        self.stencils = np.array([(0.5,) * self.dimension, *corners])
+        self.corners = np.array(list(product((0.0, 1.0), repeat=self.dimension)))
 
     def neighbour(self, voxels: Index, axis: int, step: int) -> Index:
         """The next voxel along an axis; itself beyond the border."""
@@ -103,10 +103,7 @@ class _Problem:
     def pairs(self, voxels: Index, axis: int) -> tuple[Index, Index, Index, Index]:
         """(end, start) of the slope ahead, (end, start) of the slope behind."""
         following, previous = self.neighbour(voxels, axis, 1), self.neighbour(voxels, axis, -1)
-        last, first = following == voxels, previous == voxels
-        ahead = np.where(last, voxels, following), np.where(last, previous, voxels)
-        behind = np.where(first, following, voxels), np.where(first, voxels, previous)
-        return *ahead, *behind
+        return following, voxels, voxels, previous
 
     def slopes(self, voxels: Index) -> tuple[Floats, Floats]:
         """Of the mapped points, ahead and behind: (D components, D axes, N) in mm per voxel."""
@@ -117,15 +114,23 @@ class _Problem:
             behind[:, axis] = (self.values[end_behind] - self.values[start_behind]).T
         return ahead + self.at_rest, behind + self.at_rest
 
-    def worst(self, voxels: Index) -> tuple[Floats, Index]:
-        """Smallest determinant (N,), as a part of the volume at rest, and its stencil (N,)."""
+    def central(self, voxels: Index) -> Floats:
+        """(D axes, N): one half, but the slope that exists alone in the outermost layer."""
+        share = np.full((self.dimension, len(voxels)), 0.5)
+        for axis, count in enumerate(self.shape):
+            position = voxels // int(np.prod(self.shape[axis + 1 :])) % count
+            share[axis, position == 0] = 1.0
+            share[axis, position == count - 1] = 0.0
+        return share
+
+    def worst(self, voxels: Index) -> tuple[Floats, Floats]:
+        """Smallest determinant (N,), as a part of the volume at rest, and its stencil (D, N)."""
         ahead, behind = self.slopes(voxels)
-        smallest, chosen = np.full(len(voxels), np.inf), np.zeros(len(voxels), np.int64)
-        for number, share in enumerate(self.stencils):
-            share = share[:, None]
+        smallest, chosen = np.full(len(voxels), np.inf), self.central(voxels)
+        for share in (chosen.copy(), *self.corners[:, :, None]):
             matrix = np.moveaxis(share * ahead + (1 - share) * behind, -1, 0)
             value = determinant(matrix) / self.volume
-            chosen[value < smallest] = number
+            chosen = np.where(value < smallest, share, chosen)
             np.minimum(smallest, value, out=smallest)
         return smallest, chosen
 
@@ -145,8 +150,7 @@ class _Problem:
 
     def correct(self, voxels: Index) -> None:
         """One step of every voxel's worst determinant towards its bound, all at once."""
-        value, chosen = self.worst(voxels)
-        share = self.stencils[chosen].T
+        value, share = self.worst(voxels)
         ahead, behind = self.slopes(voxels)
         matrix = np.moveaxis(share * ahead + (1 - share) * behind, -1, 0)
         # Gradient of the determinant by the slopes: the cofactors, (D, axes, N).

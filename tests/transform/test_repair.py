@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from carl_cli.geometry import Grid
-from carl_cli.transform import DisplacementField, jacobian_determinant, repair_folds
+from carl_cli.transform import DisplacementField, extend, jacobian_determinant, repair_folds
 from tests.conftest import GRIDS, make_grid
 from tests.transform.conftest import field_on
 
@@ -56,11 +56,13 @@ def test_only_the_surroundings_of_folds_change() -> None:
     folded = jacobian_determinant(field, grid) <= 0
     repaired, report = repair_folds(field)
     changed = np.any(repaired.displacement_mm != field.displacement_mm, axis=-1)
-    near = binary_dilation(jacobian_determinant(field, grid) < 0.15, iterations=5)
+    wide = extend(field, grid.corners_mm())
+    near = binary_dilation(jacobian_determinant(wide, wide.grid) < 0.15, iterations=7)
+    near = near[1:-1, 1:-1, 1:-1]
     assert 0 < folded.sum() <= report.folded_before
     assert not changed[~near].any()
     assert changed.mean() < 0.15
-    assert near.mean() < 0.4
+    assert near.mean() < 0.5
 
 
 def test_the_change_is_smaller_than_that_of_smoothing() -> None:
@@ -100,12 +102,18 @@ def test_an_alternating_field_that_central_differences_do_not_see() -> None:
 
 
 def test_repaired_fields_can_be_inverted() -> None:
-    grid = GRIDS["oblique"]
-    repaired, _ = repair_folds(bumpy(grid, 4.0))
-    points = grid.points_mm()[4:-4, 4:-4, 4:-4]
-    mapped = repaired(points)
-    residual = np.linalg.norm(repaired(repaired.inverse()(mapped)) - mapped, axis=-1)
-    assert np.percentile(residual, 99) < 0.1
+    """Everywhere, its borders included; before, some voxels had no way back."""
+    grid = GRIDS["plain"]
+    folded = bumpy(grid, 3.2)
+    repaired, _ = repair_folds(folded)
+
+    def unreached(field: DisplacementField) -> int:
+        mapped = field(grid.points_mm())
+        residual = np.linalg.norm(field(field.inverse()(mapped)) - mapped, axis=-1)
+        return int((residual > 0.01).sum())
+
+    assert unreached(folded) > 20
+    assert unreached(repaired) == 0
 
 
 def test_in_2d() -> None:
