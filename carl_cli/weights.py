@@ -30,11 +30,11 @@ class InstanceDefaults(BaseModel):
     """Instance optimisation that was found to suit these weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    steps: int = Field(50, ge=0)
-    learning_rate: float = Field(2e-5, gt=0)
+    steps: int = Field(default=50, ge=0)
+    learning_rate: float = Field(default=2e-5, gt=0)
     metric: Literal["lncc", "lncc2", "mind"] = "lncc"
-    sigma: int = Field(5, ge=1)
-    regularisation: float = Field(1.5, ge=0)
+    sigma: int = Field(default=5, ge=1)
+    regularisation: float = Field(default=1.5, ge=0)
     scope: Literal["all", "refine"] = "all"
 
 

@@ -1,6 +1,6 @@
 """Coordinate attention: the mean position of the keys under softmax(Q Kᵀ) (Eq. 11).
 
-One interface, `mean_position`; the N × M matrix of logits never exists as a whole. Features
+One interface, `mean_and_spread`; the N × M matrix of logits never exists as a whole. Features
 have length at most `MAX_NORM`, so logits lie in [-16, 16] and exp needs no running maximum:
 float32 holds the sum of any number of weights between exp(-16) and exp(16).
 Legend of suffixes: B batch, N queries, M keys, C channels, D dimension.
@@ -23,28 +23,33 @@ def mean_position(queries_BNC: Tensor, keys_BMC: Tensor, positions_MD: Tensor) -
 
     Differentiable in queries and keys; the backward pass recomputes the weights.
     """
-    result: Tensor = _MeanPosition.apply(queries_BNC, keys_BMC, positions_MD)
-    return result
+    return mean_and_spread(queries_BNC, keys_BMC, positions_MD)[0]
 
 
 def mean_and_spread(
     queries_BNC: Tensor, keys_BMC: Tensor, positions_MD: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mean position (B, N, D) and standard deviation (B, N, D) of each attention row."""
-    # Squares are taken about the centre of the positions: less cancellation in float32.
-    centre = positions_MD.mean(0)
-    values = positions_MD - centre
-    moments, _ = _tiled_mean(queries_BNC, keys_BMC, torch.cat([values, values**2], dim=1))
-    mean, square = moments.chunk(2, dim=-1)
-    return mean + centre, (square - mean**2).clamp_min(0).sqrt()
+    """Mean position (B, N, D) and standard deviation (B, N, D) of each attention row.
+
+    Both come from one pass; only the mean is differentiable.
+    """
+    # Moments are taken about the middle of the positions: less cancellation in float32.
+    middle = positions_MD.mean(0)
+    mean, spread = _Attention.apply(queries_BNC, keys_BMC, positions_MD - middle)
+    return mean + middle, spread
 
 
-class _MeanPosition(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
-        mean, total = _tiled_mean(queries, keys, positions)
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        moments, total = _tiled_mean(queries, keys, torch.cat([positions, positions**2], dim=1))
+        mean, square = moments.chunk(2, dim=-1)
+        spread = (square - mean**2).clamp_min(0).sqrt()
         ctx.save_for_backward(queries, keys, positions, mean, total)
-        return mean
+        ctx.mark_non_differentiable(spread)
+        return mean, spread
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:

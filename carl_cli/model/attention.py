@@ -10,6 +10,7 @@ from carl_cli.fields import DisplacementMap, Shape, cut, identity, voxels_per_un
 from carl_cli.kernels.attention import mean_and_spread, mean_position
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.operators import Registrar
+from carl_cli.model.smoothing import smooth_by_confidence
 
 
 class CoordinateAttention(Registrar):
@@ -17,13 +18,17 @@ class CoordinateAttention(Registrar):
 
     Both images are zero-padded by `padding` voxels before the encoder. The fixed image's
     features are cropped back; the moving image's padding stays, so that points outside of
-    it can be reached.
+    it can be reached. smoothing > 0: the field is made regular where the match is unsure, by
+    a Gaussian of that many voxels; 0 is the paper.
     """
 
-    def __init__(self, encoder: Encoder, padding: int, align_corners: bool) -> None:
+    def __init__(
+        self, encoder: Encoder, padding: int, align_corners: bool, smoothing: int = 0
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.padding = padding
+        self.smoothing = smoothing
         self.align_corners = align_corners
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
@@ -43,20 +48,34 @@ class CoordinateAttention(Registrar):
 
     def spread_voxels(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """(B, D, *shape) standard deviation of each attention row, in voxels here."""
-        queries, keys, positions = self._attention_inputs(
-            self.features(fixed), self.features(moving)
-        )
-        shape = fixed.shape[2:]
-        spread = mean_and_spread(queries, keys, positions)[1].transpose(1, 2)
-        scale = voxels_per_unit(shape, self.align_corners).to(spread.device)
-        return (spread * scale[None, :, None]).unflatten(2, shape)
+        fixed_features, moving_features = self.features(fixed), self.features(moving)
+        return self._mean_and_spread(fixed_features, moving_features)[1]
 
     def _match(self, fixed_features: Tensor, moving_features: Tensor) -> DisplacementMap:
         shape = self._inner_shape(fixed_features)
-        queries, keys, positions = self._attention_inputs(fixed_features, moving_features)
-        phi = mean_position(queries, keys, positions).transpose(1, 2).unflatten(2, shape)
-        grid = identity(shape, self.align_corners, phi.device)
-        return DisplacementMap(phi - grid, self.align_corners)
+        grid = identity(shape, self.align_corners, fixed_features.device)
+        if not self.smoothing:
+            inputs = self._attention_inputs(fixed_features, moving_features)
+            phi = _on_grid(mean_position(*inputs), shape)
+            return DisplacementMap(phi - grid, self.align_corners)
+        phi, spread = self._mean_and_spread(fixed_features, moving_features)
+        voxels = self._voxels_per_unit(shape, phi.device)
+        moved = (phi - grid) * voxels
+        smooth = smooth_by_confidence(
+            moved, spread, (grid * voxels).expand_as(moved), self.smoothing
+        )
+        return DisplacementMap(smooth / voxels, self.align_corners)
+
+    def _mean_and_spread(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean in unit coordinates and standard deviation in voxels, both (B, D, *shape)."""
+        shape = self._inner_shape(fixed)
+        mean, spread = mean_and_spread(*self._attention_inputs(fixed, moving))
+        voxels = self._voxels_per_unit(shape, mean.device)
+        return _on_grid(mean, shape), _on_grid(spread, shape) * voxels
+
+    def _voxels_per_unit(self, shape: Shape, device: torch.device) -> Tensor:
+        voxels = voxels_per_unit(shape, self.align_corners).to(device)
+        return voxels.view(1, -1, *[1] * len(shape))
 
     def _attention_inputs(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, N, C), keys (B, M, C) and the keys' unit coordinates (M, D)."""
@@ -76,3 +95,8 @@ class CoordinateAttention(Registrar):
 
     def _inner_shape(self, features: Tensor) -> tuple[int, ...]:
         return tuple(n - 2 * self.padding for n in features.shape[2:])
+
+
+def _on_grid(values_BND: Tensor, shape: Shape) -> Tensor:
+    """(B, N, D) → (B, D, *shape)."""
+    return values_BND.transpose(1, 2).reshape(values_BND.shape[0], -1, *shape)

@@ -23,12 +23,14 @@ from carl_cli.model.unet import DisplacementUNet
 
 
 class EncoderConfig(BaseModel):
-    """Conv_θ: features per voxel, residual blocks, voxels of zero padding."""
+    """Conv_θ: features per voxel, residual blocks, voxels of zero padding; and how far Ξ's
+    field is smoothed where the match is unsure, in its voxels (0: the paper)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    width: int = Field(128, ge=1)
-    blocks: int = Field(3, ge=0)
-    padding: int = Field(9, ge=0)
+    width: int = Field(default=128, ge=1)
+    blocks: int = Field(default=3, ge=0)
+    padding: int = Field(default=9, ge=0)
+    smoothing: int = Field(default=0, ge=0)
 
 
 class UNetConfig(BaseModel):
@@ -50,7 +52,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     dimension: Literal[2, 3] = 3
-    channels: int = Field(1, ge=1)
+    channels: int = Field(default=1, ge=1)
     coarse: Literal["attention", "unet"] = "attention"
     coarse_scale: int = 4
     refine_scales: tuple[int, ...] = (2, 1)
@@ -100,7 +102,7 @@ def _coarse(config: ModelConfig) -> Registrar:
         return _unet(config)
     e = config.encoder
     encoder = Encoder(config.dimension, config.channels, e.width, e.blocks)
-    return CoordinateAttention(encoder, e.padding, config.align_corners)
+    return CoordinateAttention(encoder, e.padding, config.align_corners, e.smoothing)
 
 
 def _unet(config: ModelConfig) -> DisplacementUNet:

@@ -1,0 +1,49 @@
+"""A displacement field made regular where the match is unsure.
+
+Coordinate attention gives each voxel its own answer: sharp on structures, arbitrary on empty
+ground. Here the answers are averaged with weights that fall with the spread of the attention
+row: an affine map is fitted to all of them, and what is left over is smoothed and fades out
+where nothing is sure. A translation of either image moves the answers by a constant, which
+weighted fits and averages keep, so [W, U]-equivariance is not lost.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from carl_cli.similarity import blur
+
+SHARPEST_SPREAD = 1.0  # voxels; below this a match counts as sure
+FADE = 1e-2  # of the largest weight: where the weights are smaller, the affine map takes over
+
+
+def smooth_by_confidence(
+    displacement_BDx: Tensor, spread_BDx: Tensor, positions_BDx: Tensor, sigma: int
+) -> Tensor:
+    """Regular field near the given one; all (B, D, *shape) in voxels of this grid.
+
+    spread: standard deviations of the attention rows. sigma: of the smoothing, in voxels.
+    """
+    variance = spread_BDx.square().sum(1, keepdim=True)
+    weight = (variance + SHARPEST_SPREAD**2) ** -2
+    affine = _fitted_affine(displacement_BDx, weight, positions_BDx)
+    rest = displacement_BDx - affine
+    fade = FADE * weight.amax(dim=tuple(range(1, weight.dim())), keepdim=True)
+    return affine + blur(weight * rest, sigma) / (blur(weight, sigma) + fade)
+
+
+def _fitted_affine(displacement: Tensor, weight: Tensor, positions: Tensor) -> Tensor:
+    """The weighted least-squares affine displacement, at all positions.
+
+    Solved in float64 about the weighted centre: the normal equations are then well scaled.
+    """
+    total = weight.flatten(2).sum(2, keepdim=True).double()
+    share = weight.flatten(2).double() / total  # B, 1, N
+    x, y = positions.flatten(2).double(), displacement.flatten(2).double()
+    centre, shift = (x * share).sum(2, keepdim=True), (y * share).sum(2, keepdim=True)
+    spread = ((x - centre) * share) @ (x - centre).transpose(1, 2)
+    cross = ((y - shift) * share) @ (x - centre).transpose(1, 2)
+    ridge = 1e-9 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    matrix = torch.linalg.solve(spread + ridge, cross.transpose(1, 2)).transpose(1, 2)
+    return (matrix @ (x - centre) + shift).to(displacement).view_as(displacement)
