@@ -1,0 +1,138 @@
+"""The whole network: independent shifts of content, state, and descriptions of the family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from carl_cli.fields import sample
+from carl_cli.model.carl import (
+    EncoderConfig,
+    ModelConfig,
+    UNetConfig,
+    build_network,
+    coarse_network,
+)
+from carl_cli.model.operators import Registrar
+
+SHAPE = (192, 32, 32)
+CONFIG = ModelConfig(
+    encoder=EncoderConfig(width=8, blocks=1, padding=9),
+    unet=UNetConfig(down=(4, 6), up=(4, 5)),
+    coordinates="centres",
+)
+
+
+def _network(config: ModelConfig = CONFIG) -> Registrar:
+    """Weights drawn, not trained: equivariance must not need training. The encoder's features
+    of empty ground point away from those of content, so that no weight falls on the ground."""
+    torch.manual_seed(0)
+    network = build_network(config)
+    for name, parameter in network.named_parameters():
+        if "last" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    encoder = coarse_network(network).encoder
+    for parameter in encoder.blocks.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    torch.nn.init.constant_(encoder.blocks[0].norm.weight, 1.0)
+    torch.nn.init.constant_(encoder.blocks[0].convs[-1].bias, -1.0)
+    torch.nn.init.uniform_(encoder.stem.weight, 0.0, 1.0)
+    torch.nn.init.zeros_(encoder.stem.bias)
+    return network
+
+
+def _noise(*shape: int, seed: int) -> Tensor:
+    return torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(seed)) + 1
+
+
+def _block(at: int, seed: int) -> Tensor:
+    """Random content of 16 voxels a side on empty ground; it starts at `at` of the long axis."""
+    image = torch.zeros(1, 1, *SHAPE)
+    image[:, :, at : at + 16, 8:24, 8:24] = _noise(16, 16, 16, seed=seed)
+    return image
+
+
+def _voxels(network: Registrar, fixed: Tensor, moving: Tensor) -> Tensor:
+    """(1, 3, *SHAPE) where each fixed voxel goes, in voxels of the moving image."""
+    with torch.inference_mode():
+        phi = network(fixed, moving).on_grid(SHAPE)
+    return phi * torch.tensor(SHAPE).view(1, 3, 1, 1, 1) - 0.5
+
+
+def _along(shift: int) -> Tensor:
+    return torch.tensor([shift, 0, 0]).view(1, 3, 1, 1, 1)
+
+
+@pytest.mark.parametrize("shift", [-36, 4, 24])
+def test_moving_content_takes_the_correspondence_along_by_multiples_of_4(shift: int) -> None:
+    """Ξ sees the shift exactly, so Ψ sees the same warped image as before. The fixed image is
+    full of content: empty ground has no partner that could move along."""
+    network, fixed = _network(), _noise(*SHAPE, seed=1)
+    before = _voxels(network, fixed, _block(80, 2))
+    after = _voxels(network, fixed, _block(80 + shift, 2))
+    torch.testing.assert_close(after, before + _along(shift), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [-CONFIG.stride, 2 * CONFIG.stride])
+def test_fixed_content_takes_the_correspondence_along_by_multiples_of_every_stride(
+    shift: int,
+) -> None:
+    network, moving = _network(), _block(80, 2)
+    before = _voxels(network, _block(80, 1), moving)[:, :, 80:96, 8:24, 8:24]
+    after = _voxels(network, _block(80 + shift, 1), moving)
+    window = after[:, :, 80 + shift : 96 + shift, 8:24, 8:24]
+    torch.testing.assert_close(window, before, rtol=0, atol=1e-3)
+
+
+def test_other_shifts_are_not_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a coarse voxel: shows that the exact cases above are not trivially so."""
+    network, fixed = _network(), _noise(*SHAPE, seed=1)
+    before = _voxels(network, fixed, _block(80, 2))
+    change = _voxels(network, fixed, _block(82, 2)) - before - _along(2)
+    median = float(change.norm(dim=1).median())
+    with capsys.disabled():
+        print(f"\nmedian change for a shift of 2 voxels: {median:.3f} voxels")
+    assert 1e-3 < median < 4
+
+
+def test_stride_is_the_largest_step_of_any_part() -> None:
+    assert CONFIG.stride == 8
+    assert ModelConfig().stride == 64
+    assert ModelConfig(coarse="unet", refine_scales=(2, 1, 1)).stride == 128
+
+
+def test_smoothing_keeps_the_equivariance() -> None:
+    encoder = EncoderConfig(width=8, blocks=1, padding=9, smoothing=1)
+    network = _network(CONFIG.model_copy(update={"encoder": encoder}))
+    fixed = _noise(*SHAPE, seed=1)
+    before = _voxels(network, fixed, _block(80, 2))
+    after = _voxels(network, fixed, _block(88, 2))
+    torch.testing.assert_close(after, before + _along(8), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(33, 21), (17, 30, 23)])
+def test_any_grid_and_batch(shape: tuple[int, ...]) -> None:
+    config = CONFIG.model_copy(update={"dimension": len(shape), "coordinates": "corners"})
+    network = _network(config)
+    fixed, moving = torch.rand(2, 3, 1, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        together = network(fixed, moving).on_grid(shape)
+        alone = network(fixed[1:2], moving[1:2]).on_grid(shape)
+    assert together.shape == (3, len(shape), *shape)
+    torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scales", [(1, 2), (3,), (8,)])
+def test_scales_that_make_no_network_are_refused(scales: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="scales"):
+        ModelConfig(refine_scales=scales)
+
+
+def test_sampling_continues_the_border() -> None:
+    image = torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 3, 4)
+    points = torch.tensor([[[0.5, 0.5, 0.5], [-3.0, 0.5, 7.0]]])
+    for align_corners in (True, False):
+        found = sample(image, points.view(1, 2, 3), align_corners)
+        torch.testing.assert_close(found, torch.tensor([[[0.0, 1.5, 3.0]]]))
