@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from carl_cli.delivery import Delivery
-from carl_cli.errors import InputError, UsageError
+from carl_cli.errors import InputError
 from carl_cli.io.image import Image, read_image
 from carl_cli.io.points import PointSet, read_points
 from carl_cli.io.transform import read_transform
+from carl_cli.preflight import check_request
 from carl_cli.progress import Progress, silent
 from carl_cli.registration import (
     DEFAULT_OPTIONS,
@@ -83,6 +84,7 @@ class RunSettings:
     device: str = "cpu"
     threads: int = 1
     seed: int = 0
+    deterministic: bool = False
     noted: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -98,25 +100,28 @@ def run_case(
 
     Raises InputError, UsageError, OutputError; an output that was not finished does not exist.
     """
-    _check(inputs)
+    check_request(inputs, outputs, weights, options, settings.field_spacing)
     started, watch = records.utc_now(), Stopwatch(progress)
     with watch.stage("reading"):
         fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
-        options, truth = _with_files(options, inputs), _truth(inputs)
+        options, truth = _with_files(options, inputs), _truth(inputs, fixed.grid.dimension)
     result = register(fixed, moving, weights, options, progress)
     watch.seconds.update(result.seconds)
     with watch.stage("scoring"):
         metrics = score(fixed, moving, result, truth)
-    delivery = Delivery(fixed, moving, result, truth, settings.field_spacing, settings.precision)
+    described = _described(inputs, fixed, moving, result, options, truth)
+    delivery = Delivery(fixed, moving, result, truth, outputs, settings)
     with watch.stage("writing"):
-        delivery.write_data(outputs)
+        delivery.write_data()
     record = records.RunRecord(
         command=records.command_line(),
         started=started,
-        environment=records.Environment.current(settings.device, settings.threads),
+        environment=records.Environment.current(
+            settings.device, settings.threads, settings.deterministic
+        ),
         seed=settings.seed,
         weights=_weights_used(weights),
-        inputs=_described(inputs, fixed, moving, result),
+        inputs=described,
         options=dict(settings.noted),
         metrics=metrics.model_copy(update=delivery.measured),
         io_loss=list(result.losses),
@@ -124,38 +129,37 @@ def run_case(
         timings_s=watch.seconds,
     )
     with watch.stage("pictures"):
-        delivery.write_pictures(outputs, record)
-    return _closed(record, outputs)
+        delivery.write_pictures(record)
+    return _closed(record, outputs, watch)
 
 
-def check_case(inputs: CaseInputs, weights: Weights, options: RegistrationOptions) -> None:
-    """All that can fail before the network runs: files, geometry, masks, intensities."""
-    _check(inputs)
+def check_case(
+    inputs: CaseInputs,
+    outputs: CaseOutputs,
+    weights: Weights,
+    options: RegistrationOptions,
+    settings: RunSettings = RunSettings(),
+) -> None:
+    """All that can fail before the network runs: choices, files, geometry, masks, intensities."""
+    check_request(inputs, outputs, weights, options, settings.field_spacing)
     fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
-    prepare(fixed, moving, weights, _with_files(options, inputs))
-    _truth(inputs)
+    options = _with_files(options, inputs)
+    prepare(fixed, moving, weights, options, options.initial)
+    _truth(inputs, fixed.grid.dimension)
 
 
-def _closed(record: records.RunRecord, outputs: CaseOutputs) -> records.RunRecord:
-    """The record with what is known last: hashes of the outputs, peak memory. Written if asked."""
+def _closed(record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch) -> records.RunRecord:
+    """The record with what is known last: hashes, times, memory. Written if asked."""
     written = {role: path for role, path in outputs.paths().items() if role != "json"}
     last = {
         "outputs": records.output_files(written),
+        "timings_s": dict(watch.seconds),
         "peak_memory_mib": records.peak_memory_mib(),
     }
     record = record.model_copy(update=last)
     if outputs.json is not None:
         records.write_record(outputs.json, record)
     return record
-
-
-def _check(inputs: CaseInputs) -> None:
-    """Only both sides' segmentations or landmarks together give a score."""
-    for name in ("seg", "points"):
-        given = [getattr(inputs, f"{side}_{name}") for side in ("fixed", "moving")]
-        if (given[0] is None) != (given[1] is None):
-            missing = "--moving-" if given[1] is None else "--fixed-"
-            raise UsageError(f"{missing}{name} is missing", "both sides are needed for a score")
 
 
 def _read(path: Path, inputs: CaseInputs) -> Image:
@@ -176,9 +180,11 @@ def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> Registratio
     )
 
 
-def _truth(inputs: CaseInputs) -> Truth:
+def _truth(inputs: CaseInputs, dimension: int) -> Truth:
     paths = (inputs.fixed_points, inputs.moving_points)
-    fixed_points, moving_points = (None if p is None else read_points(p) for p in paths)
+    fixed_points, moving_points = (
+        None if path is None else read_points(path, dimension=dimension) for path in paths
+    )
     _check_landmarks(fixed_points, moving_points)
     segmentations = _optional(inputs.fixed_seg), _optional(inputs.moving_seg)
     return Truth(*segmentations, fixed_points, moving_points)
@@ -199,18 +205,31 @@ def _weights_used(weights: Weights) -> records.WeightsUsed:
 
 
 def _described(
-    inputs: CaseInputs, fixed: Image, moving: Image, result: Registration
+    inputs: CaseInputs,
+    fixed: Image,
+    moving: Image,
+    result: Registration,
+    options: RegistrationOptions,
+    truth: Truth,
 ) -> dict[str, records.InputFile]:
-    """Role → path, hash and geometry of every input file."""
-    described = {role: records.input_file(path) for role, path in inputs.paths().items()}
-    sides = {"fixed": (fixed, result.prepared.fixed), "moving": (moving, result.prepared.moving)}
-    for role, (image, prepared) in sides.items():
+    """Role → path, hash and, of images, geometry of every input file."""
+    images = {
+        "fixed": fixed,
+        "moving": moving,
+        "fixed_mask": options.fixed_mask,
+        "moving_mask": options.moving_mask,
+        "fixed_seg": truth.fixed_seg,
+        "moving_seg": truth.moving_seg,
+    }
+    described = {r: _described_file(path, images.get(r)) for r, path in inputs.paths().items()}
+    for role, prepared in (("fixed", result.prepared.fixed), ("moving", result.prepared.moving)):
         low, high, modality = prepared.intensity
-        described[role] = records.input_file(
-            inputs.paths()[role],
-            image.grid,
-            dtype=str(image.array.dtype),
-            modality=modality,
-            intensity_window=(low, high),
-        )
+        used = {"modality": modality, "intensity_window": (low, high)}
+        described[role] = described[role].model_copy(update=used)
     return described
+
+
+def _described_file(path: Path, image: Image | None) -> records.InputFile:
+    if image is None:
+        return records.input_file(path)
+    return records.input_file(path, image.grid, dtype=str(image.array.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,23 +10,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carl_cli.errors import UsageError
-from carl_cli.geometry import Grid, covering_grid
+from carl_cli.geometry import Grid, apply_affine, covering_grid
+from carl_cli.io.atomic import full_suffix
 from carl_cli.io.image import Image, write_image
 from carl_cli.io.resample import resample
-from carl_cli.io.transform import write_transform
+from carl_cli.io.transform import AFFINE, write_transform
+from carl_cli.preflight import spacing_of
 from carl_cli.registration import Registration
 from carl_cli.report.record import RunRecord, Spread
 from carl_cli.scoring import Truth
-from carl_cli.transform import DisplacementField, invert, jacobian_determinant
+from carl_cli.transform import (
+    AffineTransform,
+    CompositeTransform,
+    Transform,
+    dense,
+    inverse_residual,
+    jacobian_determinant,
+)
 
 if TYPE_CHECKING:
-    from carl_cli.case import CaseOutputs
+    from carl_cli.case import CaseOutputs, RunSettings
 
 
 class Delivery:
     """Writes the outputs of one registration; what several of them need is computed once.
 
-    `measured` holds the metrics that only writing brings to light.
+    All of them belong to the transform as its file holds it: -w is what -o makes of the moving
+    image, -O inverts what -o holds. `measured` holds the metrics that only writing brings to light.
     """
 
     def __init__(
@@ -34,106 +45,145 @@ class Delivery:
         moving: Image,
         result: Registration,
         truth: Truth,
-        field_spacing: str,
-        precision: Any,
+        outputs: CaseOutputs,
+        settings: RunSettings,
     ) -> None:
         self.fixed = fixed
         self.moving = moving
         self.result = result
         self.truth = truth
-        self.field_spacing = field_spacing
-        self.precision = precision
+        self.outputs = outputs
+        self.settings = settings
         self.measured: dict[str, Any] = {}
 
-    def write_data(self, outputs: CaseOutputs) -> None:
+    def write_data(self) -> None:
         """Transforms, warped images and maps. Raises UsageError, OutputError."""
+        outputs, precision = self.outputs, self.settings.precision
         if outputs.forward is not None:
-            self._write_transform(outputs.forward, self.result.forward, self.fixed.grid)
+            write_transform(outputs.forward, self.forward, precision=precision)
         if outputs.inverse is not None:
-            self._write_transform(outputs.inverse, self.inverse, self.moving.grid)
+            write_transform(outputs.inverse, self.inverse, precision=precision)
         if outputs.warped is not None:
             write_image(outputs.warped, self.warped)
         if outputs.inverse_warped is not None:
-            warped = resample(self.fixed, self.moving.grid, self.inverse)
-            write_image(outputs.inverse_warped, warped)
+            write_image(outputs.inverse_warped, self.inverse_warped)
         if outputs.jacobian is not None:
             write_image(outputs.jacobian, self.jacobian)
         if outputs.confidence is not None:
             write_image(outputs.confidence, self.confidence)
 
-    def write_pictures(self, outputs: CaseOutputs, record: RunRecord) -> None:
+    def write_pictures(self, record: RunRecord) -> None:
         """Figure and HTML page."""
-        pair = (self.fixed, self.moving)
-        if outputs.figure is not None:
+        shown = (self.fixed, self.moving)
+        labels = (self.truth.fixed_seg, self.truth.moving_seg)
+        if self.outputs.figure is not None:
             from carl_cli.report.figure import save_figure
 
-            labels = (self.truth.fixed_seg, self.truth.moving_seg)
-            save_figure(outputs.figure, *pair, self.warped, self.result.forward, labels=labels)
-        if outputs.report is not None:
+            save_figure(self.outputs.figure, *shown, self.warped, self.forward, labels=labels)
+        if self.outputs.report is not None:
             from carl_cli.report.html import write_report
 
             write_report(
-                outputs.report,
-                *pair,
+                self.outputs.report,
+                *shown,
                 self.warped,
-                self.result.forward,
+                self.forward,
                 record=record,
-                confidence=self._confidence(),
-                labels=(self.truth.fixed_seg, self.truth.moving_seg),
+                confidence=self._coarse_confidence(),
+                labels=labels,
             )
+
+    @cached_property
+    def forward(self) -> Transform:
+        """Fixed points → moving points."""
+        return self._as_written(self.outputs.forward, self.result.forward, self.fixed.grid)
+
+    @cached_property
+    def inverse(self) -> Transform:
+        """Moving points → fixed points: exact of an affine, else solved on the network's spacing
+        (a field has no detail below it) over the moving image's field of view."""
+        grid = covering_grid(self.moving.grid, self._network_spacing_mm)
+        exact = _affine_inverse(self.result.forward)
+        solved = dense(self.forward.inverse(), grid) if exact is None else exact
+        written = self._as_written(self.outputs.inverse, solved, self.moving.grid)
+        residual_mm = inverse_residual(self.forward, written, _between(grid))
+        self.measured["inverse_residual_mm"] = Spread.of(residual_mm)
+        return written
 
     @cached_property
     def warped(self) -> Image:
         """The moving image on the fixed grid, dtype kept."""
-        return resample(self.moving, self.fixed.grid, self.result.forward)
+        return _seen_through(self.moving, self.fixed.grid, self.forward)
 
     @cached_property
-    def inverse(self) -> DisplacementField:
-        """The numerical inverse of the very transform that is written, on the moving side.
-
-        Sampled no finer than the network's grid: the field has no detail below it.
-        """
-        grid = covering_grid(self.moving.grid, self.result.prepared.moving.grid.spacing_mm[0])
-        field, residual_mm = invert(self.result.forward, grid)
-        self.measured["inverse_residual_mm"] = Spread.of(residual_mm)
-        return field
+    def inverse_warped(self) -> Image:
+        """The fixed image on the moving grid, dtype kept."""
+        return _seen_through(self.fixed, self.moving.grid, self.inverse)
 
     @cached_property
     def jacobian(self) -> Image:
-        values = jacobian_determinant(self.result.forward, self.fixed.grid)
+        values = jacobian_determinant(self.forward, self.fixed.grid)
         return Image(values.astype(np.float32), self.fixed.grid)
 
     @property
     def confidence(self) -> Image:
-        """Raises UsageError for networks without attention."""
-        image = self._confidence()
-        if image is None:
-            raise UsageError("these weights give no confidence map", "leave out --confidence")
-        return resample(image, self.fixed.grid)
+        """Spread of the match in mm on the fixed grid; outside the network's view the largest.
 
-    def _confidence(self) -> Image | None:
-        """Spread of the match in mm on the coarse network's grid, in the fixed frame."""
+        Raises UsageError for networks without attention.
+        """
+        coarse = self._coarse_confidence()
+        if coarse is None:
+            raise UsageError("these weights give no confidence map", "leave out --confidence")
+        return resample(coarse, self.fixed.grid, background=float(coarse.array.max()))
+
+    def _coarse_confidence(self) -> Image | None:
+        """On the coarse network's grid, in the fixed frame."""
         spread = self.result.spread_mm
         if spread is None:
             return None
-        network = self.result.prepared.fixed.grid
-        scale = network.size_xyz[0] / spread.shape[-1]
-        return Image(spread, covering_grid(network, network.spacing_mm[0] * scale))
+        return Image(spread, _pooled(self.result.prepared.fixed.grid, spread.shape))
 
-    def _write_transform(self, path: Path, transform: Any, image_grid: Grid) -> None:
-        exact = path.suffix == ".h5" and self.field_spacing == "native"
-        grid = None if exact else self._field_grid(image_grid)
-        write_transform(path, transform, precision=self.precision, field_grid=grid)
+    def _as_written(self, path: Path | None, transform: Transform, image_grid: Grid) -> Transform:
+        """The transform as the file will hold it: exact, or sampled on a grid."""
+        spacing = self.settings.field_spacing
+        suffix = "" if path is None else full_suffix(path).lower()
+        if suffix in ("", *AFFINE) or (suffix == ".h5" and spacing == "native"):
+            return transform
+        return dense(transform, self._field_grid(image_grid))
 
     def _field_grid(self, image_grid: Grid) -> Grid:
         """Grid of a dense field; coarser ones still cover the image's field of view."""
-        if self.field_spacing == "native":
+        if self.settings.field_spacing == "native":
             return image_grid
-        if self.field_spacing == "network":
-            return covering_grid(image_grid, self.result.prepared.fixed.grid.spacing_mm[0])
-        try:
-            return covering_grid(image_grid, float(self.field_spacing))
-        except ValueError:
-            raise UsageError(
-                f"--field-spacing {self.field_spacing}", "give native, network or millimetres"
-            ) from None
+        asked_mm = spacing_of(self.settings.field_spacing)
+        return covering_grid(image_grid, asked_mm or self._network_spacing_mm)
+
+    @property
+    def _network_spacing_mm(self) -> float:
+        return min(self.result.prepared.fixed.grid.spacing_mm)
+
+
+def _seen_through(image: Image, grid: Grid, transform: Transform) -> Image:
+    """Outside the image its smallest value, which is air: in CT, 0 would be water."""
+    return resample(image, grid, transform, background=float(image.array.min()))
+
+
+def _affine_inverse(transform: CompositeTransform) -> Transform | None:
+    is_affine = all(isinstance(part, AffineTransform) for part in transform.parts)
+    return transform.inverse() if is_affine else None
+
+
+def _between(grid: Grid) -> Grid:
+    """The points half-way between the voxels, where an interpolated field errs most."""
+    middle = apply_affine(grid.index_to_lps, np.minimum(np.array(grid.size_xyz) - 1, 1) / 2)
+    size = tuple(max(n - 1, 1) for n in grid.size_xyz)
+    return replace(grid, size_xyz=size, origin_mm=tuple(middle.tolist()))
+
+
+def _pooled(grid: Grid, shape_zyx: tuple[int, ...]) -> Grid:
+    """The same field of view in fewer voxels."""
+    size = shape_zyx[::-1]
+    factor = np.array(grid.size_xyz) / size
+    origin = apply_affine(grid.index_to_lps, (factor - 1) / 2)
+    spacing = tuple((factor * grid.spacing_mm).tolist())
+    return Grid(size, spacing, tuple(origin.tolist()), grid.direction)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from carl_cli.errors import UsageError
@@ -17,13 +19,13 @@ def chosen_device(name: str) -> str:
         return "mps" if torch.backends.mps.is_available() else "cpu"
     kind = name.split(":")[0]
     there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
     }
-    if kind not in there:
+    if kind not in there or not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise UsageError(f"--device {name}", "choose auto, cpu, cuda, cuda:N or mps")
-    if not there[kind]:
+    if int(name.partition(":")[2] or 0) >= there[kind]:
         raise UsageError(f"--device {name}: torch sees no such device here", "use --device cpu")
     return name
 

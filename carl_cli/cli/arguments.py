@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from carl_cli.cli.options import LogFile, Overwrite, Quiet, Threads, Verbose
+from carl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from carl_cli.instance import InstanceOptions
@@ -212,6 +213,19 @@ class RunArguments:
     verbose: Verbose = False
     quiet: Quiet = False
     log_file: LogFile = None
+
+
+def check_instance(instance: InstanceArguments, start: StartArguments) -> None:
+    """Raise UsageError for options of an instance optimisation that would not take place."""
+    if instance.io and start.affine_only:
+        raise UsageError(
+            "--io and --affine-only were both given",
+            "leave out --io: an affine result is not fitted further",
+        )
+    silent = [name for name, value in vars(instance).items() if name != "io" and value is not None]
+    if silent and not instance.io:
+        option = "--" + silent[0].replace("_", "-")
+        raise UsageError(f"{option} was given without --io", "add --io")
 
 
 def registration_options(

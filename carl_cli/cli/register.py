@@ -19,6 +19,7 @@ from carl_cli.cli.arguments import (
     ScoreArguments,
     StartArguments,
     WritingArguments,
+    check_instance,
     registration_options,
 )
 from carl_cli.cli.grouping import grouped
@@ -27,6 +28,7 @@ from carl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from carl_cli.case import CaseInputs, CaseOutputs
+    from carl_cli.registration import RegistrationOptions
     from carl_cli.report.record import RunRecord
 
 
@@ -49,6 +51,7 @@ def register(
     """
     threads = console.start(run.verbose, run.quiet, run.log_file, run.threads)
     fixed, moving = _named_once(pair)
+    check_instance(instance, start)
     wanted = _wanted(outputs)
     from carl_cli.case import RunSettings, check_case, run_case
     from carl_cli.devices import chosen_weights
@@ -58,17 +61,19 @@ def register(
     weights = chosen_weights(network.weights, network.device, network.deterministic)
     confidence = wanted.confidence is not None or wanted.report is not None
     options = registration_options(weights, instance, images, start, network.seed, confidence)
-    if run.dry_run:
-        check_case(inputs, weights, options)
-        return
     settings = RunSettings(
         writing.field_spacing,
         writing.precision,
         str(next(weights.network.parameters()).device),
         threads,
         network.seed,
-        noted=_noted(instance, images, start, writing),
+        network.deterministic,
+        noted=_noted(instance, images, start, writing) | _noted_instance(options),
     )
+    if run.dry_run:
+        check_case(inputs, wanted, weights, options, settings)
+        console.LOGGER.info("all inputs can be used; nothing was computed (--dry-run)")
+        return
     with console.progress() as progress:
         record = run_case(inputs, wanted, weights, options, settings, progress)
     _print(record)
@@ -130,6 +135,20 @@ def _noted(*groups: object) -> dict[str, object]:
     """Options as plain values for the record, without those left at None."""
     values = {k: v for group in groups for k, v in asdict(group).items()}  # type: ignore[call-overload]
     return {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
+
+
+def _noted_instance(options: RegistrationOptions) -> dict[str, object]:
+    """What instance optimisation was done with, the weights' own choices included."""
+    used = options.instance
+    if used is None:
+        return {}
+    return {
+        "io_steps": used.steps,
+        "io_lr": used.learning_rate,
+        "io_metric": used.metric,
+        "io_lambda": used.regularisation,
+        "io_scope": used.scope,
+    }
 
 
 def _print(record: RunRecord) -> None:
