@@ -2,7 +2,7 @@
 
 One interface, `mean_and_spread`; the N × M matrix of logits never exists as a whole. Features
 have length at most `MAX_NORM`, so logits lie in [-16, 16] and exp needs no running maximum:
-float32 holds the sum of any number of weights between exp(-16) and exp(16).
+float32 holds the sum of 10⁹ weights up to exp(64), that is with logits four times sharper.
 Legend of suffixes: B batch, N queries, M keys, C channels, D dimension.
 """
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 MAX_NORM = 4.0
+MAX_SHARPNESS = 4.0  # a factor of the queries that the sums still hold
 # A tile of logits is 1 MiB: it stays in a core's second-level cache between its three uses.
 TILE = 512
 

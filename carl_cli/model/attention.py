@@ -19,13 +19,21 @@ class CoordinateAttention(Registrar):
     Both images are zero-padded by `padding` voxels before the encoder. The fixed image's
     features are cropped back; the moving image's padding stays, so that points outside of
     it can be reached. smoothing > 0: the field is made regular where the match is unsure, by
-    a Gaussian of that many voxels; 0 is the paper.
+    a Gaussian of that many voxels; 0 is the paper. sharpness scales the logits; 1 is the
+    paper. A network that was trained briefly is unsure, and the mean of an unsure row lies
+    too near the middle of the image: a greater sharpness corrects that bias.
     """
 
     def __init__(
-        self, encoder: Encoder, padding: int, align_corners: bool, smoothing: int = 0
+        self,
+        encoder: Encoder,
+        padding: int,
+        align_corners: bool,
+        smoothing: int = 0,
+        sharpness: float = 1.0,
     ) -> None:
         super().__init__()
+        self.sharpness = sharpness
         self.encoder = encoder
         self.padding = padding
         self.smoothing = smoothing
@@ -83,7 +91,7 @@ class CoordinateAttention(Registrar):
         queries = cut(fixed, [crop] * (fixed.dim() - 2)).flatten(2).transpose(1, 2)
         keys = moving.flatten(2).transpose(1, 2)
         positions = self._padded_identity(self._inner_shape(moving), moving.device)
-        return queries.contiguous(), keys.contiguous(), positions
+        return self.sharpness * queries.contiguous(), keys.contiguous(), positions
 
     def _padded_identity(self, shape: Shape, device: torch.device) -> Tensor:
         """(M, D) unit coordinates of all voxels; outside [0, 1] in the padding."""

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from carl_cli.kernels.attention import MAX_SHARPNESS
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.layers import pool
@@ -23,14 +24,16 @@ from carl_cli.model.unet import DisplacementUNet
 
 
 class EncoderConfig(BaseModel):
-    """Conv_θ: features per voxel, residual blocks, voxels of zero padding; and how far Ξ's
-    field is smoothed where the match is unsure, in its voxels (0: the paper)."""
+    """Conv_θ: features per voxel, residual blocks, voxels of zero padding. smoothing: of Ξ's
+    field where the match is unsure, in its voxels; sharpness: factor of the logits. The
+    paper has 0 and 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     width: int = Field(default=128, ge=1)
     blocks: int = Field(default=3, ge=0)
     padding: int = Field(default=9, ge=0)
     smoothing: int = Field(default=0, ge=0)
+    sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)
 
 
 class UNetConfig(BaseModel):
@@ -102,7 +105,7 @@ def _coarse(config: ModelConfig) -> Registrar:
         return _unet(config)
     e = config.encoder
     encoder = Encoder(config.dimension, config.channels, e.width, e.blocks)
-    return CoordinateAttention(encoder, e.padding, config.align_corners, e.smoothing)
+    return CoordinateAttention(encoder, e.padding, config.align_corners, e.smoothing, e.sharpness)
 
 
 def _unet(config: ModelConfig) -> DisplacementUNet:

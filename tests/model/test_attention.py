@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.kernels.attention import TILE, mean_and_spread, mean_position
+from carl_cli.kernels.attention import MAX_SHARPNESS, TILE, mean_and_spread, mean_position
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.encoder import Encoder
 
@@ -102,3 +102,13 @@ def _matches(
         phi = network(fixed, moving).on_grid(shape)
     window = phi[(..., *(slice(a, a + 6) for a in fixed_at))]
     return window * shape[0] - 0.5
+
+
+def test_logits_at_the_greatest_sharpness_do_not_overflow() -> None:
+    q, k = MAX_SHARPNESS * _features(5, 1), _features(3000, 2)
+    k[:, :1000] = q[:, :1] / MAX_SHARPNESS
+    x = torch.rand(3000, 3, generator=torch.Generator().manual_seed(3))
+    expected = _naive(q.double(), k.double(), x.double())
+    found, spread = mean_and_spread(q, k, x)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
+    assert bool(torch.isfinite(spread).all())
