@@ -27,6 +27,7 @@ from carl_cli.transform import (
     inverse_residual,
     jacobian_determinant,
 )
+from carl_cli.transform import covering_grid as grown_around
 
 if TYPE_CHECKING:
     from carl_cli.case import CaseOutputs, RunSettings
@@ -102,7 +103,7 @@ class Delivery:
     def inverse(self) -> Transform:
         """Moving points → fixed points: exact of an affine, else solved on the network's spacing
         (a field has no detail below it) over the moving image's field of view."""
-        grid = covering_grid(self.moving.grid, self._network_spacing_mm)
+        grid = _enclosing(self.moving.grid, self._network_spacing_mm)
         exact = _affine_inverse(self.result.forward)
         solved = dense(self.forward.inverse(), grid) if exact is None else exact
         written = self._as_written(self.outputs.inverse, solved, self.moving.grid)
@@ -156,7 +157,7 @@ class Delivery:
         if self.settings.field_spacing == "native":
             return image_grid
         asked_mm = spacing_of(self.settings.field_spacing)
-        return covering_grid(image_grid, asked_mm or self._network_spacing_mm)
+        return _enclosing(image_grid, asked_mm or self._network_spacing_mm)
 
     @property
     def _network_spacing_mm(self) -> float:
@@ -171,6 +172,11 @@ def _seen_through(image: Image, grid: Grid, transform: Transform) -> Image:
 def _affine_inverse(transform: CompositeTransform) -> Transform | None:
     is_affine = all(isinstance(part, AffineTransform) for part in transform.parts)
     return transform.inverse() if is_affine else None
+
+
+def _enclosing(grid: Grid, spacing_mm: float) -> Grid:
+    """Cubic voxels whose centres enclose the image, so that nothing in it is extrapolated."""
+    return grown_around(covering_grid(grid, spacing_mm), grid.corners_mm())
 
 
 def _between(grid: Grid) -> Grid:
