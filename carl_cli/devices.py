@@ -30,7 +30,9 @@ def chosen_device(name: str) -> str:
     return name
 
 
-def chosen_weights(name: str, device: str = "auto", deterministic: bool = False) -> Weights:
-    """Weights by name or folder on a device by name."""
+def chosen_weights(
+    name: str, device: str = "auto", deterministic: bool = False, offline: bool = False
+) -> Weights:
+    """Weights by name, folder or repository on a device by name."""
     torch.use_deterministic_algorithms(deterministic)
-    return load_weights(locate(name), chosen_device(device))
+    return load_weights(locate(name, offline), chosen_device(device))

@@ -6,7 +6,6 @@ intensities that it was trained on, and the instance optimisation that suits it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,12 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from carl_cli.errors import WeightsError
+from carl_cli.errors import OutputError, WeightsError
+from carl_cli.integrity import CARD, CONFIG, MODEL, check_files, sha256_of
 from carl_cli.io.atomic import atomic_path
 from carl_cli.model.carl import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.preprocess import PreprocessRule
-
-CONFIG = "config.json"
-MODEL = "model.safetensors"
-CARD = "README.md"
 
 
 class InstanceDefaults(BaseModel):
@@ -44,7 +40,7 @@ class WeightsConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     format_version: Literal[1] = 1
     name: str
-    family: Literal["carl", "unigradicon"] = "carl"
+    family: Literal["carl", "unigradicon", "multigradicon"] = "carl"
     licence: str = "Apache-2.0"
     citation: str = ""
     model: ModelConfig
@@ -71,7 +67,7 @@ def load_weights(folder: str | Path, device: str = "cpu") -> Weights:
     """
     folder = Path(folder)
     config = read_config(folder)
-    sha256 = _checked_hash(folder, config)
+    sha256 = check_files(folder, config.files)
     network = build_network(config.model)
     _load_tensors(network, folder / MODEL)
     return Weights(network.to(device), config, str(folder), sha256)
@@ -88,20 +84,6 @@ def read_config(folder: Path) -> WeightsConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise WeightsError(f"{path}: {where or 'the file'}: {first['msg']}") from error
-
-
-def _checked_hash(folder: Path, config: WeightsConfig) -> str:
-    path = folder / MODEL
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file", "name a folder that holds it")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    expected = config.files.get(MODEL, found)
-    if found != expected:
-        raise WeightsError(
-            f"{path} is damaged: SHA-256 {found[:12]}…, expected {expected[:12]}…",
-            "download or copy the weights again",
-        )
-    return found
 
 
 def _load_tensors(network: Registrar, path: Path) -> None:
@@ -122,23 +104,40 @@ def _load_tensors(network: Registrar, path: Path) -> None:
         raise WeightsError(f"{path} does not fit the architecture in {CONFIG}: {reason}") from error
 
 
-def save_weights(folder: str | Path, network: Registrar, config: WeightsConfig, card: str) -> None:
-    """Write a weights folder: float16 tensors, config with their hash, model card."""
-    from safetensors.torch import save_file
+def save_weights(
+    folder: str | Path, network: Registrar, config: WeightsConfig, card: str, exact: bool = False
+) -> None:
+    """Write a weights folder: tensors, config with their hash, model card.
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: _stored(value) for key, value in network.state_dict().items()}
-    with atomic_path(folder / MODEL) as temporary:
-        save_file(tensors, temporary)
-    digest = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+    exact: tensors as they are; else floating point ones as float16. Raises OutputError.
+    """
+    from safetensors.torch import save
+
+    folder = _made(Path(folder))
+    tensors = {key: _stored(value, exact) for key, value in network.state_dict().items()}
+    # save_file would make a file that nobody but its owner can read.
+    _write(folder / MODEL, save(tensors))
+    digest = sha256_of(folder / MODEL)
     values = config.model_copy(update={"files": {MODEL: digest}}).model_dump(mode="json")
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
-    with atomic_path(folder / CARD) as temporary:
-        temporary.write_text(card)
+    _write(folder / CONFIG, (json.dumps(values, indent=2) + "\n").encode())
+    _write(folder / CARD, card.encode())
 
 
-def _stored(value: torch.Tensor) -> torch.Tensor:
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: can't be made: {error.strerror}", "choose another folder"
+        ) from error
+    return folder
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _stored(value: torch.Tensor, exact: bool) -> torch.Tensor:
     value = value.detach().cpu().contiguous()
-    return value.half() if value.is_floating_point() else value
+    return value.half() if value.is_floating_point() and not exact else value

@@ -107,8 +107,16 @@ class WritingArguments:
 @dataclass(frozen=True)
 class NetworkArguments:
     weights: Annotated[
-        str, _option(NETWORK, "--weights", help="Name of weights, or their folder.")
+        str,
+        _option(
+            NETWORK,
+            "--weights",
+            help="A name (carl weights list), a folder, its model file, or org/repo[@revision].",
+        ),
     ] = "carl-base"
+    offline: Annotated[
+        bool, _option(NETWORK, "--offline", help="Weights from this machine only.")
+    ] = False
     device: Annotated[str, _option(NETWORK, "--device", help="auto, cpu, cuda, cuda:N or mps.")] = (
         "auto"
     )

@@ -55,7 +55,7 @@ ENTRIES = (
     CommandEntry("report", _CLI + "report", "report", "Make an HTML report of a run.", STUDIES),
     CommandEntry("train", _CLI + "train", "app", "Train a network from a config file.", NETWORKS),
     CommandEntry(
-        "weights", _CLI + "weights", "app", "List, download, check and publish weights.", NETWORKS
+        "weights", _CLI + "weights", "app", "List, download, check and import weights.", NETWORKS
     ),
     CommandEntry("demo", _CLI + "demo", "demo", "Register a synthetic pair and score it.", HELP),
     CommandEntry("doctor", _CLI + "doctor", "doctor", "Check this installation and machine.", HELP),

@@ -58,7 +58,9 @@ def register(
 
     inputs = _inputs(fixed, moving, images, start, scores)
     console.LOGGER.info("resampling %s onto %s", moving, fixed)
-    weights = chosen_weights(network.weights, network.device, network.deterministic)
+    weights = chosen_weights(
+        network.weights, network.device, network.deterministic, network.offline
+    )
     confidence = wanted.confidence is not None or wanted.report is not None
     options = registration_options(weights, instance, images, start, network.seed, confidence)
     settings = RunSettings(

@@ -36,6 +36,14 @@ def load_published(network: Registrar, published: Mapping[str, Tensor]) -> None:
         target[ours].copy_(source[theirs])
 
 
+def fits(network: Registrar, published: Mapping[str, Tensor]) -> bool:
+    """Whether a published state dict has this network's keys and shapes."""
+    source, target = _strip(published), network.state_dict()
+    return {theirs: target[ours].shape for theirs, ours in _translate(network)} == {
+        key: value.shape for key, value in source.items()
+    }
+
+
 def _strip(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     source = {}
     for key, value in published.items():

@@ -1,0 +1,185 @@
+"""`carl weights`: what there is, where it lies, whether it is sound, and how to get it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from carl_cli.cli import options
+
+if TYPE_CHECKING:
+    from carl_cli import registry
+
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A name of the list, org/repo[@revision], or a folder."),
+]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="List, download, check and import weights. Wherever --weights is asked for: a name of "
+    "the list, a folder, its model file, or org/repo[@revision] on the Hugging Face Hub.",
+)
+
+
+@app.command("list")
+def list_weights() -> None:
+    """Say for each known set of weights: family, size, licence, state, where it lies."""
+    from carl_cli.catalogue import rows
+
+    table = [("NAME", "FAMILY", "SIZE", "LICENCE", "STATE", "WHERE")]
+    for row in rows():
+        size = f"{row.bytes / 1e6:.1f} MB" if row.bytes else "-"
+        table.append((row.name, row.family, size, row.licence, row.state, row.where))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+@app.command()
+def info(name: Name) -> None:
+    """Show what a weights folder says of itself: config.json, as JSON."""
+    import json
+
+    from carl_cli.integrity import stored_config
+
+    folder = _here(name)
+    typer.echo(json.dumps({**stored_config(folder), "folder": str(folder)}, indent=2))
+
+
+@app.command()
+def path(name: Name) -> None:
+    """Print the folder of weights that are on this machine."""
+    typer.echo(str(_here(name)))
+
+
+@app.command()
+def download(
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Again, even if they are here already.")
+    ] = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Bring weights to this machine and print their folder.
+
+    From the Hub to its cache (HF_HOME, HF_ENDPOINT and HF_TOKEN are honoured); the authors'
+    releases to $CARL_HOME or ~/.cache/carl, imported.
+    """
+    from carl_cli import registry
+    from carl_cli.cli import console
+    from carl_cli.errors import WeightsError
+
+    console.start(verbose, quiet)
+    entry, wanted = registry.release(name), registry.hub_name(name)
+    if name in registry.embedded():
+        folder = registry.embedded_folder(name)
+    elif entry is not None:
+        folder = _released(entry, force)
+    elif wanted is not None:
+        folder = _from_hub(wanted, force, quiet)
+    else:
+        raise WeightsError(f"no weights {name!r} to download", "see: carl weights list")
+    typer.echo(str(folder))
+
+
+@app.command()
+def verify(name: Name) -> None:
+    """Hash the files, load them into their network and run it on a small pair."""
+    from carl_cli.selftest import self_test
+    from carl_cli.weights import load_weights
+
+    weights = load_weights(_here(name))
+    seconds = self_test(weights)
+    hashed = "as config.json says" if weights.config.files else "config.json has none to compare"
+    typer.echo(f"{weights.config.name}: SHA-256 {weights.sha256}, {hashed}")
+    typer.echo(f"the network runs: {seconds:.1f} s for a small pair")
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="State dict of torch.save, or its https address.")
+    ],
+    family: Annotated[
+        str,
+        typer.Option("--family", help="carl, unigradicon or multigradicon.", show_default=False),
+    ],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Weights folder to write.")],
+    shape: Annotated[
+        str | None,
+        typer.Option("--shape", help="Grid it was trained on, Z,Y,X voxels; CARL needs it."),
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Make a weights folder of an authors' checkpoint, with the authors' preprocessing.
+
+    Only tensors are read from the file (torch.load with weights_only); code in it never runs.
+    """
+    from contextlib import nullcontext
+
+    from carl_cli.releases import downloaded
+
+    _require_free(folder, overwrite)
+    shape_zyx = _shape(shape)
+    is_address = "://" in file
+    origin = {"imported_from": file} if is_address else None
+    with downloaded(file) if is_address else nullcontext(Path(file)) as local:
+        from carl_cli.checkpoints import import_checkpoint
+
+        import_checkpoint(local, family, folder, shape_zyx, origin)
+    typer.echo(str(folder))
+
+
+def _require_free(folder: Path, overwrite: bool) -> None:
+    from carl_cli.errors import OutputError
+    from carl_cli.integrity import CONFIG
+
+    if (folder / CONFIG).exists() and not overwrite:
+        raise OutputError(f"{folder} holds weights already", "use --overwrite to replace them")
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    from carl_cli.errors import UsageError
+
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) not in (2, 3) or not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--shape {text}", "sizes with commas between, as in 128,128,128")
+    return tuple(map(int, parts))
+
+
+def _here(name: str) -> Path:
+    from carl_cli.registry import locate
+
+    return locate(name, offline=True)
+
+
+def _released(entry: registry.Release, force: bool) -> Path:
+    from carl_cli import registry
+    from carl_cli.cli import console
+    from carl_cli.releases import install
+
+    there = registry.local_folder(entry.name)
+    if there is not None and not force:
+        return there
+    with console.progress() as progress:
+        return install(entry, registry.imported_folder(entry.name), progress)
+
+
+def _from_hub(wanted: registry.HubName, force: bool, quiet: bool) -> Path:
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    from carl_cli import hub
+
+    if quiet or not sys.stderr.isatty():
+        disable_progress_bars()
+    return hub.download(wanted, force)

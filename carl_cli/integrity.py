@@ -1,0 +1,65 @@
+"""Files of a weights folder, and whether they are what its config.json says. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from carl_cli.errors import WeightsError
+
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+CARD = "README.md"
+
+_BLOCK_BYTES = 2**22
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in blocks. Raises WeightsError if it can't be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        hint = "name a folder that holds it" if isinstance(error, FileNotFoundError) else ""
+        raise WeightsError(f"{path}: {error.strerror}", hint) from error
+    return digest.hexdigest()
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """config.json as it stands there, unchecked. Raises WeightsError if it is no JSON object."""
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}", "name a folder that holds it") from error
+    except ValueError as error:
+        raise WeightsError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path}: an object was expected")
+    return values
+
+
+def check_files(folder: Path, expected: Mapping[str, str]) -> str:
+    """Compare each file with its SHA-256; returns that of the model file.
+
+    Raises WeightsError for a file that is missing, damaged, or outside the folder.
+    """
+    for name, digest in expected.items():
+        if Path(name).name != name:
+            raise WeightsError(f"{folder / CONFIG}: {name!r} does not lie in the folder")
+        _compare(folder / name, digest)
+    return expected.get(MODEL) or sha256_of(folder / MODEL)
+
+
+def _compare(path: Path, digest: str) -> None:
+    found = sha256_of(path)
+    if found != digest:
+        raise WeightsError(
+            f"{path} is damaged: SHA-256 {found[:12]}…, expected {digest[:12]}…",
+            "download or copy the weights again (carl weights download NAME --force)",
+        )

@@ -1,0 +1,178 @@
+"""Downloads from a Hub on loopback, and each way in which they can fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.weights.conftest import MODEL_BYTES, Carl, weights_files
+from tests.weights.hub import Hub, Repository
+
+COMMIT = "a" * 40
+SNAPSHOT = f"hf/hub/models--org--net/snapshots/{COMMIT}"
+
+
+def test_download_brings_the_files_of_weights_and_no_others(
+    carl: Carl, hub: Hub, tmp_path: Path
+) -> None:
+    done = carl("weights", "download", "org/net")
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = Path(done.stdout.strip())
+    assert folder == tmp_path / SNAPSHOT
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+        name: content for name, content in weights_files().items() if name != "pytorch_model.bin"
+    }
+
+
+def test_what_is_cached_is_found_without_a_request_or_a_write(
+    carl: Carl, hub: Hub, tmp_path: Path
+) -> None:
+    carl("weights", "download", "org/net")
+    hub.asked.clear()
+    before = {path: path.lstat().st_mtime_ns for path in (tmp_path / "hf").rglob("*")}
+    for name in ("org/net", f"org/net@{COMMIT}"):
+        done = carl("weights", "path", name)
+        assert done.stdout.strip() == str(tmp_path / SNAPSHOT)
+    listed = carl("weights", "list").stdout.splitlines()[-1]
+    assert listed.split() == [
+        *("org/net@aaaaaaaaaaaa", "carl", "0.3", "MB", "CC0-1.0", "verified"),
+        str(tmp_path / SNAPSHOT),
+    ]
+    assert hub.asked == []
+    assert {path: path.lstat().st_mtime_ns for path in (tmp_path / "hf").rglob("*")} == before
+
+
+def test_a_revision_is_asked_for_by_name(carl: Carl, hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/net"].revisions["v1"] = "b" * 40
+    done = carl("weights", "download", "org/net@v1")
+    assert Path(done.stdout.strip()).name == "b" * 40
+    assert "GET /api/models/org/net/revision/v1" in hub.asked
+    assert carl("weights", "path", "org/net").returncode == 4, "main was never downloaded"
+
+
+def test_a_cut_transfer_goes_on_where_it_broke_off(carl: Carl, hub: Hub, tmp_path: Path) -> None:
+    """huggingface_hub writes blocks of 10 MiB, so the file must be longer than two."""
+    model = os.urandom(24 * 2**20)
+    hub.repositories["org/net"].files.update(weights_files(model))
+    hub.cuts = 1
+    done = carl("weights", "download", "org/net")
+    assert done.returncode == 0
+    assert hub.ranges == [f"bytes={10 * 2**20}-"]
+    assert (tmp_path / SNAPSHOT / "model.safetensors").read_bytes() == model
+
+
+def test_a_wrong_hash_is_refused_until_the_right_file_comes(
+    carl: Carl, hub: Hub, tmp_path: Path
+) -> None:
+    hub.swapped = MODEL_BYTES[::-1]
+    done = carl("weights", "download", "org/net")
+    assert done.returncode == 4
+    assert "model.safetensors is damaged: SHA-256" in done.stderr
+    assert "DAMAGED" in carl("weights", "list").stdout
+    hub.swapped = None
+    assert carl("weights", "download", "org/net", "--force").returncode == 0
+    assert (tmp_path / SNAPSHOT / "model.safetensors").read_bytes() == MODEL_BYTES
+
+
+def test_a_token_opens_a_private_repository(carl: Carl, hub: Hub) -> None:
+    hub.repositories["org/net"].private = True
+    done = carl("weights", "download", "org/net")
+    assert done.returncode == 4
+    assert "no repository org/net" in done.stderr
+    assert "set HF_TOKEN" in done.stderr
+    done = carl("weights", "download", "org/net", HF_TOKEN="hf_bad")
+    assert done.returncode == 4
+    assert "that your token (HF_TOKEN) may read it" in done.stderr
+    assert carl("weights", "download", "org/net", HF_TOKEN="hf_good").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("org/gone", "no repository org/gone on http://127.0.0.1"),
+        ("org/gated", "org/gated is gated"),
+        ("org/net@v9", "org/net has no revision 'v9'"),
+        ("org/other", "org/other holds no weights of carl: it lacks config.json and model"),
+        ("nosuch", "no weights 'nosuch' to download"),
+    ],
+)
+def test_what_can_not_be_had_is_named(carl: Carl, hub: Hub, name: str, said: str) -> None:
+    hub.repositories["org/gated"] = Repository(weights_files(), gated=True)
+    hub.repositories["org/other"] = Repository({"pytorch_model.bin": b"1"})
+    done = carl("weights", "download", name)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"error: {said}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (401, "refuses access to org/net (401)"),
+        (403, "refuses access to org/net (403)"),
+        (500, "is out of order: it answered 500"),
+        (503, "is out of order: it answered 503"),
+    ],
+)
+def test_a_hub_that_refuses_or_fails(carl: Carl, hub: Hub, status: int, said: str) -> None:
+    hub.status = status
+    done = carl("weights", "download", "org/net")
+    assert done.returncode == 4
+    assert said in done.stderr
+
+
+def test_no_server_is_no_connection(carl: Carl) -> None:
+    done = carl("weights", "download", "org/net", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 4
+    assert "error: no connection: http://127.0.0.1:9" in done.stderr
+
+
+@pytest.mark.parametrize("variables", [{}, {"HF_HUB_OFFLINE": "1"}])
+def test_offline_without_a_cache_says_what_to_run(
+    carl: Carl, hub: Hub, variables: dict[str, str]
+) -> None:
+    asked = "download" if variables else "path"
+    done = carl("weights", asked, "org/net@v1", **variables)
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1] == (
+        "hint: where there is one (a login node), with the same HF_HOME: "
+        "carl weights download org/net@v1"
+    )
+    assert hub.asked == []
+
+
+def test_no_space_left(carl: Carl, hub: Hub, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: both stop the write half way."""
+    script = tmp_path / "limited.py"
+    script.write_text(
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from carl_cli.cli.app import main\nmain(sys.argv[1:])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "weights", "download", "org/net"],
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 4
+    assert f"no space left for the weights in {tmp_path}/hf/hub" in done.stderr
+    assert not (tmp_path / SNAPSHOT / "model.safetensors").exists()
+
+
+def test_a_cache_that_can_not_be_written(carl: Carl, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = carl("weights", "download", "org/net", HF_HOME=str(tmp_path / "file"))
+    assert done.returncode == 4
+    assert f"weights can't be written to {tmp_path}/file/hub" in done.stderr

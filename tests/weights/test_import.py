@@ -1,0 +1,130 @@
+"""Authors' checkpoints, drawn by the parity rule and written by torch.save."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from carl_cli.checkpoints import import_checkpoint
+from carl_cli.errors import UsageError, WeightsError
+from carl_cli.integrity import sha256_of, stored_config
+from carl_cli.weights import load_weights
+from tests.cli.weights_folder import untrained_weights
+from tests.model.reference import drawn_weight, reference_outputs
+from tests.weights.conftest import Carl
+
+
+def drawn_file(name: str, parity_dir: Path, folder: Path) -> Path:
+    shapes = json.loads((parity_dir / "state_dicts.json").read_text())[name]["state_dict"]
+    file = folder / "Step_2_final.trch"
+    torch.save({key: drawn_weight(key, shape) for key, shape in shapes.items()}, file)
+    return file
+
+
+def assert_phi_agrees(folder: Path, name: str, parity_dir: Path) -> None:
+    expected = reference_outputs(name, parity_dir)
+    fixed, moving = (expected[key].squeeze()[None, None] for key in ("fixed", "moving"))
+    with torch.inference_mode():
+        phi = load_weights(folder).network(fixed, moving).on_grid(fixed.shape[2:])
+    every_second = (0, slice(None), *[slice(None, None, 2)] * 3) if phi.dim() == 5 else 0
+    assert (phi[every_second] - expected["phi_AB"].squeeze()).abs().max() < 1e-4
+
+
+def test_unigradicon_with_its_preprocessing_and_citation(parity_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "unigradicon"
+    file = drawn_file("unigradicon3d", parity_dir, tmp_path)
+    import_checkpoint(file, "unigradicon", folder)
+    assert_phi_agrees(folder, "unigradicon3d", parity_dir)
+    config = stored_config(folder)
+    assert config["preprocess"]["grid_rule"] == "stretch"
+    assert config["preprocess"]["shape_zyx"] == [175, 175, 175]
+    assert config["preprocess"]["anti_alias"] is False
+    assert config["preprocess"]["intensity"] == {
+        "ct_window": [-1000.0, 1000.0],
+        "lower_percentile": 0.0,
+        "upper_percentile": 99.0,
+        "percentiles_of": "image",
+    }
+    assert config["instance"] == {
+        "steps": 50,
+        "learning_rate": 2e-5,
+        "metric": "lncc",
+        "sigma": 5,
+        "regularisation": 1.5,
+        "scope": "all",
+    }
+    assert "arXiv:2403.05780" in config["citation"]
+    assert config["family"] == config["name"] == "unigradicon"
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask, path.name
+
+
+def test_the_command_line_imports_and_verifies(
+    carl_here: Carl, parity_dir: Path, tmp_path: Path
+) -> None:
+    file = drawn_file("carl2d", parity_dir, tmp_path)
+    order = ("weights", "import", file, "--family", "carl", "-o", tmp_path / "own")
+    done = carl_here(*order)
+    assert done.returncode == 2
+    assert "--shape" in done.stderr
+    done = carl_here(*order, "--shape", "96,80")
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "own"))
+    assert_phi_agrees(tmp_path / "own", "carl2d", parity_dir)
+    assert carl_here(*order, "--shape", "96,80").returncode == 7, "replaced without --overwrite"
+
+
+def test_verify_hashes_and_runs(carl_here: Carl, tmp_path: Path) -> None:
+    folder = untrained_weights(tmp_path / "own")
+    done = carl_here("weights", "verify", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    model = folder / "model.safetensors"
+    assert sha256_of(model) in done.stdout
+    model.write_bytes(model.read_bytes()[:-1] + b"\1")
+    done = carl_here("weights", "verify", model)
+    assert done.returncode == 4
+    assert "model.safetensors is damaged" in done.stderr
+
+
+class Bomb:
+    """What a hostile pickle does as it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str, int]]:
+        return os.open, (str(self.mark), os.O_CREAT)
+
+
+def test_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:
+    torch.save({"net": Bomb(tmp_path / "ran")}, tmp_path / "bomb.trch")
+    with pytest.raises(WeightsError, match="holds more than tensors"):
+        import_checkpoint(tmp_path / "bomb.trch", "unigradicon", tmp_path / "own")
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "damaged|no state dict"), (b"PK\3\4cut", "damaged|no state dict")],
+)
+def test_a_file_that_is_no_checkpoint(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.trch").write_bytes(content)
+    with pytest.raises(WeightsError, match=said):
+        import_checkpoint(tmp_path / "x.trch", "unigradicon", tmp_path / "own")
+
+
+def test_another_family_is_named(parity_dir: Path, tmp_path: Path) -> None:
+    file = drawn_file("carl2d", parity_dir, tmp_path)
+    with pytest.raises(WeightsError, match="the checkpoint lacks netPhi"):
+        import_checkpoint(file, "unigradicon", tmp_path / "own")
+    with pytest.raises(UsageError, match="no family 'voxelmorph'"):
+        import_checkpoint(file, "voxelmorph", tmp_path / "own")
+    with pytest.raises(UsageError, match="the network has 2 axes"):
+        import_checkpoint(file, "carl", tmp_path / "own", (96, 96, 96))
