@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carl_cli.geometry import Array, apply_affine
-from carl_cli.io.image import Image, read_image, write_image
+from carl_cli.io.image import read_image, write_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transform import read_transform, write_transform
 from carl_cli.phantom import LABELS, PhantomPair, make_phantom
 from carl_cli.progress import Progress, silent
-from carl_cli.report.figure import save_figure
-from carl_cli.report.record import Spread
-from carl_cli.transform import DisplacementField, Transform, identity, invert, jacobian_determinant
+from carl_cli.report.record import RunRecord, Spread
+from carl_cli.transform import DisplacementField, Transform, identity
 
 if TYPE_CHECKING:
-    from carl_cli.registration import Registration, RegistrationOptions
+    from carl_cli.case import CaseInputs, CaseOutputs
+    from carl_cli.registration import RegistrationOptions
     from carl_cli.weights import Weights
 
 
@@ -35,27 +34,32 @@ class DemoFiles(NamedTuple):
     warped: Path
     warped_labels: Path
     jacobian: Path
+    confidence: Path
     forward: Path
     inverse: Path
     picture: Path
+    report: Path
+    record: Path
 
     @classmethod
     def within(cls, folder: Path) -> DemoFiles:
-        names = [f"{name}.nii.gz" for name in cls._fields[:8]]
-        return cls(*(folder / name for name in [*names, "forward.h5", "inverse.h5", "demo.png"]))
+        names = [f"{name}.nii.gz" for name in cls._fields[:9]]
+        names += ["forward.h5", "inverse.h5", "demo.png", "report.html", "record.json"]
+        return cls(*(folder / name for name in names))
 
 
 @dataclass(frozen=True)
 class DemoScores:
     """Before is the pair as the scanner left it: both images in their own physical space.
 
-    dice_before, dice: organ → overlap on the fixed grid. errors: distance to the true position.
+    dice: organ → overlap on the fixed grid, before and after. errors: distance to the true
+    position. record: of the run, as `carl register --json` has it.
     """
 
-    dice_before: dict[str, float]
-    dice: dict[str, float]
+    dice: dict[str, tuple[float, float]]
     error_before_mm: Spread
     error_mm: Spread
+    record: RunRecord
 
 
 def run_demo(
@@ -63,52 +67,55 @@ def run_demo(
     weights: Weights,
     options: RegistrationOptions,
     seed: int = 0,
+    threads: int = 1,
     progress: Progress = silent,
 ) -> DemoScores:
-    """Synthesise a pair, write it, read it back, register it, write all outputs, score them."""
-    from carl_cli.registration import register
+    """Synthesise a pair, write it, register the files as `carl register` does, score them."""
+    from carl_cli.case import RunSettings, run_case
 
     files = DemoFiles.within(folder)
     progress("synthesis", 0.0)
     pair = make_phantom(seed)
     write_phantom(pair, files)
     progress("synthesis", 1.0)
-    fixed, moving = read_image(files.fixed), read_image(files.moving)
-    result = register(fixed, moving, weights, options, progress)
-    progress("outputs", 0.0)
-    write_outputs(files, fixed, moving, result)
-    progress("outputs", 1.0)
-    return score(pair, files)
+    device = str(next(weights.network.parameters()).device)
+    settings = RunSettings(device=device, threads=threads, seed=seed)
+    inputs, outputs = _case(files, confidence=weights.config.model.coarse == "attention")
+    record = run_case(inputs, outputs, weights, options, settings, progress)
+    forward = read_transform(files.forward)
+    fixed, labels = read_image(files.fixed), read_image(files.moving_labels)
+    warped = resample(labels, fixed.grid, forward, interpolator="genericlabel")
+    write_image(files.warped_labels, warped)
+    before, after = (Spread.of(true_errors_mm(pair, t)) for t in (identity(3), forward))
+    return DemoScores(organ_dice(record), before, after, record)
 
 
-def write_outputs(files: DemoFiles, fixed: Image, moving: Image, result: Registration) -> None:
-    """Both transforms, the warped image and labels, the Jacobian determinant, the picture."""
-    write_transform(files.forward, result.forward)
-    write_transform(files.inverse, invert(result.forward, moving.grid)[0])
-    warped = resample(moving, fixed.grid, result.forward, background=float(moving.array.min()))
-    write_image(files.warped, warped)
-    labels = read_image(files.moving_labels)
-    write_image(
-        files.warped_labels,
-        resample(labels, fixed.grid, result.forward, interpolator="genericlabel"),
+def _case(files: DemoFiles, confidence: bool) -> tuple[CaseInputs, CaseOutputs]:
+    from carl_cli.case import CaseInputs, CaseOutputs
+
+    inputs = CaseInputs(
+        files.fixed, files.moving, fixed_seg=files.fixed_labels, moving_seg=files.moving_labels
     )
-    determinant = jacobian_determinant(result.forward, fixed.grid)
-    jacobian = Image(determinant.astype(np.float32), fixed.grid)
-    write_image(files.jacobian, jacobian)
-    save_figure(files.picture, fixed, moving, warped, result.forward, jacobian=jacobian)
-
-
-def score(pair: PhantomPair, files: DemoFiles) -> DemoScores:
-    """Scores of the files that were written, not of what was in memory."""
-    fixed, moving = pair.fixed_labels, pair.moving_labels
-    unmoved = resample(moving, fixed.grid, interpolator="nearest")
-    errors_mm = [true_errors_mm(pair, t) for t in (identity(3), read_transform(files.forward))]
-    return DemoScores(
-        dice_before=organ_dice(fixed, unmoved),
-        dice=organ_dice(fixed, read_image(files.warped_labels)),
-        error_before_mm=Spread.of(errors_mm[0]),
-        error_mm=Spread.of(errors_mm[1]),
+    outputs = CaseOutputs(
+        forward=files.forward,
+        inverse=files.inverse,
+        warped=files.warped,
+        jacobian=files.jacobian,
+        confidence=files.confidence if confidence else None,
+        figure=files.picture,
+        report=files.report,
+        json=files.record,
     )
+    return inputs, outputs
+
+
+def organ_dice(record: RunRecord) -> dict[str, tuple[float, float]]:
+    """Organ → Dice before and after; the rest of the body is left out."""
+    return {
+        LABELS[int(s.label)]: (s.dice_before or 0.0, s.dice or 0.0)
+        for s in record.metrics.structures
+        if LABELS[int(s.label)] != "body"
+    }
 
 
 def write_phantom(pair: PhantomPair, files: DemoFiles) -> None:
@@ -133,14 +140,3 @@ def true_errors_mm(pair: PhantomPair, transform: Transform) -> Array:
     index = apply_affine(pair.moving.grid.lps_to_index, partners)
     shown = np.all((index >= 0) & (index <= np.array(pair.moving.grid.size_xyz) - 1), axis=-1)
     return np.linalg.norm(transform(points[shown]) - partners[shown], axis=-1)
-
-
-def organ_dice(fixed: Image, moved: Image) -> dict[str, float]:
-    """Organ → Dice overlap of two label maps on one grid; the rest of the body is left out."""
-    organs = {label: name for label, name in LABELS.items() if name != "body"}
-    return {name: _dice(fixed.array == k, moved.array == k) for k, name in organs.items()}
-
-
-def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else float("nan")

@@ -10,6 +10,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from carl_cli import __version__
+from carl_cli.registry import EMBEDDED, embedded_folder
 from carl_cli.threads import ALLOTMENTS, cgroup_quota, thread_count
 
 PACKAGES = (
@@ -55,6 +57,8 @@ def diagnose(folder: Path) -> Iterator[Finding]:
     yield _attempt("devices", _devices)
     yield _attempt("hub cache", _hub_cache)
     yield _attempt(f"writing to {folder}", lambda: _write_speed(folder))
+    for name in EMBEDDED:
+        yield _attempt(f"weights {name}", partial(_embedded_weights, name))
     yield _attempt("self-test, network", _network_test)
     yield _attempt("self-test, transforms", _transform_test)
 
@@ -125,6 +129,15 @@ def _write_speed(folder: Path) -> tuple[str, str]:
         os.fsync(scratch.fileno())
         seconds = time.perf_counter() - start
     return f"{WRITE_MIB / seconds:.0f} MiB/s over {WRITE_MIB} MiB", ""
+
+
+def _embedded_weights(name: str) -> tuple[str, str]:
+    """Read as `carl register` does: config, hash, tensors that fit the architecture."""
+    from carl_cli.weights import load_weights
+
+    weights = load_weights(embedded_folder(name))
+    millions = sum(p.numel() for p in weights.network.parameters()) / 1e6
+    return f"{millions:.1f} million parameters, SHA-256 {weights.sha256[:12]}… as stated", ""
 
 
 def _network_test() -> tuple[str, str]:

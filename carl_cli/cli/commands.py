@@ -53,6 +53,9 @@ ENTRIES = (
     CommandEntry("batch", _CLI + "batch", "batch", "Register the pairs of a table.", STUDIES),
     CommandEntry("evaluate", _CLI + "evaluate", "evaluate", "Score registrations.", STUDIES),
     CommandEntry("report", _CLI + "report", "report", "Make an HTML report of a run.", STUDIES),
+    CommandEntry(
+        "view", _CLI + "view", "view", "Open a report in the browser, or serve it.", STUDIES
+    ),
     CommandEntry("train", _CLI + "train", "app", "Train a network from a config file.", NETWORKS),
     CommandEntry(
         "weights", _CLI + "weights", "app", "List, download, check and import weights.", NETWORKS

@@ -14,7 +14,7 @@ from carl_cli.cli.outputs import check_outputs
 
 if TYPE_CHECKING:
     from carl_cli.demonstration import DemoScores
-    from carl_cli.report.record import Spread
+    from carl_cli.report.record import Metrics, Spread
 
 
 def demo(
@@ -36,38 +36,54 @@ def demo(
     """Register a synthetic torso pair and score the result against the known truth.
 
     The two images differ in position, shape, field of view, spacing and orientation. Writes the
-    pair, its labels and true transform, all that registration makes of them, and a picture.
+    pair, its labels and true transform, all outputs of `carl register`, a picture and a report.
     """
-    console.start(verbose, quiet, threads=threads)
+    count = console.start(verbose, quiet, threads=threads)
     started = time.perf_counter()
+    from carl_cli.cli.arguments import (
+        ImageArguments,
+        InstanceArguments,
+        StartArguments,
+        registration_options,
+    )
     from carl_cli.demonstration import DemoFiles, run_demo
-    from carl_cli.instance import InstanceOptions
-    from carl_cli.registration import RegistrationOptions
-    from carl_cli.registry import locate
-    from carl_cli.weights import load_weights
+    from carl_cli.devices import chosen_weights
 
     files = DemoFiles.within(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_outputs(files, overwrite)
-    options = RegistrationOptions(instance=InstanceOptions() if instance else None)
+    chosen = chosen_weights(weights)
+    fit = InstanceArguments(io=instance)
+    options = registration_options(chosen, fit, ImageArguments(), StartArguments(), seed, True)
     with console.progress() as progress:
-        scores = run_demo(folder, load_weights(locate(weights)), options, seed, progress)
+        scores = run_demo(folder, chosen, options, seed, count, progress)
     _print(scores)
     typer.echo(f"\n{time.perf_counter() - started:.0f} s in all; everything is in {folder}/")
     typer.echo(f"picture: {files.picture}")
+    typer.echo(f"report: {files.report}")
 
 
 def _print(scores: DemoScores) -> None:
+    metrics = scores.record.metrics
     typer.echo(f"{'Dice':<16} {'before':>8} {'after':>8}")
-    for organ, after in scores.dice.items():
-        typer.echo(f"{organ:<16} {scores.dice_before[organ]:>8.3f} {after:>8.3f}")
-    mean_before, mean_after = (
-        sum(dice.values()) / len(dice) for dice in (scores.dice_before, scores.dice)
-    )
-    typer.echo(f"{'mean':<16} {mean_before:>8.3f} {mean_after:>8.3f}\n")
+    for organ, (before, after) in scores.dice.items():
+        typer.echo(f"{organ:<16} {before:>8.3f} {after:>8.3f}")
+    columns = list(zip(*scores.dice.values(), strict=True))
+    before, after = (sum(column) / len(column) for column in columns)
+    typer.echo(f"{'mean':<16} {before:>8.3f} {after:>8.3f}\n")
     typer.echo(f"{'error, mm':<16} {'before':>8} {'after':>8}")
     for name in ("mean", "p95", "max"):
         typer.echo(f"{name:<16} {_mm(scores.error_before_mm, name)} {_mm(scores.error_mm, name)}")
+    typer.echo("")
+    _print_map(metrics)
+
+
+def _print_map(metrics: Metrics) -> None:
+    before, after = metrics.similarity_before.lncc, metrics.similarity_after.lncc
+    typer.echo(f"{'LNCC':<16} {before:>8.3f} {after:>8.3f}")
+    typer.echo(f"{'folded, %':<25} {metrics.folded_percent:>8.3f}")
+    if metrics.inverse_residual_mm is not None:
+        typer.echo(f"{'inverse, mean mm':<25} {_mm(metrics.inverse_residual_mm, 'mean')}")
 
 
 def _mm(spread: Spread, name: str) -> str:

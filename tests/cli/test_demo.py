@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from carl_cli import demonstration
 from carl_cli.demonstration import DemoFiles
@@ -31,9 +33,21 @@ def test_the_demo(carl: Carl, tmp_path: Path) -> None:
     files = DemoFiles.within(folder)
     assert sorted(folder.iterdir()) == sorted(files)
     assert files.picture.read_bytes().startswith(b"\x89PNG")
-    assert str(files.picture) in outcome.out
+    assert f"picture: {files.picture}" in outcome.out
+    assert f"report: {files.report}" in outcome.out
+    assert "<html" in files.report.read_text()[:500]
+    metrics = json.loads(files.record.read_text())["metrics"]
+    assert f"folded, % {metrics['folded_percent']:>24.3f}" in outcome.out
 
-    fixed, warped = (np.asarray(nibabel.load(f).dataobj) for f in (files[2], files.warped_labels))
+    fixed = np.asarray(nibabel.load(files.fixed_labels).dataobj)
+    warped = sitk.GetArrayFromImage(
+        sitk.Resample(
+            sitk.ReadImage(str(files.moving_labels)),
+            sitk.ReadImage(str(files.fixed_labels)),
+            sitk.ReadTransform(str(files.forward)),
+            sitk.sitkNearestNeighbor,
+        )
+    ).T
     rows = dict(re.findall(r"^([a-z][a-z ]*?) +[\d.]+ +([\d.]+|nan)$", outcome.out, re.MULTILINE))
     for label, organ in LABELS.items():
         if organ != "body":

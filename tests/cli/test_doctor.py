@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from carl_cli import diagnosis
+from carl_cli.registry import DEFAULT, embedded_folder
 from carl_cli.transform import DisplacementField
 
 from .conftest import Carl
+from .weights_folder import untrained_weights
 
 
 def findings(out: str) -> dict[str, str]:
@@ -29,6 +32,8 @@ def test_a_sound_installation(carl: Carl, tmp_path: Path, monkeypatch: pytest.Mo
     assert found["torch"] == version("torch")
     assert found["threads"].startswith("3 of ")
     assert "SLURM_CPUS_PER_TASK=3" in found["threads"]
+    digest = hashlib.sha256((embedded_folder(DEFAULT) / "model.safetensors").read_bytes())
+    assert digest.hexdigest()[:12] in found["weights carl-base"]
     assert "3D convolution right on cpu" in found["self-test, network"]
     assert ".h5 and .nii.gz read back" in found["self-test, transforms"]
     assert list(tmp_path.iterdir()) == []
@@ -45,9 +50,9 @@ def test_a_missing_package_is_named(carl: Carl, monkeypatch: pytest.MonkeyPatch)
 def test_one_fault_does_not_hide_the_next(carl: Carl, tmp_path: Path) -> None:
     outcome = carl("doctor", "--folder", tmp_path / "absent")
     assert outcome.code == 1
-    last = outcome.out.splitlines()[-3:]
+    last = outcome.out.splitlines()[-4:]
     assert "FileNotFoundError" in last[0]
-    assert "←" not in last[1] + last[2]
+    assert "←" not in "".join(last[1:])
 
 
 def test_a_flipped_axis_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,3 +65,12 @@ def test_a_flipped_axis_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = diagnosis._attempt("transforms", diagnosis._transform_test)
     assert finding.fault == "the image libraries disagree"
     assert "1.2e+01 mm" in finding.found
+
+
+def test_damaged_weights_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = untrained_weights(tmp_path / "weights")
+    with (folder / "model.safetensors").open("ab") as stream:
+        stream.write(b"x")
+    monkeypatch.setattr(diagnosis, "embedded_folder", lambda _: folder)
+    finding = diagnosis._attempt("weights", lambda: diagnosis._embedded_weights("carl-base"))
+    assert "is damaged: SHA-256" in finding.fault
