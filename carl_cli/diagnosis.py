@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from carl_cli import __version__
-from carl_cli.registry import EMBEDDED, embedded_folder
+from carl_cli.registry import DEFAULT, embedded, embedded_folder
 from carl_cli.threads import ALLOTMENTS, cgroup_quota, thread_count
 
 PACKAGES = (
@@ -57,7 +57,7 @@ def diagnose(folder: Path) -> Iterator[Finding]:
     yield _attempt("devices", _devices)
     yield _attempt("hub cache", _hub_cache)
     yield _attempt(f"writing to {folder}", lambda: _write_speed(folder))
-    for name in EMBEDDED:
+    for name in dict.fromkeys((DEFAULT, *embedded())):
         yield _attempt(f"weights {name}", partial(_embedded_weights, name))
     yield _attempt("self-test, network", _network_test)
     yield _attempt("self-test, transforms", _transform_test)
