@@ -20,6 +20,7 @@ from carl_cli.io.atomic import atomic_path
 from carl_cli.model.carl import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.preprocess import PreprocessRule
+from carl_cli.selftest import figures
 
 
 class InstanceDefaults(BaseModel):
@@ -35,7 +36,8 @@ class InstanceDefaults(BaseModel):
 
 
 class WeightsConfig(BaseModel):
-    """config.json. `files` holds the SHA-256 of each file that is used."""
+    """config.json. files: SHA-256 of each file that is used. self_test: see selftest.figures;
+    none in folders that were written by hand."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format_version: Literal[1] = 1
@@ -48,6 +50,7 @@ class WeightsConfig(BaseModel):
     instance: InstanceDefaults = InstanceDefaults()
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
+    self_test: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _load_tensors(network: Registrar, path: Path) -> None:
 def save_weights(
     folder: str | Path, network: Registrar, config: WeightsConfig, card: str, exact: bool = False
 ) -> None:
-    """Write a weights folder: tensors, config with their hash, model card.
+    """Write a weights folder: tensors, config with their hash and figures, model card.
 
     exact: tensors as they are; else floating point ones as float16. Raises OutputError.
     """
@@ -117,10 +120,20 @@ def save_weights(
     tensors = {key: _stored(value, exact) for key, value in network.state_dict().items()}
     # save_file would make a file that nobody but its owner can read.
     _write(folder / MODEL, save(tensors))
-    digest = sha256_of(folder / MODEL)
-    values = config.model_copy(update={"files": {MODEL: digest}}).model_dump(mode="json")
+    known = {
+        "files": {MODEL: sha256_of(folder / MODEL)},
+        "self_test": _figures_of_stored(folder, config.model),
+    }
+    values = config.model_copy(update=known).model_dump(mode="json")
     _write(folder / CONFIG, (json.dumps(values, indent=2) + "\n").encode())
     _write(folder / CARD, card.encode())
+
+
+def _figures_of_stored(folder: Path, model: ModelConfig) -> tuple[float, ...]:
+    """Of the numbers as they are on disk: rounding to float16 belongs to the weights."""
+    network = build_network(model)
+    _load_tensors(network, folder / MODEL)
+    return figures(network, model)
 
 
 def _made(folder: Path) -> Path:

@@ -92,15 +92,20 @@ def download(
 
 @app.command()
 def verify(name: Name) -> None:
-    """Hash the files, load them into their network and run it on a small pair."""
-    from carl_cli.selftest import self_test
+    """Hash the files, run the network on a small pair, compare with config.json."""
+    from carl_cli.selftest import check_figures, figures
     from carl_cli.weights import load_weights
 
     weights = load_weights(_here(name))
-    seconds = self_test(weights)
-    hashed = "as config.json says" if weights.config.files else "config.json has none to compare"
-    typer.echo(f"{weights.config.name}: SHA-256 {weights.sha256}, {hashed}")
-    typer.echo(f"the network runs: {seconds:.1f} s for a small pair")
+    config = weights.config
+    hashed = "as config.json says" if config.files else "config.json has none to compare with"
+    typer.echo(f"{config.name}: SHA-256 {weights.sha256}, {hashed}")
+    found = figures(weights.network, config.model)
+    if config.self_test:
+        gap = check_figures(found, config.self_test, weights.source)
+        typer.echo(f"test pair: within {gap:.0e} of the figures in config.json")
+    else:
+        typer.echo("test pair: the network runs; config.json has no figures to compare with")
 
 
 @app.command("import")
@@ -166,13 +171,18 @@ def _here(name: str) -> Path:
 def _released(entry: registry.Release, force: bool) -> Path:
     from carl_cli import registry
     from carl_cli.cli import console
+    from carl_cli.integrity import stored_config
     from carl_cli.releases import install
 
     there = registry.local_folder(entry.name)
     if there is not None and not force:
         return there
+    console.LOGGER.info("%s, licence %s; please cite: %s", entry.url, entry.licence, entry.citation)
     with console.progress() as progress:
-        return install(entry, registry.imported_folder(entry.name), progress)
+        folder = install(entry, registry.imported_folder(entry.name), progress)
+    origin = stored_config(folder)["provenance"]
+    console.LOGGER.info("%d bytes, SHA-256 %s", origin["bytes"], origin["sha256"])
+    return folder
 
 
 def _from_hub(wanted: registry.HubName, force: bool, quiet: bool) -> Path:

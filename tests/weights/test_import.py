@@ -86,10 +86,22 @@ def test_verify_hashes_and_runs(carl_here: Carl, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     model = folder / "model.safetensors"
     assert sha256_of(model) in done.stdout
+    assert "test pair: within 0e+00" in done.stdout
     model.write_bytes(model.read_bytes()[:-1] + b"\1")
     done = carl_here("weights", "verify", model)
     assert done.returncode == 4
     assert "model.safetensors is damaged" in done.stderr
+
+
+def test_verify_knows_a_network_that_does_something_else(carl_here: Carl, tmp_path: Path) -> None:
+    folder = untrained_weights(tmp_path / "own")
+    config = stored_config(folder)
+    assert len(config["self_test"]) == 12
+    config["self_test"][4] += 0.01
+    (folder / "config.json").write_text(json.dumps(config))
+    done = carl_here("weights", "verify", folder)
+    assert done.returncode == 4
+    assert "on the test pair this network is 1.0e-02 of the image away" in done.stderr
 
 
 class Bomb:
