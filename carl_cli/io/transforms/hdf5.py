@@ -13,13 +13,17 @@ from typing import Literal
 import SimpleITK as sitk
 
 from carl_cli.io.transforms.conversion import to_sitk_transform
+from carl_cli.io.transforms.timeless import forget_times
 from carl_cli.transform import BSplineTransform, Transform
 
 Precision = Literal["float", "double"]
 
 
 def write(path: Path, parts: list[Transform], precision: Precision) -> None:
-    """float: gzip-compressed; double: uncompressed. B-splines exist in double only (in itk)."""
+    """float: gzip-compressed; double: uncompressed. B-splines exist in double only (in itk).
+
+    The same parts give the same bytes at any time.
+    """
     splines = any(isinstance(part, BSplineTransform) for part in parts)
     if precision == "float" and not splines:
         from carl_cli.io.itk_bridge import write_composite  # a second to load
@@ -28,3 +32,4 @@ def write(path: Path, parts: list[Transform], precision: Precision) -> None:
     else:
         composite = sitk.CompositeTransform([to_sitk_transform(part) for part in parts])
         sitk.WriteTransform(composite, str(path))
+    forget_times(path)
