@@ -1,0 +1,189 @@
+"""The table of pairs: read and checked whole, every problem with its line, before any work."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from carl_cli.batching.naming import default_name
+from carl_cli.errors import InputError
+
+RESERVED = ("shards", "summary.csv", "index.html")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+Modality = Literal["auto", "ct", "mr"]
+
+
+def _existing(path: Path, info: ValidationInfo) -> Path:
+    """Relative paths start at the folder of the table, wherever the command is run."""
+    folder: Any = info.context
+    found: Path = folder / path.expanduser()
+    if not os.path.exists(found):  # False for names that no file system takes
+        raise ValueError(f"no such file: {found}")
+    return found
+
+
+def _usable(name: str) -> str:
+    if not _NAME.fullmatch(name) or name in RESERVED:
+        raise ValueError(f"{name!r} can't name a folder: use letters, digits and . _ -")
+    return name
+
+
+File = Annotated[Path, AfterValidator(_existing)]
+
+
+class Row(BaseModel):
+    """One pair. The fields are the columns that a table may have; only two must be there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    fixed: File
+    moving: File
+    id: Annotated[str, AfterValidator(_usable)] = ""
+    fixed_mask: File | None = None
+    moving_mask: File | None = None
+    initial_transform: File | None = None
+    fixed_seg: File | None = None
+    moving_seg: File | None = None
+    fixed_points: File | None = None
+    moving_points: File | None = None
+    fixed_modality: Modality | None = None
+    moving_modality: Modality | None = None
+    series_uid: str | None = None
+    time_index: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> Row:
+        """Only both sides together give a score."""
+        for name in ("seg", "points"):
+            sides = {f"{side}_{name}" for side in ("fixed", "moving")}
+            missing = {side for side in sides if getattr(self, side) is None}
+            if len(missing) == 1:
+                given = (sides - missing).pop()
+                raise ValueError(f"{given} is given but {missing.pop()} is not")
+        return self
+
+
+COLUMNS = tuple(Row.model_fields)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table: a row, or the error that keeps it from being one."""
+
+    name: str
+    line: int
+    row: Row | None
+    error: str = ""
+
+
+def read_table(path: Path, defaults: Mapping[str, Path] | None = None) -> list[Entry]:
+    """CSV (comma or semicolon) or TSV with a header; `defaults` fill cells that are empty.
+
+    Raises InputError when the file is no such table; a bad line becomes an Entry with its error.
+    """
+    lines = _lines(path)
+    if not lines:
+        raise InputError(f"{path} is empty", "the first line names the columns: fixed,moving")
+    header = _header(path, lines[0][1])
+    if len(lines) == 1:
+        raise InputError(f"{path} has a header but no pairs", "add a line for each pair")
+    folder = path.absolute().parent
+    filled = {role: str(value.absolute()) for role, value in (defaults or {}).items()}
+    return named_once(_entry(number, cells, header, folder, filled) for number, cells in lines[1:])
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number (where the record ends) and cells of all lines that are not blank."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text", "save it as UTF-8 CSV") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "name the table of pairs") from error
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=_delimiter(path, text))
+    try:
+        found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}", "mend the line") from error
+    return [(number, cells) for number, cells in found if any(cells)]
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """Spreadsheets write semicolons where the comma is the decimal sign."""
+    first = text.partition("\n")[0]
+    if path.suffix.lower() == ".tsv" or ("\t" in first and "," not in first):
+        return "\t"
+    return ";" if ";" in first and "," not in first else ","
+
+
+def _header(path: Path, cells: Sequence[str]) -> list[str]:
+    header = [cell.lower() for cell in cells]
+    unknown = [name for name in header if name not in COLUMNS]
+    if unknown:
+        raise InputError(
+            f"{path}, line 1: unknown column {unknown[0]!r}", f"columns are {', '.join(COLUMNS)}"
+        )
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}, line 1: column {twice[0]!r} occurs twice", "keep one of them")
+    missing = [name for name in ("fixed", "moving") if name not in header]
+    if missing:
+        raise InputError(f"{path}, line 1: no column {missing[0]!r}", "name the columns in line 1")
+    return header
+
+
+def _entry(
+    line: int, cells: list[str], header: list[str], folder: Path, defaults: Mapping[str, str]
+) -> Entry:
+    if len(cells) != len(header):
+        return _refused(line, f"{len(cells)} cells, the header has {len(header)}")
+    own = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    return entry_of(line, {**defaults, **own}, folder)
+
+
+def entry_of(line: int, values: Mapping[str, Any], folder: Path) -> Entry:
+    """Values by column name as a row, named; relative paths start at `folder`."""
+    try:
+        row = Row.model_validate(dict(values), context=folder)
+    except ValidationError as error:
+        return _refused(line, "; ".join(_told(problem) for problem in error.errors()))
+    return Entry(row.id or default_name(row.fixed, row.moving), line, row)
+
+
+def _told(problem: Any) -> str:
+    column = str(problem["loc"][0]) if problem["loc"] else ""
+    text = problem["msg"].removeprefix("Value error, ")
+    text = "the cell is empty" if problem["type"] == "missing" else text[:1].lower() + text[1:]
+    return f"{column}: {text}" if column else text
+
+
+def _refused(line: int, error: str) -> Entry:
+    return Entry(f"(line {line})", line, None, error)
+
+
+def named_once(entries: Iterable[Entry]) -> list[Entry]:
+    """The first of several rows with one name keeps it. Case-blind, as some file systems are."""
+    seen: dict[str, int] = {}
+    return [_unless_seen(entry, seen) for entry in entries]
+
+
+def _unless_seen(entry: Entry, seen: dict[str, int]) -> Entry:
+    first = seen.setdefault(entry.name.casefold(), entry.line)
+    if first == entry.line:
+        return entry
+    return _refused(entry.line, f"line {first} is called {entry.name!r} too: give an id")

@@ -1,0 +1,297 @@
+"""`carl batch`: a table of pairs → one `Batch` → its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from carl_cli.cli import console
+from carl_cli.cli.arguments import (
+    ImageArguments,
+    InstanceArguments,
+    NetworkArguments,
+    RunArguments,
+    ScoreArguments,
+    StartArguments,
+    WritingArguments,
+    check_instance,
+    registration_options,
+)
+from carl_cli.cli.batch_arguments import FolderArguments, ScheduleArguments, TableArguments
+from carl_cli.cli.grouping import grouped
+from carl_cli.errors import BatchError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from carl_cli.batch import Policy
+    from carl_cli.batching.job import Job
+    from carl_cli.batching.shards import Shard
+    from carl_cli.batching.table import Entry, Row
+    from carl_cli.batching.workers import Setup
+    from carl_cli.case import CaseInputs, RunSettings
+    from carl_cli.registration import RegistrationOptions
+    from carl_cli.weights import Weights
+
+
+@grouped
+def batch(
+    table: TableArguments,
+    folder: FolderArguments,
+    schedule: ScheduleArguments,
+    writing: WritingArguments,
+    network: NetworkArguments,
+    instance: InstanceArguments,
+    images: ImageArguments,
+    start: StartArguments,
+    scores: ScoreArguments,
+    run: RunArguments,
+) -> None:
+    """Register the pairs of a table, each into a folder of its own.
+
+    Columns: fixed, moving; optional id, fixed_mask, moving_mask, initial_transform, fixed_seg,
+    moving_seg, fixed_points, moving_points, fixed_modality, moving_modality, series_uid,
+    time_index. Relative paths start at the table's folder; an option fills empty cells.
+
+    A case that fails never stops the others: the exit code is 6 then, and the status and the
+    summary tell why. A run that was killed goes on with --resume.
+    """
+    threads = console.start(run.verbose, run.quiet, run.log_file, run.threads)
+    check_instance(instance, start)
+    entries = _entries(table, _files(images, start, scores))
+    if schedule.summary:
+        _summarise(folder, entries)
+        return
+    from carl_cli.batching.shards import chosen_shard
+    from carl_cli.devices import chosen_weights
+
+    shard = chosen_shard(schedule.shard)
+    setups = _setups(network, threads, schedule.workers)
+    # Workers load their own; this process then needs no more than what the weights say.
+    device = setups[0].device if len(setups) == 1 else "cpu"
+    weights = chosen_weights(setups[0].weights, device, network.deterministic)
+    options = registration_options(weights, instance, images, start, network.seed, False)
+    noted = _noted(instance, images, start, writing)
+    settings = _settings(writing, setups[0], network.seed, noted)
+    mine = shard.of(entries)
+    jobs = [_job(e, e.row, folder, options, settings, images) for e in mine if e.row is not None]
+    if run.dry_run:
+        _check(jobs, weights)
+        return
+    _check_request(jobs, weights)
+    refused = [entry for entry in mine if entry.row is None]
+    _run(folder, shard, jobs, refused, weights, _policy(folder, schedule), setups, entries)
+
+
+def _entries(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
+    """Every bad line is told before any work. Raises InputError unless they may be cases."""
+    entries = _read(table, defaults)
+    bad = [entry for entry in entries if entry.row is None]
+    if not bad or table.keep_going:
+        return entries
+    for entry in bad:
+        console.LOGGER.error("line %d: %s", entry.line, entry.error)
+    raise InputError(
+        f"{len(bad)} of {len(entries)} pairs can't be used; nothing was started",
+        "mend these lines, or let them count as failed cases with --keep-going",
+    )
+
+
+def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
+    from carl_cli.batching.folders import pair_folders
+    from carl_cli.batching.table import read_table
+
+    folders = (table.fixed_dir, table.moving_dir)
+    if table.pairs is not None and folders == (None, None):
+        return read_table(table.pairs, defaults)
+    if table.pairs is None and folders[0] is not None and folders[1] is not None:
+        return pair_folders(folders[0], folders[1], table.pattern, defaults)
+    raise UsageError(
+        "the pairs are not clear", "give a table, or both --fixed-dir and --moving-dir"
+    )
+
+
+FILLING = (
+    "fixed_mask",
+    "moving_mask",
+    "initial_transform",
+    "fixed_seg",
+    "moving_seg",
+    "fixed_points",
+    "moving_points",
+)
+"""Options that stand for the empty cells of a column."""
+
+
+def _files(*groups: Any) -> dict[str, Path]:
+    values = {name: value for group in groups for name, value in asdict(group).items()}
+    return {name: values[name] for name in FILLING if values[name] is not None}
+
+
+def _noted(*groups: Any) -> dict[str, Any]:
+    """Options for the record; input files are told there by their hashes."""
+    values = {name: value for group in groups for name, value in asdict(group).items()}
+    return {k: v for k, v in values.items() if v is not None and k not in FILLING}
+
+
+def _setups(network: NetworkArguments, threads: int, workers: int) -> list[Setup]:
+    """What each worker computes with: a share of the threads, a GPU of its own."""
+    from carl_cli.batching.workers import Setup
+    from carl_cli.devices import chosen_device
+    from carl_cli.registry import locate
+
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: at least 1 is needed")
+    device = chosen_device(network.device)
+    devices = [device] * workers if workers == 1 else _shared(device, workers)
+    share = max(1, threads // workers)
+    folder = str(locate(network.weights, network.offline))
+    return [Setup(folder, name, share, network.deterministic) for name in devices]
+
+
+def _shared(device: str, workers: int) -> list[str]:
+    """CPU workers share it; two cases never share a GPU."""
+    import torch
+
+    if device == "cpu":
+        return ["cpu"] * workers
+    there = torch.cuda.device_count() if device == "cuda" else 1
+    if workers > there:
+        raise UsageError(
+            f"--workers {workers} on {there} GPU", "one worker for each GPU, or --device cpu"
+        )
+    return [f"cuda:{number}" for number in range(workers)]
+
+
+def _settings(
+    writing: WritingArguments, setup: Setup, seed: int, noted: Mapping[str, Any]
+) -> RunSettings:
+    from carl_cli.case import RunSettings
+
+    return RunSettings(
+        writing.field_spacing,
+        writing.precision,
+        setup.device,
+        setup.threads,
+        seed,
+        setup.deterministic,
+        noted,
+    )
+
+
+def _job(
+    entry: Entry,
+    row: Row,
+    folder: FolderArguments,
+    options: RegistrationOptions,
+    settings: RunSettings,
+    images: ImageArguments,
+) -> Job:
+    from carl_cli.batching.job import Job
+    from carl_cli.batching.naming import case_outputs
+
+    inputs = _inputs(row, images)
+    outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, folder.roles())
+    options = replace(
+        options,
+        fixed_modality=row.fixed_modality or options.fixed_modality,
+        moving_modality=row.moving_modality or options.moving_modality,
+        confidence=folder.confidence or folder.report,
+    )
+    volume = {"series_uid": inputs.series_uid, "time_index": inputs.time_index}
+    chosen = {name: value for name, value in volume.items() if value is not None}
+    settings = replace(settings, noted={**settings.noted, **chosen})
+    return Job(entry.name, entry.line, inputs, outputs, options, settings)
+
+
+def _inputs(row: Row, images: ImageArguments) -> CaseInputs:
+    from carl_cli.case import CaseInputs
+
+    return CaseInputs(
+        fixed=row.fixed,
+        moving=row.moving,
+        series_uid=images.series_uid if row.series_uid is None else row.series_uid,
+        time_index=images.time_index if row.time_index is None else row.time_index,
+        **{name: getattr(row, name) for name in FILLING},
+    )
+
+
+def _policy(folder: FolderArguments, schedule: ScheduleArguments) -> Policy:
+    from carl_cli.batch import Policy
+
+    resume = schedule.resume or schedule.retry_failed
+    if resume and folder.overwrite:
+        raise UsageError("--resume and --overwrite were both given", "give one of them")
+    return Policy(resume, schedule.retry_failed, folder.overwrite)
+
+
+def _check_request(jobs: Sequence[Job], weights: Weights) -> None:
+    """A choice that no case could be computed with ends the batch before it starts."""
+    from carl_cli.preflight import check_request
+
+    for job in jobs:
+        spacing = job.settings.field_spacing
+        check_request(job.inputs, job.outputs, weights, job.options, spacing)
+
+
+def _check(jobs: Sequence[Job], weights: Weights) -> None:
+    from carl_cli.batching.job import check
+
+    errors = {job.name: check(job, weights) for job in jobs}
+    for name, error in errors.items():
+        console.LOGGER.info("%s: %s", name, error or "can be registered")
+    bad = sum(bool(error) for error in errors.values())
+    if bad:
+        raise BatchError(f"{bad} of {len(jobs)} cases can't be registered", "mend their inputs")
+
+
+def _run(
+    folder: FolderArguments,
+    shard: Shard,
+    jobs: Sequence[Job],
+    refused: Sequence[Entry],
+    weights: Weights,
+    policy: Policy,
+    setups: list[Setup],
+    entries: Sequence[Entry],
+) -> None:
+    from carl_cli.batch import Batch
+
+    work = Batch(folder.out_dir, shard, jobs, refused, weights, policy)
+    console.LOGGER.info("%d cases, status in %s", len(work.jobs), work.table.path)
+    rows = work.run(setups)
+    if shard.count == 1:
+        _summarise(folder, entries)
+        return
+    states = [row.state for row in rows]
+    _conclude(states.count("done"), states.count("failed"), 0)
+
+
+def _summarise(folder: FolderArguments, entries: Sequence[Entry]) -> None:
+    from carl_cli.batching.naming import case_outputs
+    from carl_cli.batching.summary import summarise
+
+    records = {
+        e.name: case_outputs(folder.out_dir / e.name, e.row.fixed, e.row.moving).json
+        for e in entries
+        if e.row is not None
+    }
+    totals = summarise(
+        folder.out_dir,
+        [entry.name for entry in entries],
+        {name: path for name, path in records.items() if path is not None},
+        thumbnails=folder.thumbnails,
+    )
+    _conclude(totals.done, totals.failed, totals.open)
+
+
+def _conclude(done: int, failed: int, open_: int) -> None:
+    typer.echo(f"done {done}")
+    typer.echo(f"failed {failed}")
+    if open_:
+        typer.echo(f"unfinished {open_}")
+    if failed or open_:
+        what = f"{failed} cases failed" if failed else f"{open_} cases are not finished"
+        raise BatchError(what, "errors are in the status table; --retry-failed tries them again")

@@ -1,0 +1,102 @@
+"""A run that is killed leaves nothing half done, and goes on to the bytes of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .conftest import Study, digests, rows, states
+
+FILES = ("*/*.h5", "*/*.nii.gz")
+KILLED_AT_RENAMING = """
+import os, signal, sys
+real, left = os.replace, [int(sys.argv.pop(1))]
+def replace(source, target):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+os.replace = replace
+from carl_cli.cli.app import main
+main()
+"""
+
+
+def arguments(study: Study, table: Path, out: Path, *more: object) -> list[str]:
+    options = ("--weights", study.weights, "--device", "cpu", "--threads", 1, "--resume", *more)
+    return [str(word) for word in ("batch", table, "-o", out, *options)]
+
+
+def test_killed_at_any_file_it_goes_on_to_the_same_bytes(study: Study) -> None:
+    """Killed with a transform finished and its image not; then between a record and the status."""
+    table = study.pairs(3)
+    assert study.batch(table, study.folder / "calm").code == 0
+    out = study.folder / "out"
+    for renaming in (4, 11):
+        command = [sys.executable, "-c", KILLED_AT_RENAMING, str(renaming)]
+        killed = subprocess.run([*command, *arguments(study, table, out)], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        assert "running" in states(out / "shards/1-of-1/status.csv").values()
+        assert list(out.rglob(".*.partial*"))
+    assert study.batch(table, out, "--resume").code == 0
+    assert digests(out, *FILES) == digests(study.folder / "calm", *FILES)
+    assert not list(out.rglob(".*.partial*"))
+    assert states(out / "summary.csv") == {"ab": "done", "bc": "done", "cd": "done"}
+
+
+@pytest.mark.slow
+def test_workers_killed_at_random_moments(study: Study) -> None:
+    """The whole run five times with -9, its workers with it; then to the end."""
+    table, out = study.pairs(8), study.folder / "out"
+    assert study.batch(table, study.folder / "calm").code == 0
+    command = [sys.executable, "-m", "carl_cli.cli.app"]
+    command += arguments(study, table, out, "--workers", 2)
+    chance = np.random.default_rng()
+    for _ in range(5):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.rstrip().endswith("started"):
+                break
+        time.sleep(chance.uniform(0, 6))
+        process.kill()
+        process.wait()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert digests(out, *FILES) == digests(study.folder / "calm", *FILES)
+    assert not list(out.rglob(".*.partial*"))
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_loses_its_case_only(study: Study) -> None:
+    """The second case's image is read by a worker that is made to kill itself over its name."""
+    table, out = study.pairs(3), study.folder / "out"
+    site = study.folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(DEADLY_NAME)
+    environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{Path.cwd()}"}
+    command = [sys.executable, "-m", "carl_cli.cli.app"]
+    command += arguments(study, table, out, "--workers", 2)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 6, done.stderr
+    assert done.stdout == "done 2\nfailed 1\n"
+    found = rows(out / "summary.csv")
+    assert {n: r["state"] for n, r in found.items()} == {"ab": "done", "bc": "failed", "cd": "done"}
+    assert found["bc"]["error"].startswith("the worker was killed")
+
+
+DEADLY_NAME = """
+import os, pathlib, signal
+real = pathlib.Path.mkdir
+def mkdir(self, *args, **kwargs):
+    if self.name == "bc":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, *args, **kwargs)
+pathlib.Path.mkdir = mkdir
+"""
