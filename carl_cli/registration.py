@@ -17,8 +17,7 @@ from carl_cli.fields import Map, identity, voxels_per_unit
 from carl_cli.fitting import fit_affine
 from carl_cli.instance import InstanceOptions, Pair, optimise
 from carl_cli.io.image import Image
-from carl_cli.model.attention import CoordinateAttention
-from carl_cli.model.carl import coarse_images, coarse_network
+from carl_cli.model.carl import attention_of, coarse_images
 from carl_cli.preprocess import NetworkImage, PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, silent
 from carl_cli.stopwatch import Stopwatch
@@ -221,10 +220,10 @@ def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 def _spread_mm(pair: Pair, prepared: PreparedPair, weights: Weights) -> NDArray[np.float32] | None:
     """Root mean square over axes of the attention rows' standard deviation, in mm."""
-    coarse = coarse_network(weights.network)
-    if not isinstance(coarse, CoordinateAttention):
+    attention = attention_of(weights.network)
+    if attention is None:
         return None
     images = coarse_images(weights.network, pair.fixed, pair.moving)
-    spread = coarse.spread_voxels(*images)[0].square().sum(0).sqrt().cpu().numpy()
+    spread = attention.spread_voxels(*images)[0].square().sum(0).sqrt().cpu().numpy()
     scale = prepared.moving.grid.size_xyz[0] / images[0].shape[-1]
     return np.asarray(spread * scale * prepared.moving.grid.spacing_mm[0], np.float32)

@@ -19,7 +19,7 @@ from carl_cli.kernels.attention import MAX_SHARPNESS
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.layers import pool
-from carl_cli.model.operators import Down, Registrar, TwoStep
+from carl_cli.model.operators import Down, Registrar, Symmetric, TwoStep
 from carl_cli.model.unet import DisplacementUNet
 
 
@@ -51,13 +51,16 @@ class UNetConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """Any member of the family. Scales are powers of two, 1 = the network grid."""
+    """Any member of the family. Scales are powers of two, 1 = the network grid.
+
+    coarse_symmetric: Ξ's two directions are made each other's inverse; the paper: no."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     dimension: Literal[2, 3] = 3
     channels: int = Field(default=1, ge=1)
     coarse: Literal["attention", "unet"] = "attention"
     coarse_scale: int = 4
+    coarse_symmetric: bool = False
     refine_scales: tuple[int, ...] = (2, 1)
     encoder: EncoderConfig = EncoderConfig()
     unet: UNetConfig = UNetConfig()
@@ -87,6 +90,8 @@ class ModelConfig(BaseModel):
 def build_network(config: ModelConfig) -> Registrar:
     """The untrained network of a description, in eval mode."""
     network, scale = _coarse(config), config.coarse_scale
+    if config.coarse_symmetric:
+        network = Symmetric(network, config.align_corners)
     for finer in config.refine_scales:
         network = _raise_to(network, scale, finer)
         network = TwoStep(network, _unet(config), config.align_corners)
@@ -114,10 +119,17 @@ def _unet(config: ModelConfig) -> DisplacementUNet:
 
 
 def coarse_network(network: Registrar) -> Registrar:
-    """The innermost network: Ξ, or the coarsest Ψ."""
+    """The innermost network: Ξ (made symmetric, if it is), or the coarsest Ψ."""
     while isinstance(network, Down | TwoStep):
         network = network.inner if isinstance(network, Down) else network.first
     return network
+
+
+def attention_of(network: Registrar) -> CoordinateAttention | None:
+    """Ξ itself, also inside Symmetric; None for a network whose coarse part is a Ψ."""
+    coarse = coarse_network(network)
+    coarse = coarse.inner if isinstance(coarse, Symmetric) else coarse
+    return coarse if isinstance(coarse, CoordinateAttention) else None
 
 
 def coarse_images(network: Registrar, *images: Tensor) -> tuple[Tensor, ...]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from carl_cli.fields import ComposedMap, Map, sample
+from carl_cli.fields import ComposedMap, DisplacementMap, Map, identity, sample
 from carl_cli.model.layers import pool
+
+INVERSE_ROUNDS = 3  # from a start that is near; each divides the error by about ten
 
 
 class Registrar(nn.Module):
@@ -57,6 +59,35 @@ class Down(Registrar):
 
     def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         return self.inner.both(pool(fixed), pool(moving))
+
+
+class Symmetric(Registrar):
+    """Sym{Φ}[F, M] = ½ (Φ[F, M] + Φ[M, F]⁻¹), on the grid of the images.
+
+    What biases both directions alike cancels: two equal images are left in place, and a match
+    that shrinks towards the middle of its image no longer does (Appendix C.2: an inverse
+    consistent network is exact). Equivariance is kept: both terms move with either image.
+    """
+
+    def __init__(self, inner: Registrar, align_corners: bool) -> None:
+        super().__init__()
+        self.inner = inner
+        self.align_corners = align_corners
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Map:
+        return self.both(fixed, moving)[0]
+
+    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        ahead, back = self.inner.both(fixed, moving)
+        grid = identity(fixed.shape[2:], self.align_corners, fixed.device)
+        return self._mean(ahead, back, grid), self._mean(back, ahead, grid)
+
+    def _mean(self, ahead: Map, back: Map, grid: Tensor) -> DisplacementMap:
+        there = ahead.on_grid(grid.shape[2:])
+        inverse = there
+        for _ in range(INVERSE_ROUNDS):
+            inverse = inverse + grid - back(inverse)
+        return DisplacementMap((there + inverse) / 2 - grid, self.align_corners)
 
 
 class Kept(Registrar):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from carl_cli.errors import WeightsError
 from carl_cli.model.attention import CoordinateAttention
-from carl_cli.model.operators import Down, Registrar, TwoStep
+from carl_cli.model.operators import Down, Registrar, Symmetric, TwoStep
 from carl_cli.model.unet import DisplacementUNet
 
 # Training wrappers of the reference that may stand before the network's own keys.
@@ -71,6 +71,8 @@ def _translate(network: Registrar) -> Iterator[tuple[str, str]]:
         yield from _nested(network.second, "netPsi.", "second.")
     elif isinstance(network, Down):
         yield from _nested(network.inner, "net.", "inner.")
+    elif isinstance(network, Symmetric):
+        yield from _nested(network.inner, "", "inner.")
     elif isinstance(network, DisplacementUNet):
         yield from _unet(network)
     elif isinstance(network, CoordinateAttention):

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from carl_cli.fields import ComposedMap, DisplacementMap, Map, identity, sample
-from carl_cli.model.attention import CoordinateAttention
-from carl_cli.model.carl import coarse_network
+from carl_cli.model.carl import attention_of
 from carl_cli.model.operators import Registrar
 from carl_cli.regularity import diffusion, gradicon
 from carl_cli.similarity import by_name
@@ -77,8 +76,8 @@ class Objective(nn.Module):
     def _attention_terms(
         self, pairs: Sequence[Pair], fixed: Tensor, moving: Tensor, chance: Chance
     ) -> Iterator[Term]:
-        coarse = coarse_network(self.network)
-        assert isinstance(coarse, CoordinateAttention)
+        coarse = attention_of(self.network)
+        assert coarse is not None
         images = pooled(torch.cat([fixed, moving]), self.coarse_scale)
         features = coarse.features(images)
         yield "zero", features.sum() * 0  # every parameter takes part, whatever the pair

@@ -7,15 +7,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from carl_cli.fields import sample
+from carl_cli.fields import DisplacementMap, identity, sample
 from carl_cli.model.carl import (
     EncoderConfig,
     ModelConfig,
     UNetConfig,
+    attention_of,
     build_network,
-    coarse_network,
 )
-from carl_cli.model.operators import Registrar
+from carl_cli.model.operators import Kept, Registrar, Symmetric
 
 SHAPE = (192, 32, 32)
 CONFIG = ModelConfig(
@@ -33,7 +33,9 @@ def _network(config: ModelConfig = CONFIG) -> Registrar:
     for name, parameter in network.named_parameters():
         if "last" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    encoder = coarse_network(network).encoder
+    attention = attention_of(network)
+    assert attention is not None
+    encoder = attention.encoder
     for parameter in encoder.blocks.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     torch.nn.init.constant_(encoder.blocks[0].norm.weight, 1.0)
@@ -136,3 +138,41 @@ def test_sampling_continues_the_border() -> None:
     for align_corners in (True, False):
         found = sample(image, points.view(1, 2, 3), align_corners)
         torch.testing.assert_close(found, torch.tensor([[[0.0, 1.5, 3.0]]]))
+
+
+def _shrinking(scale: float, source: Tensor, target: Tensor) -> DisplacementMap:
+    """x → target + scale (x - source) on a grid of 20 x 20 x 20."""
+    grid = identity((20, 20, 20), align_corners=False)
+    source, target = (c.view(1, 3, 1, 1, 1) for c in (source, target))
+    return DisplacementMap(target + scale * (grid - source) - grid, align_corners=False)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1])
+def test_symmetric_undoes_a_shrinking_of_both_directions(shift: float) -> None:
+    """Two directions that shrink by s about their images' middles become (s + 1/s)/2 ≈ 1, and
+    a shift of the moving image's middle passes through unchanged."""
+    s, fixed, moving = 0.9, torch.full((3,), 0.5), torch.tensor([0.5 + shift, 0.45, 0.5])
+    kept = Kept(_shrinking(s, fixed, moving), _shrinking(s, moving, fixed))
+    image = torch.zeros(1, 1, 20, 20, 20)
+    ahead, back = Symmetric(kept, align_corners=False).both(image, image)
+    inner = (..., *[slice(4, 16)] * 3)
+    expected = _shrinking((s + 1 / s) / 2, fixed, moving).on_grid((20, 20, 20))
+    there = ahead.on_grid((20, 20, 20))
+    torch.testing.assert_close(there[inner], expected[inner], rtol=0, atol=2e-4)
+    there_and_back = back(there)[inner]
+    grid = identity((20, 20, 20), align_corners=False)
+    torch.testing.assert_close(there_and_back, grid[inner], rtol=0, atol=6e-3)
+
+
+def test_symmetric_leaves_equal_images_in_place() -> None:
+    """Equal images give equal directions: whatever shrinking there is cancels to second order."""
+    middle = torch.full((3,), 0.5)
+    one_way = _shrinking(0.9, middle, middle)
+    image = torch.zeros(1, 1, 20, 20, 20)
+    ahead = Symmetric(Kept(one_way, one_way), align_corners=False)(image, image)
+    grid = identity((20, 20, 20), align_corners=False)
+    inner = (..., *[slice(4, 16)] * 3)
+    gap, plain = (
+        float((m.on_grid((20, 20, 20)) - grid)[inner].abs().max()) for m in (ahead, one_way)
+    )
+    assert gap < 0.06 * plain
