@@ -43,7 +43,7 @@ def main() -> None:
         maps = {name: _dense(_shrunk(i, spacing_mm), values) for name, i in images.items()}
         target = arguments.out / f"brains-{spacing_mm:g}mm.npz"
         np.savez_compressed(target, **maps, **_tables(values), spacing_mm=spacing_mm)
-        print(target, f"{target.stat().st_size / 1e6:.1f} MB", len(values), "labels")  # noqa: T201
+        print(target, f"{target.stat().st_size / 1e6:.1f} MB", len(values), "labels")
 
 
 def _files(folder: Path) -> list[Path]:

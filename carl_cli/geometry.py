@@ -60,7 +60,8 @@ class Grid:
     @cached_property
     def centre_mm(self) -> Array:
         """(D,) LPS position of the middle of the grid."""
-        return apply_affine(self.index_to_lps, (np.array(self.size_xyz, float) - 1) / 2)
+        middle: Array = np.subtract(self.size_xyz, 1) / 2
+        return apply_affine(self.index_to_lps, middle)
 
     def points_mm(self) -> Array:
         """(z, y, x, D) LPS position of each voxel; in 2D (y, x, D)."""

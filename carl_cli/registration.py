@@ -123,7 +123,13 @@ def _initial(
     if options.init == "none":
         return options.initial
     if options.init == "centers" or options.init == "moments":
-        return initialise(fixed, moving, options.init)
+        return initialise(
+            fixed,
+            moving,
+            options.init,
+            fixed_modality=options.fixed_modality,
+            moving_modality=options.moving_modality,
+        )
     with watch.stage(f"{options.init} initialisation"), torch.inference_mode():
         prepared = prepare(fixed, moving, weights, options)
         pair = _to_device(prepared, weights)
@@ -219,11 +225,17 @@ def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def _spread_mm(pair: Pair, prepared: PreparedPair, weights: Weights) -> NDArray[np.float32] | None:
-    """Root mean square over axes of the attention rows' standard deviation, in mm."""
+    """Length of the attention rows' standard deviations over all axes, in mm."""
     attention = attention_of(weights.network)
     if attention is None:
         return None
     images = coarse_images(weights.network, pair.fixed, pair.moving)
-    spread = attention.spread_voxels(*images)[0].square().sum(0).sqrt().cpu().numpy()
-    scale = prepared.moving.grid.size_xyz[0] / images[0].shape[-1]
-    return np.asarray(spread * scale * prepared.moving.grid.spacing_mm[0], np.float32)
+    grid = prepared.moving.grid
+    shape = images[0].shape[2:]
+    voxel_mm = [
+        n * mm / coarse
+        for n, mm, coarse in zip(grid.shape_zyx, grid.spacing_mm[::-1], shape, strict=True)
+    ]
+    spread = attention.spread_voxels(*images)[0].float().cpu()
+    spread_mm = spread * torch.tensor(voxel_mm).view(-1, *[1] * len(shape))
+    return np.asarray(spread_mm.square().sum(0).sqrt().numpy(), np.float32)
