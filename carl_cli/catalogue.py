@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from carl_cli import hub, registry
 from carl_cli.errors import WeightsError
-from carl_cli.integrity import MODEL, check_files, stored_config
+from carl_cli.integrity import MODEL, check_files, stored_config, stored_hashes
 
 # Hashing is about 0.4 GB/s: bigger files would make a list slow, and use checks them anyway.
 _HASH_AT_ONCE_BYTES = 2**26
@@ -45,15 +45,16 @@ def _row(name: str, folder: Path) -> Row:
     except (WeightsError, OSError):
         return Row(name, "?", 0, "?", DAMAGED, str(folder))
     family, licence = str(config.get("family", "?")), str(config.get("licence", "?"))
-    return Row(name, family, size, licence, state_of(folder, config, size), str(folder))
+    return Row(name, family, size, licence, state_of(folder, size), str(folder))
 
 
-def state_of(folder: Path, config: dict[str, Any], size: int) -> str:
+def state_of(folder: Path, size: int) -> str:
     """Whether the files are what config.json says, as far as that is quick to tell."""
-    if size > _HASH_AT_ONCE_BYTES or MODEL not in config.get("files", {}):
-        return UNCHECKED
     try:
-        check_files(folder, config["files"])
+        hashes = stored_hashes(folder)
+        if size > _HASH_AT_ONCE_BYTES or MODEL not in hashes:
+            return UNCHECKED
+        check_files(folder, hashes)
     except WeightsError:
         return DAMAGED
     return VERIFIED

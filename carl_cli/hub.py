@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from carl_cli.errors import WeightsError
-from carl_cli.integrity import CARD, CONFIG, MODEL, check_files, stored_config
+from carl_cli.integrity import CARD, CONFIG, MODEL, check_files, stored_config, stored_hashes
 from carl_cli.registry import HubName
 
 FILES = (CONFIG, MODEL, CARD)
@@ -46,12 +46,19 @@ def cached(wanted: HubName) -> Path | None:
 
 
 def cached_snapshots() -> Iterator[tuple[HubName, Path]]:
-    """Every weights folder in the cache, whichever program put it there."""
+    """Every weights folder in the cache; other programs' repositories are passed over."""
     for config in sorted(cache_folder().glob(f"models--*--*/snapshots/*/{CONFIG}")):
         folder = config.parent
-        if (folder / MODEL).exists() and "preprocess" in stored_config(folder):
+        if (folder / MODEL).exists() and _is_ours(folder):
             repository = folder.parents[1].name.removeprefix("models--").replace("--", "/", 1)
             yield HubName(repository, folder.name), folder
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return {"format_version", "preprocess"} <= stored_config(folder).keys()
+    except WeightsError:
+        return False
 
 
 def absent(wanted: HubName) -> WeightsError:
@@ -87,7 +94,7 @@ def download(wanted: HubName, force: bool = False) -> Path:
             f"{wanted} holds no weights of carl: it lacks {' and '.join(missing)}",
             "an authors' checkpoint is read by: carl weights import FILE --family NAME",
         )
-    check_files(folder, stored_config(folder).get("files", {}))
+    check_files(folder, stored_hashes(folder))
     return folder
 
 

@@ -44,6 +44,14 @@ def stored_config(folder: Path) -> dict[str, Any]:
     return values
 
 
+def stored_hashes(folder: Path) -> dict[str, str]:
+    """File name → SHA-256 as config.json gives them. Raises WeightsError."""
+    hashes = stored_config(folder).get("files", {})
+    if isinstance(hashes, dict) and all(isinstance(value, str) for value in hashes.values()):
+        return hashes
+    raise WeightsError(f"{folder / CONFIG}: files: names and SHA-256 were expected")
+
+
 def check_files(folder: Path, expected: Mapping[str, str]) -> str:
     """Compare each file with its SHA-256; returns that of the model file.
 

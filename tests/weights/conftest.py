@@ -24,6 +24,7 @@ def weights_files(model: bytes = MODEL_BYTES) -> dict[str, bytes]:
     """A repository's files: what `download` looks at, and one that nobody asked for."""
     digest = hashlib.sha256(model).hexdigest()
     config = {
+        "format_version": 1,
         "family": "carl",
         "licence": "CC0-1.0",
         "preprocess": {},
