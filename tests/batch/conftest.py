@@ -31,8 +31,8 @@ class Study:
         return path
 
     def pairs(self, count: int = 3) -> Path:
-        """Cases ab, bc, cd, da, …, of neighbours in the alphabet."""
-        names = [("abcd"[k % 4], "abcd"[(k + 1) % 4]) for k in range(count)]
+        """Up to 12 cases: ab, bc, cd, da of neighbours in the alphabet, then ac, bd, …"""
+        names = [("abcd"[k % 4], "abcd"[(k + 1 + k // 4) % 4]) for k in range(count)]
         return self.table("id,fixed,moving", *(f"{a}{b},{a}.nii.gz,{b}.nii.gz" for a, b in names))
 
     def batch(self, table: Path, out_dir: Path, *options: object) -> Outcome:
