@@ -55,7 +55,8 @@ class Grid:
     @cached_property
     def lps_to_index(self) -> Array:
         """(D+1, D+1) homogeneous matrix, LPS mm → index (x, y, z)."""
-        return np.linalg.inv(self.index_to_lps)
+        inverse: Array = np.asarray(np.linalg.inv(self.index_to_lps), float)
+        return inverse
 
     @cached_property
     def centre_mm(self) -> Array:
