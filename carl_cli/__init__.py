@@ -1,3 +1,54 @@
-"""Registration of 3D medical images with CARL networks."""
+"""Registration of 3D medical images with CARL networks.
+
+    import carl_cli as carl
+
+    fixed, moving = carl.read_image("fixed.nii.gz"), carl.read_image("moving.nii.gz")
+    result = carl.register(fixed, moving, carl.load_weights(carl.locate("carl-base")))
+    carl.write_transform("forward.h5", result.forward)
+    carl.write_image("warped.nii.gz", carl.warp(moving, fixed.grid, result.forward))
+
+A transform is a function of points (fixed → moving, LPS mm): `t(points)`, `a @ b`,
+`t.inverse()`. Names are loaded when they are first used; torch only with `register`.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Public name → where it lives, and its name there.
+_PUBLIC = {
+    "AffineTransform": ("carl_cli.transform", "AffineTransform"),
+    "CompositeTransform": ("carl_cli.transform", "CompositeTransform"),
+    "DisplacementField": ("carl_cli.transform", "DisplacementField"),
+    "Grid": ("carl_cli.geometry", "Grid"),
+    "Image": ("carl_cli.io.image", "Image"),
+    "InstanceOptions": ("carl_cli.instance", "InstanceOptions"),
+    "RegistrationOptions": ("carl_cli.registration", "RegistrationOptions"),
+    "from_itk": ("carl_cli.io.itk_bridge", "from_itk"),
+    "from_sitk": ("carl_cli.io.image", "from_sitk"),
+    "from_sitk_transform": ("carl_cli.io.transform", "from_sitk_transform"),
+    "jacobian_determinant": ("carl_cli.transform", "jacobian_determinant"),
+    "load_weights": ("carl_cli.weights", "load_weights"),
+    "locate": ("carl_cli.registry", "locate"),
+    "read_image": ("carl_cli.io.image", "read_image"),
+    "read_transform": ("carl_cli.io.transform", "read_transform"),
+    "register": ("carl_cli.registration", "register"),
+    "to_itk": ("carl_cli.io.itk_bridge", "to_itk"),
+    "to_sitk": ("carl_cli.io.image", "to_sitk"),
+    "to_sitk_transform": ("carl_cli.io.transform", "to_sitk_transform"),
+    "warp": ("carl_cli.io.resample", "resample"),
+    "write_image": ("carl_cli.io.image", "write_image"),
+    "write_transform": ("carl_cli.io.transform", "write_transform"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -22,6 +22,7 @@ from carl_cli.preprocess import NetworkImage, PreparedPair, initialise, prepare_
 from carl_cli.progress import Progress, silent
 from carl_cli.stopwatch import Stopwatch
 from carl_cli.transform import AffineTransform, CompositeTransform, Transform, from_network
+from carl_cli.transforming import without_folds
 from carl_cli.weights import Weights
 
 Init = Literal["none", "centers", "moments", "rigid", "affine"]
@@ -33,6 +34,7 @@ class RegistrationOptions:
 
     init rigid and affine: a first pass of the network, of which only the best rigid or affine
     part is kept, starts a second one. affine_only: the result is that affine part.
+    repair_folds: no voxel of the network's grid keeps a Jacobian determinant of zero or less.
     """
 
     fixed_modality: str = "auto"
@@ -44,6 +46,7 @@ class RegistrationOptions:
     initial: Transform | None = None
     init: Init = "none"
     affine_only: bool = False
+    repair_folds: bool = False
     instance: InstanceOptions | None = None
     confidence: bool = False
 
@@ -97,6 +100,8 @@ def register(
         forward, backward = _physical(ahead, back, prepared, fixed, moving, weights)
         if options.affine_only:
             forward, backward = _affine_parts(forward, prepared)
+        elif options.repair_folds:
+            forward = without_folds(forward)
         spread = _spread_mm(pair, prepared, weights) if options.confidence else None
     return Registration(forward, backward, prepared, losses, watch.seconds, spread)
 

@@ -194,6 +194,10 @@ class StartArguments:
     affine_only: Annotated[
         bool, _option(START, "--affine-only", help="The result's affine part only.")
     ] = False
+    repair_folds: Annotated[
+        bool,
+        _option(OUTPUTS, "--repair-folds", help="Change the result where it folds."),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,7 @@ def registration_options(
         percentiles=images.percentiles,
         init=start.init,
         affine_only=start.affine_only,
+        repair_folds=start.repair_folds,
         instance=_instance_options(weights, instance, seed) if instance.io else None,
         confidence=confidence,
     )

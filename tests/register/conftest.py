@@ -70,6 +70,12 @@ def smooth_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def folding_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A map with folds here and there."""
+    return _unet_weights(tmp_path_factory.mktemp("folding"), "folding", 0.4)
+
+
+@pytest.fixture(scope="session")
 def identity_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _unet_weights(tmp_path_factory.mktemp("identity"), "identity", 0.0)
 
