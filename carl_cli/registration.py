@@ -101,7 +101,7 @@ def register(
         if options.affine_only:
             forward, backward = _affine_parts(forward, prepared)
         elif options.repair_folds:
-            forward = without_folds(forward)
+            forward = CompositeTransform(tuple(map(without_folds, forward.parts)))
         spread = _spread_mm(pair, prepared, weights) if options.confidence else None
     return Registration(forward, backward, prepared, losses, watch.seconds, spread)
 
