@@ -14,6 +14,7 @@ exactly with the network. Rules are named by the flag `align_corners`, as torch 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,16 +62,16 @@ def cut(x: Tensor, slices: Sequence[slice]) -> Tensor:
     return x[index]
 
 
-class Map:
+class Map(ABC):
     """A function from points of the fixed image to points of the moving one."""
 
+    @abstractmethod
     def __call__(self, points_BDx: Tensor) -> Tensor:
         """(B, D, *any) unit coordinates → (B, D, *any) unit coordinates."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_grid(self, shape: Shape) -> Tensor:
         """(B, D, *shape) images of all voxels of a grid of that shape."""
-        raise NotImplementedError
 
 
 class DisplacementMap(Map):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from carl_cli.fields import identity, jacobian_determinant
+from carl_cli.fields import identity, jacobian_determinant, voxels_per_unit
 from carl_cli.regularity import diffusion
 from carl_cli.similarity import lncc, mind_ssc, ncc, squared_lncc
 from tests.model.reference import CONFIGS, drawn_network, reference_outputs
@@ -80,4 +80,8 @@ def test_regularity_agrees_with_the_reference(losses: dict[str, float], parity_d
         phi = drawn_network("carl3d", parity_dir)(fixed, moving).on_grid(shape)
     energy = diffusion(phi, identity(shape, align_corners=True))
     assert energy.item() == pytest.approx(losses["diffusion_energy"], rel=1e-5)
-    assert int((jacobian_determinant(phi) < 0).sum()) == losses["folds"]
+    determinant = jacobian_determinant(phi * voxels_per_unit(shape, True).view(1, 3, 1, 1, 1))
+    # A cell whose volume is within rounding of zero may count on either side.
+    undecided = int((determinant.abs() < 1e-4).sum())
+    assert undecided < 20
+    assert abs(int((determinant < 0).sum()) - losses["folds"]) <= undecided
