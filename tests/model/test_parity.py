@@ -81,7 +81,7 @@ def test_regularity_agrees_with_the_reference(losses: dict[str, float], parity_d
     energy = diffusion(phi, identity(shape, align_corners=True))
     assert energy.item() == pytest.approx(losses["diffusion_energy"], rel=1e-5)
     determinant = jacobian_determinant(phi * voxels_per_unit(shape, True).view(1, 3, 1, 1, 1))
-    # A cell whose volume is within rounding of zero may count on either side.
-    undecided = int((determinant.abs() < 1e-4).sum())
+    # float32 positions carry some 5e-6 voxels: such a cell may count on either side of zero.
+    undecided = int((determinant.abs() < 1e-5).sum())
     assert undecided < 20
     assert abs(int((determinant < 0).sum()) - losses["folds"]) <= undecided
