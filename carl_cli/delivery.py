@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carl_cli.errors import UsageError
-from carl_cli.geometry import Grid, apply_affine, covering_grid
+from carl_cli.geometry import Grid, apply_affine, block_grid
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.image import Image, write_image
 from carl_cli.io.resample import resample
@@ -23,11 +23,11 @@ from carl_cli.transform import (
     AffineTransform,
     CompositeTransform,
     Transform,
+    covering_grid,
     dense,
     inverse_residual,
     jacobian_determinant,
 )
-from carl_cli.transform import covering_grid as grown_around
 
 if TYPE_CHECKING:
     from carl_cli.case import CaseOutputs, RunSettings
@@ -176,7 +176,7 @@ def _affine_inverse(transform: CompositeTransform) -> Transform | None:
 
 def _enclosing(grid: Grid, spacing_mm: float) -> Grid:
     """Cubic voxels whose centres enclose the image, so that nothing in it is extrapolated."""
-    return grown_around(covering_grid(grid, spacing_mm), grid.corners_mm())
+    return covering_grid(block_grid(grid, spacing_mm), grid.corners_mm())
 
 
 def _between(grid: Grid) -> Grid:

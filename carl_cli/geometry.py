@@ -84,7 +84,7 @@ class Grid:
         return bool(gap_mm <= tolerance_voxels * min(self.spacing_mm))
 
 
-def covering_grid(grid: Grid, spacing_mm: float) -> Grid:
+def block_grid(grid: Grid, spacing_mm: float) -> Grid:
     """A coarser grid along the same axes that holds the whole field of view, borders included.
 
     Isotropic blocks; where they reach beyond the image, they do so evenly at both ends. The

@@ -6,19 +6,22 @@ The paper and its published code name the moving image first; this project alway
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from carl_cli.fields import ComposedMap, DisplacementMap, Map, identity, sample
 from carl_cli.model.layers import pool
 
-INVERSE_ROUNDS = 3  # from a start that is near; each divides the error by about ten
+INVERSE_ROUNDS = 3  # each multiplies what is left by the displacement's slope
 
 
-class Registrar(nn.Module):
+class Registrar(nn.Module, ABC):
     """A network that registers: images (B, C, *shape) → maps on unit coordinates."""
 
+    @abstractmethod
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
-        raise NotImplementedError
+        """The map fixed → moving."""
 
     def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         """Maps fixed → moving and moving → fixed. Overridden where work can be shared."""
