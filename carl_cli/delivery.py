@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carl_cli.errors import UsageError
-from carl_cli.geometry import Grid, apply_affine, block_grid
+from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.image import Image, write_image
 from carl_cli.io.resample import resample
@@ -23,10 +23,10 @@ from carl_cli.transform import (
     AffineTransform,
     CompositeTransform,
     Transform,
-    covering_grid,
     dense,
     inverse_residual,
     jacobian_determinant,
+    spaced_grid,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Delivery:
     def inverse(self) -> Transform:
         """Moving points → fixed points: exact of an affine, else solved on the network's spacing
         (a field has no detail below it) over the moving image's field of view."""
-        grid = _enclosing(self.moving.grid, self._network_spacing_mm)
+        grid = spaced_grid(self.moving.grid, self._network_spacing_mm)
         exact = _affine_inverse(self.result.forward)
         solved = dense(self.forward.inverse(), grid) if exact is None else exact
         written = self._as_written(self.outputs.inverse, solved, self.moving.grid)
@@ -157,7 +157,7 @@ class Delivery:
         if self.settings.field_spacing == "native":
             return image_grid
         asked_mm = spacing_of(self.settings.field_spacing)
-        return _enclosing(image_grid, asked_mm or self._network_spacing_mm)
+        return spaced_grid(image_grid, asked_mm or self._network_spacing_mm)
 
     @property
     def _network_spacing_mm(self) -> float:
@@ -172,11 +172,6 @@ def _seen_through(image: Image, grid: Grid, transform: Transform) -> Image:
 def _affine_inverse(transform: CompositeTransform) -> Transform | None:
     is_affine = all(isinstance(part, AffineTransform) for part in transform.parts)
     return transform.inverse() if is_affine else None
-
-
-def _enclosing(grid: Grid, spacing_mm: float) -> Grid:
-    """Cubic voxels whose centres enclose the image, so that nothing in it is extrapolated."""
-    return covering_grid(block_grid(grid, spacing_mm), grid.corners_mm())
 
 
 def _between(grid: Grid) -> Grid:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
-from carl_cli.geometry import Array, Grid, apply_affine
+from carl_cli.geometry import Array, Grid, apply_affine, block_grid
 from carl_cli.transforms.core import (
     CompositeTransform,
     DisplacementField,
@@ -43,15 +43,12 @@ def slab_grid(grid: Grid, part: slice) -> Grid:
 
 
 def spaced_grid(grid: Grid, spacing_mm: float) -> Grid:
-    """The same field of view in cubic blocks, the last ones overhanging where it doesn't divide.
+    """Cubic voxels whose centres enclose the whole of `grid`, so that nothing is extrapolated.
 
-    The first voxel is the centre of the first block, so that the blocks begin at the corner.
+    The lattice is centred on the field of view: it does not depend on the corner at which the
+    image's file begins, and at the image's own isotropic spacing it has the image's voxels.
     """
-    old = np.array(grid.spacing_mm)
-    size = np.ceil(np.array(grid.size_xyz) * old / spacing_mm - 1e-6).astype(int)
-    origin = apply_affine(grid.index_to_lps, (spacing_mm / old - 1) / 2)
-    spacing = (float(spacing_mm),) * grid.dimension
-    return Grid(tuple(size.tolist()), spacing, tuple(origin.tolist()), grid.direction)
+    return covering_grid(block_grid(grid, spacing_mm), grid.corners_mm())
 
 
 def dense(transform: Transform, grid: Grid) -> DisplacementField:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from ..cli.conftest import Carl
 from .conftest import PairFiles, Register
 
 CASES = {
@@ -220,3 +221,18 @@ def test_repaired_folds_are_gone_and_the_rest_is_kept(
     change = np.linalg.norm(arrays[1] - arrays[0], axis=-1)
     assert change[before <= 0].max() > 0.1
     assert np.median(change[before > 0]) < 1e-3
+
+
+def test_convert_writes_the_same_field_as_register(
+    register: Register, smooth_weights: Path, pair: PairFiles, tmp_path: Path, carl: Carl
+) -> None:
+    """One spacing in millimetres is one lattice, whichever command is given it."""
+    exact, direct, later = (tmp_path / n for n in ("exact.h5", "direct.nii", "later.nii"))
+    register(smooth_weights, "-o", exact)
+    register(smooth_weights, "-o", direct, "--field-spacing", "25")
+    options = ("-r", pair.fixed, "--field-spacing", "25")
+    assert carl("convert", exact, "-o", later, *options).code == 0
+    ours, theirs = sitk.ReadImage(str(later)), sitk.ReadImage(str(direct))
+    assert ours.GetSize() == theirs.GetSize()
+    np.testing.assert_allclose(ours.GetOrigin(), theirs.GetOrigin(), atol=1e-6)
+    np.testing.assert_allclose(*map(sitk.GetArrayFromImage, (ours, theirs)), atol=1e-4)

@@ -215,13 +215,13 @@ def test_the_suffix_hdf5_is_read_and_not_written(tmp_path: Path, affine: AffineT
 def test_a_coarse_field_covers_the_field_of_view(
     tmp_path: Path, any_grid: Grid, affine: AffineTransform
 ) -> None:
-    """ITK and ANTs find a displacement at every voxel of the image, its corners included."""
+    """ITK and ANTs find a displacement everywhere in the image, its outer corners included."""
     chain = affine @ field_on(any_grid)
     path = tmp_path / "coarse.nii.gz"
     write_transform(path, chain, field_grid=spaced_grid(any_grid, 5.0))
-    corners = any_grid.corners_mm() * 0.999 + any_grid.centre_mm * 0.001
+    corners = any_grid.corners_mm()
     for mapped in (by_ants(path, corners), by_simpleitk(path, corners)):
-        assert np.linalg.norm(mapped - chain(corners), axis=1).max() < 3.0
+        assert np.linalg.norm(mapped - chain(corners), axis=1).max() < 0.6
         assert np.linalg.norm(mapped - corners, axis=1).min() > 1.0
 
 

@@ -129,17 +129,42 @@ def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch, affine: AffineTra
     np.testing.assert_allclose(jacobian_determinant(chain, grid), whole[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("spacing", [1.0, 3.3, 7.0])
-def test_a_spaced_grid_covers_the_field_of_view_from_the_same_corner(
-    any_grid: Grid, spacing: float
+@pytest.mark.parametrize("spacing_mm", [1.0, 3.3, 7.0, 500.0])
+def test_centres_of_a_spaced_grid_enclose_the_image(any_grid: Grid, spacing_mm: float) -> None:
+    """Less than one and a half voxels to spare, the same at both ends."""
+    coarse = spaced_grid(any_grid, spacing_mm)
+    assert coarse.spacing_mm == (spacing_mm,) * 3
+    corners = apply_affine(coarse.lps_to_index, any_grid.corners_mm())
+    low, high = corners.min(axis=0), np.array(coarse.size_xyz) - 1 - corners.max(axis=0)
+    assert np.all(low > -1e-5)
+    assert np.all(low < 1.5)
+    np.testing.assert_allclose(low, high, atol=1e-9)
+
+
+@pytest.mark.parametrize("spacing_mm", [1.0, 3.3, 7.0])
+def test_a_spaced_grid_has_the_same_points_for_a_flipped_file(
+    any_grid: Grid, spacing_mm: float
 ) -> None:
-    coarse = spaced_grid(any_grid, spacing)
-    first = apply_affine(any_grid.lps_to_index, coarse.corners_mm())[0]
-    np.testing.assert_allclose(first, -0.5, atol=1e-9)
-    index = apply_affine(coarse.lps_to_index, any_grid.corners_mm())
-    assert index.min() > -0.5 - 1e-6
-    assert (index.max(axis=0) < np.array(coarse.size_xyz) - 0.5 + 1e-6).all()
-    assert (index.max(axis=0) > np.array(coarse.size_xyz) - 1.5 + 1e-6).all()
+    """Axes reversed and exchanged in the file: the same voxels in another order."""
+    last = np.array(any_grid.size_xyz) - 1
+    turned = Grid(
+        any_grid.size_xyz[::-1],
+        any_grid.spacing_mm[::-1],
+        tuple(apply_affine(any_grid.index_to_lps, last).tolist()),
+        tuple((-any_grid.direction_matrix[:, ::-1]).ravel().tolist()),
+    )
+    points = spaced_grid(any_grid, spacing_mm).points_mm()
+    theirs = spaced_grid(turned, spacing_mm).points_mm()
+    np.testing.assert_allclose(theirs.transpose(2, 1, 0, 3)[::-1, ::-1, ::-1], points, atol=1e-9)
+
+
+def test_at_its_own_spacing_a_grid_keeps_its_voxels() -> None:
+    grid = make_grid((7, 8, 9), (2.0, 2.0, 2.0), (1.0, -2.0, 3.0), rotation((12, -20, 33)))
+    spaced = spaced_grid(grid, 2.0)
+    assert spaced.size_xyz == (9, 10, 11)
+    np.testing.assert_allclose(
+        spaced.points_mm()[1:-1, 1:-1, 1:-1], grid.points_mm(), atol=1e-12
+    )
 
 
 def test_the_sampled_inverse_keeps_its_promise(any_grid: Grid, affine: AffineTransform) -> None:
