@@ -1,4 +1,8 @@
-"""One case by its paths: read, register, write every output asked for, keep the record."""
+"""One case by its paths: read, register, write every output asked for, keep the record.
+
+`run_case` does the three in a row. A batch does them by themselves, so that files are read
+and written while the network is busy with another case.
+"""
 
 from __future__ import annotations
 
@@ -88,6 +92,30 @@ class RunSettings:
     noted: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class LoadedCase:
+    """Everything of a case that was read; `options` hold the images and transform among it."""
+
+    inputs: CaseInputs
+    fixed: Image
+    moving: Image
+    truth: Truth
+    options: RegistrationOptions
+    started: str
+    watch: Stopwatch
+
+
+@dataclass(frozen=True, eq=False)
+class ComputedCase:
+    """A case that only has to be written. peak_memory_mib: of the process until then."""
+
+    loaded: LoadedCase
+    result: Registration
+    metrics: records.Metrics
+    weights: records.WeightsUsed
+    peak_memory_mib: float | None
+
+
 def run_case(
     inputs: CaseInputs,
     outputs: CaseOutputs,
@@ -101,33 +129,44 @@ def run_case(
     Raises InputError, UsageError, OutputError; an output that was not finished does not exist.
     """
     check_request(inputs, outputs, weights, options, settings.field_spacing)
+    loaded = load_case(inputs, options, progress)
+    return deliver_case(compute_case(loaded, weights, progress), outputs, settings)
+
+
+def load_case(
+    inputs: CaseInputs, options: RegistrationOptions, progress: Progress = silent
+) -> LoadedCase:
+    """Read everything. Raises InputError."""
     started, watch = records.utc_now(), Stopwatch(progress)
     with watch.stage("reading"):
         fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
         options, truth = _with_files(options, inputs), _truth(inputs, fixed.grid.dimension)
-    result = register(fixed, moving, weights, options, progress)
+    return LoadedCase(inputs, fixed, moving, truth, options, started, watch)
+
+
+def compute_case(loaded: LoadedCase, weights: Weights, progress: Progress = silent) -> ComputedCase:
+    """Register and score. Raises InputError, UsageError."""
+    pair, watch = (loaded.fixed, loaded.moving), loaded.watch
+    result = register(*pair, weights, loaded.options, progress)
     watch.seconds.update(result.seconds)
     with watch.stage("scoring"):
-        metrics = score(fixed, moving, result, truth)
-    described = _described(inputs, fixed, moving, result, options, truth)
-    delivery = Delivery(fixed, moving, result, truth, outputs, settings)
+        metrics = score(*pair, result, loaded.truth)
+    used = records.WeightsUsed(
+        name=weights.config.name, sha256=weights.sha256, source=weights.source
+    )
+    return ComputedCase(loaded, result, metrics, used, records.peak_memory_mib())
+
+
+def deliver_case(
+    computed: ComputedCase, outputs: CaseOutputs, settings: RunSettings
+) -> records.RunRecord:
+    """Write every output, the record last. Raises OutputError."""
+    loaded, watch = computed.loaded, computed.loaded.watch
+    pair = loaded.fixed, loaded.moving
+    delivery = Delivery(*pair, computed.result, loaded.truth, outputs, settings)
     with watch.stage("writing"):
         delivery.write_data()
-    record = records.RunRecord(
-        command=records.command_line(),
-        started=started,
-        environment=records.Environment.current(
-            settings.device, settings.threads, settings.deterministic
-        ),
-        seed=settings.seed,
-        weights=_weights_used(weights),
-        inputs=described,
-        options=dict(settings.noted),
-        metrics=metrics.model_copy(update=delivery.measured),
-        io_loss=list(result.losses),
-        warnings=advise(metrics),
-        timings_s=watch.seconds,
-    )
+    record = _record(computed, settings, delivery.measured)
     with watch.stage("pictures"):
         delivery.write_pictures(record)
     return _closed(record, outputs, watch)
@@ -142,19 +181,41 @@ def check_case(
 ) -> None:
     """All that can fail before the network runs: choices, files, geometry, masks, intensities."""
     check_request(inputs, outputs, weights, options, settings.field_spacing)
-    fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
-    options = _with_files(options, inputs)
-    prepare(fixed, moving, weights, options, options.initial)
-    _truth(inputs, fixed.grid.dimension)
+    loaded = load_case(inputs, options)
+    prepare(loaded.fixed, loaded.moving, weights, loaded.options, loaded.options.initial)
+
+
+def _record(
+    computed: ComputedCase, settings: RunSettings, measured: Mapping[str, Any]
+) -> records.RunRecord:
+    """What is known before the pictures are drawn: they show it."""
+    loaded, result, metrics = computed.loaded, computed.result, computed.metrics
+    return records.RunRecord(
+        command=records.command_line(),
+        started=loaded.started,
+        environment=records.Environment.current(
+            settings.device, settings.threads, settings.deterministic
+        ),
+        seed=settings.seed,
+        weights=computed.weights,
+        inputs=_described(loaded, result),
+        options=dict(settings.noted),
+        metrics=metrics.model_copy(update=dict(measured)),
+        io_loss=list(result.losses),
+        warnings=advise(metrics),
+        timings_s=loaded.watch.seconds,
+        peak_memory_mib=computed.peak_memory_mib,
+    )
 
 
 def _closed(record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch) -> records.RunRecord:
     """The record with what is known last: hashes, times, memory. Written if asked."""
     written = {role: path for role, path in outputs.paths().items() if role != "json"}
+    peaks = (record.peak_memory_mib, records.peak_memory_mib())
     last = {
         "outputs": records.output_files(written),
         "timings_s": dict(watch.seconds),
-        "peak_memory_mib": records.peak_memory_mib(),
+        "peak_memory_mib": max((peak for peak in peaks if peak is not None), default=None),
     }
     record = record.model_copy(update=last)
     if outputs.json is not None:
@@ -199,29 +260,18 @@ def _check_landmarks(fixed: PointSet | None, moving: PointSet | None) -> None:
     )
 
 
-def _weights_used(weights: Weights) -> records.WeightsUsed:
-    name = weights.config.name
-    return records.WeightsUsed(name=name, sha256=weights.sha256, source=weights.source)
-
-
-def _described(
-    inputs: CaseInputs,
-    fixed: Image,
-    moving: Image,
-    result: Registration,
-    options: RegistrationOptions,
-    truth: Truth,
-) -> dict[str, records.InputFile]:
+def _described(loaded: LoadedCase, result: Registration) -> dict[str, records.InputFile]:
     """Role → path, hash and, of images, geometry of every input file."""
     images = {
-        "fixed": fixed,
-        "moving": moving,
-        "fixed_mask": options.fixed_mask,
-        "moving_mask": options.moving_mask,
-        "fixed_seg": truth.fixed_seg,
-        "moving_seg": truth.moving_seg,
+        "fixed": loaded.fixed,
+        "moving": loaded.moving,
+        "fixed_mask": loaded.options.fixed_mask,
+        "moving_mask": loaded.options.moving_mask,
+        "fixed_seg": loaded.truth.fixed_seg,
+        "moving_seg": loaded.truth.moving_seg,
     }
-    described = {r: _described_file(path, images.get(r)) for r, path in inputs.paths().items()}
+    paths = loaded.inputs.paths()
+    described = {role: _described_file(path, images.get(role)) for role, path in paths.items()}
     for role, prepared in (("fixed", result.prepared.fixed), ("moving", result.prepared.moving)):
         low, high, modality = prepared.intensity
         used = {"modality": modality, "intensity_window": (low, high)}

@@ -167,7 +167,7 @@ def prepare(
 
 
 def _to_device(prepared: PreparedPair, weights: Weights) -> Pair:
-    device = next(weights.network.parameters()).device
+    device = weights.device
 
     def tensor(array: NDArray[np.generic] | None) -> torch.Tensor | None:
         return None if array is None else torch.from_numpy(array)[None, None].to(device)

@@ -62,6 +62,10 @@ class Weights:
     source: str
     sha256: str
 
+    @property
+    def device(self) -> str:
+        return str(next(self.network.parameters()).device)
+
 
 def load_weights(folder: str | Path, device: str = "cpu") -> Weights:
     """The network of a weights folder, checked against its hash, in eval mode.

@@ -1,20 +1,14 @@
-"""The arguments of `carl register`, by theme; `carl batch` shares those of a method."""
+"""The arguments of `carl register`, by theme; `carl batch` shares those of `cli/method.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from carl_cli.cli.options import LogFile, Overwrite, Quiet, Threads, Verbose
-from carl_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from carl_cli.instance import InstanceOptions
-    from carl_cli.registration import RegistrationOptions
-    from carl_cli.weights import Weights
 
 
 def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
@@ -225,54 +219,3 @@ class RunArguments:
     verbose: Verbose = False
     quiet: Quiet = False
     log_file: LogFile = None
-
-
-def check_instance(instance: InstanceArguments, start: StartArguments) -> None:
-    """Raise UsageError for options of an instance optimisation that would not take place."""
-    if instance.io and start.affine_only:
-        raise UsageError(
-            "--io and --affine-only were both given",
-            "leave out --io: an affine result is not fitted further",
-        )
-    silent = [name for name, value in vars(instance).items() if name != "io" and value is not None]
-    if silent and not instance.io:
-        option = "--" + silent[0].replace("_", "-")
-        raise UsageError(f"{option} was given without --io", "add --io")
-
-
-def registration_options(
-    weights: Weights,
-    instance: InstanceArguments,
-    images: ImageArguments,
-    start: StartArguments,
-    seed: int,
-    confidence: bool,
-) -> RegistrationOptions:
-    """What these arguments ask of `register`, the weights' advice where they are silent."""
-    from carl_cli.registration import RegistrationOptions
-
-    return RegistrationOptions(
-        fixed_modality=images.fixed_modality or images.modality,
-        moving_modality=images.moving_modality or images.modality,
-        window=images.window,
-        percentiles=images.percentiles,
-        init=start.init,
-        affine_only=start.affine_only,
-        repair_folds=start.repair_folds,
-        instance=_instance_options(weights, instance, seed) if instance.io else None,
-        confidence=confidence,
-    )
-
-
-def _instance_options(weights: Weights, arguments: InstanceArguments, seed: int) -> InstanceOptions:
-    from carl_cli.instance import InstanceOptions
-
-    asked = {
-        "steps": arguments.io_steps,
-        "learning_rate": arguments.io_lr,
-        "metric": arguments.io_metric,
-        "regularisation": arguments.io_lambda,
-        "scope": arguments.io_scope,
-    }
-    chosen = {k: v for k, v in asked.items() if v is not None}
-    return InstanceOptions(**{**weights.config.instance.model_dump(), **chosen}, seed=seed)

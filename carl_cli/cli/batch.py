@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from carl_cli.cli import console
-from carl_cli.cli.arguments import (
-    ImageArguments,
-    InstanceArguments,
-    NetworkArguments,
-    RunArguments,
-    ScoreArguments,
-    StartArguments,
-    WritingArguments,
-    check_instance,
-    registration_options,
-)
+from carl_cli.cli.arguments import NetworkArguments
 from carl_cli.cli.batch_arguments import FolderArguments, ScheduleArguments, TableArguments
 from carl_cli.cli.grouping import grouped
+from carl_cli.cli.method import FILES, MethodArguments
 from carl_cli.errors import BatchError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -41,13 +32,7 @@ def batch(
     table: TableArguments,
     folder: FolderArguments,
     schedule: ScheduleArguments,
-    writing: WritingArguments,
-    network: NetworkArguments,
-    instance: InstanceArguments,
-    images: ImageArguments,
-    start: StartArguments,
-    scores: ScoreArguments,
-    run: RunArguments,
+    method: MethodArguments,
 ) -> None:
     """Register the pairs of a table, each into a folder of its own.
 
@@ -58,26 +43,22 @@ def batch(
     A case that fails never stops the others: the exit code is 6 then, and the status and the
     summary tell why. A run that was killed goes on with --resume.
     """
-    threads = console.start(run.verbose, run.quiet, run.log_file, run.threads)
-    check_instance(instance, start)
-    entries = _entries(table, _files(images, start, scores))
+    threads = method.begin()
+    entries = _entries(table, method.files())
     if schedule.summary:
         _summarise(folder, entries)
         return
     from carl_cli.batching.shards import chosen_shard
-    from carl_cli.devices import chosen_weights
 
     shard = chosen_shard(schedule.shard)
-    setups = _setups(network, threads, schedule.workers)
+    setups = _setups(method.network, threads, schedule.workers)
     # Workers load their own; this process then needs no more than what the weights say.
-    device = setups[0].device if len(setups) == 1 else "cpu"
-    weights = chosen_weights(setups[0].weights, device, network.deterministic)
-    options = registration_options(weights, instance, images, start, network.seed, False)
-    noted = _noted(instance, images, start, writing)
-    settings = _settings(writing, setups[0], network.seed, noted)
+    weights = method.load(setups[0].device if len(setups) == 1 else "cpu")
+    options = method.options(weights, folder.confidence or folder.report)
+    settings = method.settings(options, setups[0].device, setups[0].threads)
     mine = shard.of(entries)
-    jobs = [_job(e, e.row, folder, options, settings, images) for e in mine if e.row is not None]
-    if run.dry_run:
+    jobs = [_job(e, e.row, folder, options, settings, method) for e in mine if e.row is not None]
+    if method.run.dry_run:
         _check(jobs, weights)
         return
     _check_request(jobs, weights)
@@ -113,29 +94,6 @@ def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
     )
 
 
-FILLING = (
-    "fixed_mask",
-    "moving_mask",
-    "initial_transform",
-    "fixed_seg",
-    "moving_seg",
-    "fixed_points",
-    "moving_points",
-)
-"""Options that stand for the empty cells of a column."""
-
-
-def _files(*groups: Any) -> dict[str, Path]:
-    values = {name: value for group in groups for name, value in asdict(group).items()}
-    return {name: values[name] for name in FILLING if values[name] is not None}
-
-
-def _noted(*groups: Any) -> dict[str, Any]:
-    """Options for the record; input files are told there by their hashes."""
-    values = {name: value for group in groups for name, value in asdict(group).items()}
-    return {k: v for k, v in values.items() if v is not None and k not in FILLING}
-
-
 def _setups(network: NetworkArguments, threads: int, workers: int) -> list[Setup]:
     """What each worker computes with: a share of the threads, a GPU of its own."""
     from carl_cli.batching.workers import Setup
@@ -165,40 +123,23 @@ def _shared(device: str, workers: int) -> list[str]:
     return [f"cuda:{number}" for number in range(workers)]
 
 
-def _settings(
-    writing: WritingArguments, setup: Setup, seed: int, noted: Mapping[str, Any]
-) -> RunSettings:
-    from carl_cli.case import RunSettings
-
-    return RunSettings(
-        writing.field_spacing,
-        writing.precision,
-        setup.device,
-        setup.threads,
-        seed,
-        setup.deterministic,
-        noted,
-    )
-
-
 def _job(
     entry: Entry,
     row: Row,
     folder: FolderArguments,
     options: RegistrationOptions,
     settings: RunSettings,
-    images: ImageArguments,
+    method: MethodArguments,
 ) -> Job:
     from carl_cli.batching.job import Job
     from carl_cli.batching.naming import case_outputs
 
-    inputs = _inputs(row, images)
+    inputs = _inputs(row, method)
     outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, folder.roles())
     options = replace(
         options,
         fixed_modality=row.fixed_modality or options.fixed_modality,
         moving_modality=row.moving_modality or options.moving_modality,
-        confidence=folder.confidence or folder.report,
     )
     volume = {"series_uid": inputs.series_uid, "time_index": inputs.time_index}
     chosen = {name: value for name, value in volume.items() if value is not None}
@@ -206,16 +147,11 @@ def _job(
     return Job(entry.name, entry.line, inputs, outputs, options, settings)
 
 
-def _inputs(row: Row, images: ImageArguments) -> CaseInputs:
-    from carl_cli.case import CaseInputs
-
-    return CaseInputs(
-        fixed=row.fixed,
-        moving=row.moving,
-        series_uid=images.series_uid if row.series_uid is None else row.series_uid,
-        time_index=images.time_index if row.time_index is None else row.time_index,
-        **{name: getattr(row, name) for name in FILLING},
-    )
+def _inputs(row: Row, method: MethodArguments) -> CaseInputs:
+    """What the row says; where it is silent about the volume, the options."""
+    inputs = method.inputs(row.fixed, row.moving, {role: getattr(row, role) for role in FILES})
+    own = {name: getattr(row, name) for name in ("series_uid", "time_index")}
+    return replace(inputs, **{name: value for name, value in own.items() if value is not None})
 
 
 def _policy(folder: FolderArguments, schedule: ScheduleArguments) -> Policy:

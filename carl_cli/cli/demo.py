@@ -40,21 +40,17 @@ def demo(
     """
     count = console.start(verbose, quiet, threads=threads)
     started = time.perf_counter()
-    from carl_cli.cli.arguments import (
-        ImageArguments,
-        InstanceArguments,
-        StartArguments,
-        registration_options,
-    )
+    from carl_cli.cli.arguments import InstanceArguments, NetworkArguments
+    from carl_cli.cli.method import MethodArguments
     from carl_cli.demonstration import DemoFiles, run_demo
-    from carl_cli.devices import chosen_weights
 
+    network, fit = NetworkArguments(weights=weights, seed=seed), InstanceArguments(io=instance)
+    method = MethodArguments(network=network, instance=fit)
     files = DemoFiles.within(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_outputs(files, overwrite)
-    chosen = chosen_weights(weights)
-    fit = InstanceArguments(io=instance)
-    options = registration_options(chosen, fit, ImageArguments(), StartArguments(), seed, True)
+    chosen = method.load(network.device)
+    options = method.options(chosen, confidence=True)
     with console.progress() as progress:
         scores = run_demo(folder, chosen, options, seed, count, progress)
     _print(scores)

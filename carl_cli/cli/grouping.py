@@ -6,13 +6,15 @@ class Speed:
 
 @grouped
 def command(speed: Speed) -> None: ...
+
+A group may hold groups in its turn: what several commands share is listed once.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_type_hints
 
 
@@ -32,17 +34,31 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _built(group: type[Any], values: dict[str, Any]) -> Any:
-    return group(**{f.name: values[f.name] for f in fields(group)})
+    hints = get_type_hints(group)
+    return group(
+        **{
+            f.name: _built(hints[f.name], values) if is_dataclass(hints[f.name]) else values[f.name]
+            for f in fields(group)
+        }
+    )
 
 
 def _parameters(group: type[Any]) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            f.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if f.default is MISSING else f.default,
-            annotation=hints[f.name],
-        )
-        for f in fields(group)
-    ]
+    found = []
+    for f in fields(group):
+        if is_dataclass(hints[f.name]):
+            found += _parameters(hints[f.name])
+        else:
+            found.append(_parameter(f.name, f.default, hints[f.name]))
+    return found
+
+
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    empty = inspect.Parameter.empty
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=empty if default is MISSING else default,
+        annotation=annotation,
+    )

@@ -9,70 +9,35 @@ from typing import TYPE_CHECKING
 import typer
 
 from carl_cli.cli import console
-from carl_cli.cli.arguments import (
-    ImageArguments,
-    InstanceArguments,
-    NetworkArguments,
-    OutputArguments,
-    PairArguments,
-    RunArguments,
-    ScoreArguments,
-    StartArguments,
-    WritingArguments,
-    check_instance,
-    registration_options,
-)
+from carl_cli.cli.arguments import OutputArguments, PairArguments
 from carl_cli.cli.grouping import grouped
+from carl_cli.cli.method import MethodArguments
 from carl_cli.cli.outputs import check_outputs
 from carl_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from carl_cli.case import CaseInputs, CaseOutputs
-    from carl_cli.registration import RegistrationOptions
+    from carl_cli.case import CaseOutputs
     from carl_cli.report.record import RunRecord
 
 
 @grouped
-def register(
-    pair: PairArguments,
-    outputs: OutputArguments,
-    writing: WritingArguments,
-    network: NetworkArguments,
-    instance: InstanceArguments,
-    images: ImageArguments,
-    start: StartArguments,
-    scores: ScoreArguments,
-    run: RunArguments,
-) -> None:
+def register(pair: PairArguments, outputs: OutputArguments, method: MethodArguments) -> None:
     """Find the transform that resamples the MOVING image onto the FIXED one.
 
     Fixed comes first, as in antsRegistration and greedy. The transform maps points of the fixed
     image to points of the moving one, in LPS millimetres: what ANTs, ITK and SimpleITK apply.
     """
-    threads = console.start(run.verbose, run.quiet, run.log_file, run.threads)
+    threads = method.begin()
     fixed, moving = _named_once(pair)
-    check_instance(instance, start)
     wanted = _wanted(outputs)
-    from carl_cli.case import RunSettings, check_case, run_case
-    from carl_cli.devices import chosen_weights
+    from carl_cli.case import check_case, run_case
 
-    inputs = _inputs(fixed, moving, images, start, scores)
+    inputs = method.inputs(fixed, moving, method.files())
     console.LOGGER.info("resampling %s onto %s", moving, fixed)
-    weights = chosen_weights(
-        network.weights, network.device, network.deterministic, network.offline
-    )
-    confidence = wanted.confidence is not None or wanted.report is not None
-    options = registration_options(weights, instance, images, start, network.seed, confidence)
-    settings = RunSettings(
-        writing.field_spacing,
-        writing.precision,
-        str(next(weights.network.parameters()).device),
-        threads,
-        network.seed,
-        network.deterministic,
-        noted=_noted(instance, images, start, writing) | _noted_instance(options),
-    )
-    if run.dry_run:
+    weights = method.load(method.network.device)
+    options = method.options(weights, bool(wanted.confidence or wanted.report))
+    settings = method.settings(options, weights.device, threads)
+    if method.run.dry_run:
         check_case(inputs, wanted, weights, options, settings)
         console.LOGGER.info("all inputs can be used; nothing was computed (--dry-run)")
         return
@@ -107,50 +72,6 @@ def _wanted(arguments: OutputArguments) -> CaseOutputs:
         raise UsageError("no output was asked for", "add -o transform.h5 or -w warped.nii.gz")
     check_outputs(outputs.paths().values(), overwrite)
     return outputs
-
-
-def _inputs(
-    fixed: Path,
-    moving: Path,
-    images: ImageArguments,
-    start: StartArguments,
-    scores: ScoreArguments,
-) -> CaseInputs:
-    from carl_cli.case import CaseInputs
-
-    return CaseInputs(
-        fixed,
-        moving,
-        images.fixed_mask,
-        images.moving_mask,
-        start.initial_transform,
-        scores.fixed_seg,
-        scores.moving_seg,
-        scores.fixed_points,
-        scores.moving_points,
-        images.series_uid,
-        images.time_index,
-    )
-
-
-def _noted(*groups: object) -> dict[str, object]:
-    """Options as plain values for the record, without those left at None."""
-    values = {k: v for group in groups for k, v in asdict(group).items()}  # type: ignore[call-overload]
-    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
-
-
-def _noted_instance(options: RegistrationOptions) -> dict[str, object]:
-    """What instance optimisation was done with, the weights' own choices included."""
-    used = options.instance
-    if used is None:
-        return {}
-    return {
-        "io_steps": used.steps,
-        "io_lr": used.learning_rate,
-        "io_metric": used.metric,
-        "io_lambda": used.regularisation,
-        "io_scope": used.scope,
-    }
 
 
 def _print(record: RunRecord) -> None:

@@ -162,9 +162,7 @@ def test_at_its_own_spacing_a_grid_keeps_its_voxels() -> None:
     grid = make_grid((7, 8, 9), (2.0, 2.0, 2.0), (1.0, -2.0, 3.0), rotation((12, -20, 33)))
     spaced = spaced_grid(grid, 2.0)
     assert spaced.size_xyz == (9, 10, 11)
-    np.testing.assert_allclose(
-        spaced.points_mm()[1:-1, 1:-1, 1:-1], grid.points_mm(), atol=1e-12
-    )
+    np.testing.assert_allclose(spaced.points_mm()[1:-1, 1:-1, 1:-1], grid.points_mm(), atol=1e-12)
 
 
 def test_the_sampled_inverse_keeps_its_promise(any_grid: Grid, affine: AffineTransform) -> None:
