@@ -41,8 +41,16 @@ class LazyGroup(TyperGroup):
             )
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        two_words = " ".join(args[:2])
+        if two_words in self.entries:
+            return two_words, load(self.entries[two_words]), args[2:]
         name, listed, rest = super().resolve_command(ctx, args)
         return name, load(self.entries[name]) if name in self.entries else listed, rest
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """A shell completes one word; bash would quote the space in a name of two."""
+        offered = super().shell_complete(ctx, incomplete)
+        return [item for item in offered if " " not in item.value]
 
 
 app = typer.Typer(

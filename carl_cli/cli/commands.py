@@ -9,7 +9,8 @@ from typing import NamedTuple
 class CommandEntry(NamedTuple):
     """One line of `carl --help`, and where its code is: module and attribute.
 
-    The attribute is a function with Typer annotations, or a Typer app with sub-commands.
+    The attribute is a function with Typer annotations, or a Typer app with sub-commands. A name
+    of two words is a command beside the one of its first word.
     """
 
     name: str
@@ -51,6 +52,12 @@ ENTRIES = (
     ),
     CommandEntry("info", _CLI + "info", "info", "Describe an image or a transform.", TRANSFORMS),
     CommandEntry("batch", _CLI + "batch", "batch", "Register the pairs of a table.", STUDIES),
+    CommandEntry(
+        "batch status", _CLI + "batch_status", "batch_status", "How far a batch is.", STUDIES
+    ),
+    CommandEntry(
+        "batch cancel", _CLI + "batch_cancel", "batch_cancel", "Cancel a batch's jobs.", STUDIES
+    ),
     CommandEntry("evaluate", _CLI + "evaluate", "evaluate", "Score registrations.", STUDIES),
     CommandEntry("report", _CLI + "report", "report", "Make an HTML report of a run.", STUDIES),
     CommandEntry(
