@@ -12,6 +12,7 @@ import typer
 from carl_cli.cli import console
 from carl_cli.cli.arguments import NetworkArguments
 from carl_cli.cli.batch_arguments import FolderArguments, ScheduleArguments, TableArguments
+from carl_cli.cli.cluster_arguments import ClusterArguments, check_cluster, submit
 from carl_cli.cli.grouping import grouped
 from carl_cli.cli.method import FILES, MethodArguments
 from carl_cli.errors import BatchError, InputError, UsageError
@@ -32,6 +33,7 @@ def batch(
     table: TableArguments,
     folder: FolderArguments,
     schedule: ScheduleArguments,
+    cluster: ClusterArguments,
     method: MethodArguments,
 ) -> None:
     """Register the pairs of a table, each into a folder of its own.
@@ -44,9 +46,13 @@ def batch(
     summary tell why. A run that was killed goes on with --resume.
     """
     threads = method.begin()
+    check_cluster(cluster, folder, schedule)
     entries = _entries(table, method.files())
     if schedule.summary:
         _summarise(folder, entries)
+        return
+    if cluster.executor == "slurm" and not method.run.dry_run:
+        submit(cluster, len(entries), table, folder, schedule, method)
         return
     from carl_cli.batching.shards import chosen_shard
 
