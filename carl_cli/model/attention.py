@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from carl_cli.fields import DisplacementMap, Shape, cut, identity, voxels_per_unit
-from carl_cli.kernels.attention import mean_and_spread, mean_position
+from carl_cli.kernels.attention import mean_and_spread, mean_index
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.operators import Registrar
 from carl_cli.model.smoothing import smooth_by_confidence
@@ -63,8 +63,8 @@ class CoordinateAttention(Registrar):
         shape = self._inner_shape(fixed_features)
         grid = identity(shape, self.align_corners, fixed_features.device)
         if not self.smoothing:
-            inputs = self._attention_inputs(fixed_features, moving_features)
-            phi = _on_grid(mean_position(*inputs), shape)
+            index = mean_index(*self._attention_inputs(fixed_features, moving_features))
+            phi = _on_grid(self._unit_coordinates(index, moving_features), shape)
             return DisplacementMap(phi - grid, self.align_corners)
         phi, spread = self._mean_and_spread(fixed_features, moving_features)
         voxels = self._voxels_per_unit(shape, phi.device)
@@ -78,28 +78,24 @@ class CoordinateAttention(Registrar):
         """Mean in unit coordinates and standard deviation in voxels, both (B, D, *shape)."""
         shape = self._inner_shape(fixed)
         mean, spread = mean_and_spread(*self._attention_inputs(fixed, moving))
-        voxels = self._voxels_per_unit(shape, mean.device)
-        return _on_grid(mean, shape), _on_grid(spread, shape) * voxels
+        return _on_grid(self._unit_coordinates(mean, moving), shape), _on_grid(spread, shape)
+
+    def _unit_coordinates(self, index_BND: Tensor, moving: Tensor) -> Tensor:
+        """(B, N, D): from indices of the padded moving array to the moving image's units."""
+        first = self.padding if self.align_corners else self.padding - 0.5
+        voxels = voxels_per_unit(self._inner_shape(moving), self.align_corners)
+        return (index_BND - first) / voxels.to(index_BND)
 
     def _voxels_per_unit(self, shape: Shape, device: torch.device) -> Tensor:
         voxels = voxels_per_unit(shape, self.align_corners).to(device)
         return voxels.view(1, -1, *[1] * len(shape))
 
-    def _attention_inputs(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, N, C), keys (B, M, C) and the keys' unit coordinates (M, D)."""
+    def _attention_inputs(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Shape]:
+        """Queries (B, N, C), keys (B, M, C) and the shape of the array of keys."""
         crop = slice(self.padding, -self.padding or None)
         queries = cut(fixed, [crop] * (fixed.dim() - 2)).flatten(2).transpose(1, 2)
         keys = moving.flatten(2).transpose(1, 2)
-        positions = self._padded_identity(self._inner_shape(moving), moving.device)
-        return self.sharpness * queries.contiguous(), keys.contiguous(), positions
-
-    def _padded_identity(self, shape: Shape, device: torch.device) -> Tensor:
-        """(M, D) unit coordinates of all voxels; outside [0, 1] in the padding."""
-        axes = []
-        for n in shape:
-            index = torch.arange(-self.padding, n + self.padding, device=device).float()
-            axes.append(index / (n - 1) if self.align_corners else (index + 0.5) / n)
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+        return self.sharpness * queries.contiguous(), keys.contiguous(), moving.shape[2:]
 
     def _inner_shape(self, features: Tensor) -> tuple[int, ...]:
         return tuple(n - 2 * self.padding for n in features.shape[2:])
