@@ -27,7 +27,7 @@ def batch_norm(dimension: int, width: int) -> nn.Module:
 def pool(x: Tensor) -> Tensor:
     """Mean over blocks of two voxels along each axis; a last odd voxel stands alone."""
     pooling = {4: functional.avg_pool2d, 5: functional.avg_pool3d}[x.dim()]
-    return pooling(x, 2, ceil_mode=True)
+    return pooling(x, [min(2, n) for n in x.shape[2:]], ceil_mode=True)
 
 
 def upsample(x: Tensor) -> Tensor:
