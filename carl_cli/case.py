@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from carl_cli.delivery import Delivery
-from carl_cli.errors import InputError
+from carl_cli.evaluating.truth import Truth, read_landmarks
 from carl_cli.io.image import Image, read_image
-from carl_cli.io.points import PointSet, read_points
 from carl_cli.io.transform import read_transform
 from carl_cli.preflight import check_request
 from carl_cli.progress import Progress, silent
@@ -27,7 +26,7 @@ from carl_cli.registration import (
 )
 from carl_cli.report import record as records
 from carl_cli.report.advice import advise
-from carl_cli.scoring import Truth, score
+from carl_cli.scoring import score
 from carl_cli.stopwatch import Stopwatch
 from carl_cli.weights import Weights
 
@@ -242,22 +241,8 @@ def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> Registratio
 
 
 def _truth(inputs: CaseInputs, dimension: int) -> Truth:
-    paths = (inputs.fixed_points, inputs.moving_points)
-    fixed_points, moving_points = (
-        None if path is None else read_points(path, dimension=dimension) for path in paths
-    )
-    _check_landmarks(fixed_points, moving_points)
-    segmentations = _optional(inputs.fixed_seg), _optional(inputs.moving_seg)
-    return Truth(*segmentations, fixed_points, moving_points)
-
-
-def _check_landmarks(fixed: PointSet | None, moving: PointSet | None) -> None:
-    if fixed is None or moving is None or len(fixed.points_lps) == len(moving.points_lps):
-        return
-    raise InputError(
-        f"{len(fixed.points_lps)} fixed landmarks meet {len(moving.points_lps)} moving ones",
-        "give both images the same landmarks, in the same order",
-    )
+    landmarks = read_landmarks(inputs.fixed_points, inputs.moving_points, dimension)
+    return Truth(_optional(inputs.fixed_seg), _optional(inputs.moving_seg), *landmarks)
 
 
 def _described(loaded: LoadedCase, result: Registration) -> dict[str, records.InputFile]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carl_cli.errors import UsageError
+from carl_cli.evaluating.truth import Truth
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.image import Image, write_image
@@ -18,7 +19,6 @@ from carl_cli.io.transform import AFFINE, write_transform
 from carl_cli.preflight import spacing_of
 from carl_cli.registration import Registration
 from carl_cli.report.record import RunRecord, Spread
-from carl_cli.scoring import Truth
 from carl_cli.transform import (
     AffineTransform,
     CompositeTransform,

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from carl_cli import evaluation
+from carl_cli.evaluating.truth import Truth, landmark_errors, structure_scores
 from carl_cli.io.image import Image
-from carl_cli.io.points import PointSet
 from carl_cli.io.resample import resample
 from carl_cli.registration import Registration
 from carl_cli.report.advice import linear_part, overlap_percent
-from carl_cli.report.record import Landmark, Metrics, Similarity, Spread, StructureScore
+from carl_cli.report.record import Metrics, Similarity, Spread
 from carl_cli.transform import Transform, jacobian_determinant
-
-
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """What is known of the pair; landmark k of one image belongs to landmark k of the other."""
-
-    fixed_seg: Image | None = None
-    moving_seg: Image | None = None
-    fixed_points: PointSet | None = None
-    moving_points: PointSet | None = None
 
 
 def score(fixed: Image, moving: Image, result: Registration, truth: Truth) -> Metrics:
@@ -46,8 +34,8 @@ def score(fixed: Image, moving: Image, result: Registration, truth: Truth) -> Me
         rotation_degrees=rotation,
         linear_determinant=determinant,
         match_spread_mm=None if spread is None else float(np.median(spread)),
-        structures=_structures(truth, result.forward),
-        landmarks=_landmarks(truth, result.forward),
+        structures=structure_scores(truth, result.forward),
+        landmarks=landmark_errors(truth, result.forward),
     )
 
 
@@ -74,48 +62,3 @@ def _inverse_error_mm(result: Registration, inside: NDArray[np.bool_]) -> Spread
     points = result.prepared.fixed.grid.points_mm()[every_second][inside[every_second]]
     error = evaluation.inverse_consistency_error(result.forward, result.backward, points)
     return Spread(mean=error.mean_mm, p95=error.p95_mm, max=error.max_mm)
-
-
-def _structures(truth: Truth, transform: Transform) -> list[StructureScore]:
-    if truth.fixed_seg is None or truth.moving_seg is None:
-        return []
-    fixed = truth.fixed_seg
-    before, after = (
-        resample(truth.moving_seg, fixed.grid, t, interpolator="nearest").array
-        for t in (None, transform)
-    )
-    dice_before, dice = (evaluation.dice(fixed.array, labels).values for labels in (before, after))
-    spacing = fixed.grid.spacing_mm
-    hd95_before, hd95 = (
-        evaluation.surface_distance(fixed.array, labels, spacing).hd95_mm.values
-        for labels in (before, after)
-    )
-    return [
-        StructureScore(
-            label=str(label),
-            dice_before=dice_before.get(label),
-            dice=dice[label],
-            hd95_before_mm=hd95_before.get(label),
-            hd95_mm=hd95.get(label),
-        )
-        for label in dice
-    ]
-
-
-def _landmarks(truth: Truth, transform: Transform) -> list[Landmark]:
-    """Errors in the moving image, where a mapped fixed landmark meets its partner."""
-    if truth.fixed_points is None or truth.moving_points is None:
-        return []
-    fixed, moving = truth.fixed_points.points_lps, truth.moving_points.points_lps
-    before = np.linalg.norm(fixed - moving, axis=1)
-    after = np.linalg.norm(transform(fixed) - moving, axis=1)
-    return [
-        Landmark(
-            name=str(k + 1),
-            fixed_mm=tuple(map(float, fixed[k])),
-            moving_mm=tuple(map(float, moving[k])),
-            error_before_mm=float(before[k]),
-            error_mm=float(after[k]),
-        )
-        for k in range(len(fixed))
-    ]

@@ -96,7 +96,7 @@ def read_table(path: Path, defaults: Mapping[str, Path] | None = None) -> list[E
 
     Raises InputError when the file is no such table; a bad line becomes an Entry with its error.
     """
-    lines = _lines(path)
+    lines = table_lines(path)
     if not lines:
         raise InputError(f"{path} is empty", "the first line names the columns: fixed,moving")
     header = _header(path, lines[0][1])
@@ -107,7 +107,7 @@ def read_table(path: Path, defaults: Mapping[str, Path] | None = None) -> list[E
     return named_once(_entry(number, cells, header, folder, filled) for number, cells in lines[1:])
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
+def table_lines(path: Path) -> list[tuple[int, list[str]]]:
     """Line number (where the record ends) and cells of all lines that are not blank."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -161,11 +161,11 @@ def entry_of(line: int, values: Mapping[str, Any], folder: Path) -> Entry:
     try:
         row = Row.model_validate(dict(values), context=folder)
     except ValidationError as error:
-        return _refused(line, "; ".join(_told(problem) for problem in error.errors()))
+        return _refused(line, "; ".join(told(problem) for problem in error.errors()))
     return Entry(row.id or default_name(row.fixed, row.moving), line, row)
 
 
-def _told(problem: Any) -> str:
+def told(problem: Any) -> str:
     column = str(problem["loc"][0]) if problem["loc"] else ""
     text = problem["msg"].removeprefix("Value error, ")
     text = "the cell is empty" if problem["type"] == "missing" else text[:1].lower() + text[1:]

@@ -58,7 +58,7 @@ ENTRIES = (
     CommandEntry(
         "batch cancel", _CLI + "batch_cancel", "batch_cancel", "Cancel a batch's jobs.", STUDIES
     ),
-    CommandEntry("evaluate", _CLI + "evaluate", "evaluate", "Score registrations.", STUDIES),
+    CommandEntry("evaluate", _CLI + "evaluate", "app", "Score and compare registrations.", STUDIES),
     CommandEntry("report", _CLI + "report", "report", "Make an HTML report of a run.", STUDIES),
     CommandEntry(
         "view", _CLI + "view", "view", "Open a report in the browser, or serve it.", STUDIES

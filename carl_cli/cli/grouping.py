@@ -1,4 +1,5 @@
-"""Options in groups: a command takes dataclasses, Typer sees one flat list of options.
+"""Options in groups: a command takes dataclasses, Typer sees one flat list of options; and
+commands in groups of which one is the default.
 
 @dataclass(frozen=True)
 class Speed:
@@ -16,8 +17,9 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
+from typer.core import TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
 
@@ -95,3 +97,14 @@ def _words(parameter: ArgumentInfo | OptionInfo, value: Any) -> list[str]:
 
 def _text(value: Any) -> str:
     return str(value.absolute() if isinstance(value, Path) else value)
+
+
+class DefaultGroup(TyperGroup):
+    """A group one of whose commands may go unnamed: it is meant where no command is named."""
+
+    default: ClassVar[str]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)

@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from carl_cli.cli import options
+from carl_cli.cli.grouping import DefaultGroup
 
 REQUEUE = 75  # EX_TEMPFAIL: stopped in good order, run again with --resume
 
 
-class ConfigFirst(TyperGroup):
+class ConfigFirst(DefaultGroup):
     """`carl train CONFIG` is short for `carl train run CONFIG`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
+    default = "run"
 
 
 app = typer.Typer(

@@ -111,13 +111,17 @@ class Spread(_Part):
 
 
 class StructureScore(_Part):
-    """One segmented structure before and after registration."""
+    """One segmented structure before and after registration; None is undefined.
+
+    surface: mean distance between the two surfaces."""
 
     label: str
     dice_before: float | None = None
     dice: float | None = None
     hd95_before_mm: float | None = None
     hd95_mm: float | None = None
+    surface_before_mm: float | None = None
+    surface_mm: float | None = None
 
 
 class Landmark(_Part):

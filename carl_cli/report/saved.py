@@ -116,7 +116,7 @@ def load_case(record_path: Path, index_folder: Path) -> Case:
         return Case(name, error=error.message)
     assert run.record is not None
     page = run.record.outputs.get("report")
-    report = _located(page.path, record_path) if page else None
+    report = located(page.path, record_path) if page else None
     return Case(name, run.record, _relative(report, index_folder), run.thumbnail())
 
 
@@ -136,14 +136,14 @@ def _paths(
         if chosen := given.get(role):
             found[role] = chosen
         elif role in entries:
-            located = _located(entries[role].path, record_path)
-            if located is None and role in NEEDED:
+            place = located(entries[role].path, record_path)
+            if place is None and role in NEEDED:
                 raise InputError(
                     f"{entries[role].path}, {NEEDED[role]} of this run, is not there.",
                     "Run from the folder of the registration, or name the file.",
                 )
-            if located is not None:
-                found[role] = located
+            if place is not None:
+                found[role] = place
     return found
 
 
@@ -151,7 +151,7 @@ def _files(record: RunRecord) -> dict[str, InputFile | OutputFile]:
     return {**record.inputs, **record.outputs}
 
 
-def _located(path: str, record_path: Path | None) -> Path | None:
+def located(path: str, record_path: Path | None) -> Path | None:
     """Where a recorded file is now: as recorded, or beside the record."""
     beside = record_path.parent if record_path else Path()
     places = (Path(path), beside / path, beside / Path(path).name)

@@ -12,6 +12,7 @@ from carl_cli.cli.commands import ENTRIES, available
 
 HEAVY = {"torch", "SimpleITK", "itk", "huggingface_hub", "matplotlib", "scipy"}
 NO_TORCH = ("warp", "points", "jacobian", "compose", "invert", "convert", "info", "weights")
+SCORES = "import carl_cli.evaluating.scores, carl_cli.evaluating.tables"
 LIMIT_MODULES = 500
 
 
@@ -54,6 +55,10 @@ def test_transform_commands_never_load_torch(name: str) -> None:
     """Their module and every library room they name: what a run of them could import."""
     entry = available()[name]
     assert "torch" not in modules_after(f"import {entry.module}")
+
+
+def test_scores_of_files_need_no_torch() -> None:
+    assert not modules_after(SCORES) & {"torch", "matplotlib", "scipy"}
 
 
 def test_help_answers_in_under_400_ms() -> None:

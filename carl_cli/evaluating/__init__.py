@@ -1,0 +1,1 @@
+"""Scores of registrations that lie on the disk, whoever made them. No torch."""
