@@ -30,6 +30,27 @@ def chosen_device(name: str) -> str:
     return name
 
 
+def worker_devices(device: str, workers: int, share: bool = False) -> list[str]:
+    """A device for each worker: a GPU of its own unless they may share; the CPU is shared.
+
+    device: as `chosen_device` gives it; "cuda" stands for all GPUs that CUDA_VISIBLE_DEVICES
+    leaves. Raises UsageError for more workers than GPUs.
+    """
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: at least 1 is needed")
+    if device == "cpu" or workers == 1:
+        return [device] * workers
+    there = [device]
+    if device == "cuda":
+        there = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if workers > len(there) and not share:
+        raise UsageError(
+            f"--workers {workers} on {len(there)} GPU",
+            "one worker for each GPU, several on one with --share-gpu, or --device cpu",
+        )
+    return [there[number % len(there)] for number in range(workers)]
+
+
 def chosen_weights(
     name: str, device: str = "auto", deterministic: bool = False, offline: bool = False
 ) -> Weights:

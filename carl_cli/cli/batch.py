@@ -57,7 +57,7 @@ def batch(
     from carl_cli.batching.shards import chosen_shard
 
     shard = chosen_shard(schedule.shard)
-    setups = _setups(method.network, threads, schedule.workers)
+    setups = _setups(method.network, threads, schedule)
     # Workers load their own; this process then needs no more than what the weights say.
     weights = method.load(setups[0].device if len(setups) == 1 else "cpu")
     options = method.options(weights, folder.confidence or folder.report)
@@ -100,33 +100,17 @@ def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
     )
 
 
-def _setups(network: NetworkArguments, threads: int, workers: int) -> list[Setup]:
+def _setups(network: NetworkArguments, threads: int, schedule: ScheduleArguments) -> list[Setup]:
     """What each worker computes with: a share of the threads, a GPU of its own."""
     from carl_cli.batching.workers import Setup
-    from carl_cli.devices import chosen_device
+    from carl_cli.devices import chosen_device, worker_devices
     from carl_cli.registry import locate
 
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: at least 1 is needed")
-    device = chosen_device(network.device)
-    devices = [device] * workers if workers == 1 else _shared(device, workers)
+    workers = schedule.workers
+    devices = worker_devices(chosen_device(network.device), workers, schedule.share_gpu)
     share = max(1, threads // workers)
     folder = str(locate(network.weights, network.offline))
     return [Setup(folder, name, share, network.deterministic) for name in devices]
-
-
-def _shared(device: str, workers: int) -> list[str]:
-    """CPU workers share it; two cases never share a GPU."""
-    import torch
-
-    if device == "cpu":
-        return ["cpu"] * workers
-    there = torch.cuda.device_count() if device == "cuda" else 1
-    if workers > there:
-        raise UsageError(
-            f"--workers {workers} on {there} GPU", "one worker for each GPU, or --device cpu"
-        )
-    return [f"cuda:{number}" for number in range(workers)]
 
 
 def _job(

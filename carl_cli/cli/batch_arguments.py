@@ -93,8 +93,16 @@ class ScheduleArguments:
         _option(SCHEDULE, "--shard", help="I/N: part I of N. Default: the Slurm array's part."),
     ] = None
     workers: Annotated[
-        int, _option(SCHEDULE, "--workers", help="Processes; they share the threads.")
+        int,
+        _option(
+            SCHEDULE,
+            "--workers",
+            help="Processes; they share the threads. On GPUs, one for each visible GPU.",
+        ),
     ] = 1
+    share_gpu: Annotated[
+        bool, _option(SCHEDULE, "--share-gpu", help="Several workers on one GPU.")
+    ] = False
     summary: Annotated[
         bool,
         _option(SCHEDULE, "--summary", help="Only merge what all shards did into the summary."),

@@ -45,6 +45,8 @@ class Request:
             "array_parallelism": self.max_parallel or self.tasks,
             "signal_delay_s": min(_WARNING_S, 10 * self.minutes),
             "wckey": None,
+            # srun no longer takes the cores from the job's own request (Slurm 22.05).
+            "srun_args": [f"--cpus-per-task={self.cpus}"] if self.cpus else None,
             "stderr_to_stdout": True,
             "additional_parameters": {**self._requeueing(), **(self.others or {})},
         }

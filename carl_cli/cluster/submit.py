@@ -95,9 +95,10 @@ def _setup(plan: Plan) -> list[str]:
 
 def _modest(parameters: Mapping[str, Any], job: str) -> dict[str, Any]:
     """What the merging needs: no GPU, one core, some minutes, all parts ended."""
-    kept = {k: v for k, v in parameters.items() if k not in ("gpus_per_node", "array_parallelism")}
+    dropped = ("gpus_per_node", "cpus_per_task", "srun_args", "array_parallelism")
+    kept = {name: value for name, value in parameters.items() if name not in dropped}
     minutes = min(parameters["time"], _SUMMARY_MINUTES)
-    return {**kept, "cpus_per_task": 1, "time": minutes, "dependency": f"afterany:{job}"}
+    return {**kept, "time": minutes, "dependency": f"afterany:{job}"}
 
 
 def _sent(call: Callable[[], Any]) -> Any:
