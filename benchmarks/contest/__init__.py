@@ -1,0 +1,1 @@
+"""Pairs, contenders and figures of the validation table; see benchmarks/validation.py."""
