@@ -70,7 +70,7 @@ def ants(kind: str) -> Contender:
         if not (kept / "seconds.json").exists():
             kept.mkdir(parents=True, exist_ok=True)
             files = [str(pair.fixed), str(pair.moving), kind, f"{kept}/"]
-            seconds = _process([sys.executable, "-c", ANTS_CODE, *files], niceness=5)
+            seconds = _process([sys.executable, "-c", ANTS_CODE, *files])
             (kept / "seconds.json").write_text(json.dumps(seconds))
             return Result(_ants_transform(kept), *seconds)
         seconds = json.loads((kept / "seconds.json").read_text())
@@ -119,14 +119,13 @@ def _ants_transform(folder: Path) -> sitk.Transform:
     return composite
 
 
-def _process(command: list[str], niceness: int = 0) -> tuple[float, float]:
+def _process(command: list[str]) -> tuple[float, float]:
     """CPU and wall seconds of a process with one thread, start and imports included."""
     start, before = time.perf_counter(), os.times()
     done = subprocess.run(
         command,
         cwd=ROOT,
         env=os.environ | ONE_THREAD,
-        preexec_fn=lambda: os.nice(niceness),
         timeout=LONGEST_SECONDS,
         capture_output=True,
         text=True,

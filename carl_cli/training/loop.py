@@ -6,44 +6,29 @@ generator: a resumed run on the CPU gives the same bits as one that never stoppe
 
 from __future__ import annotations
 
-import logging
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
-from carl_cli.errors import CarlError, UsageError
-from carl_cli.model.carl import build_network, coarse_network
+from carl_cli.errors import UsageError
+from carl_cli.model.carl import build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.progress import Progress, silent
-from carl_cli.training.averaging import MovingAverage
-from carl_cli.training.chance import Chance
 from carl_cli.training.checkpoint import has_state, load_state, save_state
 from carl_cli.training.config import StageConfig, TrainConfig, model_at
-from carl_cli.training.data import PairSource, training_pairs, validation_pairs
 from carl_cli.training.distributed import World, world
 from carl_cli.training.journal import Journal
-from carl_cli.training.objective import Objective
-from carl_cli.training.schedule import learning_rate
-from carl_cli.training.speed import speed_up
+from carl_cli.training.stage import Work
 from carl_cli.training.start import initialised, take_over
+from carl_cli.training.stopping import Flag, sigterm
 from carl_cli.training.validation import Scores, validate
 
-LOGGER = logging.getLogger(__name__)
 Outcome = Literal["finished", "time", "signal"]
-MOST_BAD_STEPS = 20
-
-
-class DivergedError(CarlError):
-    """The loss stopped being a number."""
 
 
 def train(
@@ -84,14 +69,13 @@ class Run:
         self.config, self.out, self.here, self.progress = config, out, here, progress
         self.at = Position()
         self.best = -math.inf
-        self.bad_steps = 0
         self.state = self._found(resume)
         self.network: Registrar | None = None
 
     def to_the_end(self, max_seconds: float) -> Outcome:
         deadline = time.monotonic() + max_seconds
         with ExitStack() as stack:
-            terminated = stack.enter_context(_sigterm())
+            terminated = stack.enter_context(sigterm())
             journal = stack.enter_context(self._journal()) if self.here.leads else None
             while self.at.stage < len(self.config.stages):
                 outcome = self._stage(journal, deadline, terminated)
@@ -115,13 +99,13 @@ class Run:
     def _journal(self) -> Journal:
         return Journal(self.out, self.at.total, self.config.keeping.tensorboard)
 
-    def _stage(self, journal: Journal | None, deadline: float, terminated: _Flag) -> Outcome:
+    def _stage(self, journal: Journal | None, deadline: float, terminated: Flag) -> Outcome:
         """Run the rest of the present stage."""
         stage = self.config.stages[self.at.stage]
         work = self._begin(stage)
         last_save = time.monotonic()
         while self.at.step < stage.steps:
-            work.one_step(self, journal)
+            self._step(work, journal)
             if self.at.total % self.config.keeping.validate_steps == 0:
                 self._measure(work, journal)
             stopping = self._why_stop(deadline, terminated)
@@ -136,7 +120,19 @@ class Run:
         self._leave(work, journal)
         return "finished"
 
-    def _why_stop(self, deadline: float, terminated: _Flag) -> Outcome | None:
+    def _step(self, work: Work, journal: Journal | None) -> None:
+        """One step, and what is told of it."""
+        figures = work.one_step(self.at.step, self.at.total)
+        self.at.step, self.at.total = self.at.step + 1, self.at.total + 1
+        stage, loss = work.stage, figures.means["loss"]
+        detail = f"step {self.at.step}/{stage.steps} loss {loss:.4f} {figures.seconds:.2f} s"
+        self.progress(f"stage {stage.name}", self.at.step / stage.steps, detail)
+        if journal is not None and self.at.total % self.config.keeping.log_steps == 0:
+            rest = {"rate": figures.rate, "gradient": figures.gradient}
+            rest["seconds"] = round(figures.seconds, 4)
+            journal.write("train", self.at.total, stage=stage.name, **figures.means, **rest)
+
+    def _why_stop(self, deadline: float, terminated: Flag) -> Outcome | None:
         if self.here.any(terminated.up):
             return "signal"
         return "time" if self.here.any(time.monotonic() >= deadline) else None
@@ -204,139 +200,3 @@ class Run:
             state = self._summary(work) | work.state() | {"best": self.best}
             save_state(self.out, "last", state, self.config.keeping.part_mib)
         self.here.wait()
-
-
-class Work:
-    """One stage at work."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        stage: StageConfig,
-        network: Registrar,
-        here: World,
-        number: int,
-    ) -> None:
-        self.config, self.stage, self.network = config, stage, network
-        self.here, self.number = here, number
-        self.source: PairSource = training_pairs(config, stage, here.device)
-        self.held_out: PairSource = validation_pairs(config, stage, here.device)
-        _choose_parameters(network, stage)
-        objective = Objective(network, stage, config.model.coarse_scale, config.model.align_corners)
-        self.average = MovingAverage(network, config.keeping.average_decay)
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(
-            self.parameters, lr=stage.learning_rate, betas=stage.betas
-        )
-        speed_up(network, config.runtime, here.device)
-        self.objective = here.wrap(objective)
-        self.objective.train()
-        _freeze_norms(network, stage)
-
-    def one_step(self, run: Run, journal: Journal | None) -> None:
-        """Accumulate, average over processes, update, tell."""
-        begun = time.monotonic()
-        rate = learning_rate(self.stage, run.at.step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
-        means = self._gradients(run.at.total)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm or math.inf)
-        run.bad_steps = 0 if bool(torch.isfinite(norm)) else run.bad_steps + 1
-        if run.bad_steps == 0 and float(norm) > 0:  # 0: pairs without anything to learn
-            self.optimiser.step()
-            self.average.update(self.network)
-        elif run.bad_steps >= MOST_BAD_STEPS:
-            raise DivergedError(
-                f"step {run.at.total}: {MOST_BAD_STEPS} steps in a row without a finite gradient",
-                "lower the learning rate, or set clip_norm",
-            )
-        run.at.step, run.at.total = run.at.step + 1, run.at.total + 1
-        self._tell(run, journal, means, rate, float(norm), time.monotonic() - begun)
-
-    def _gradients(self, total: int) -> dict[str, float]:
-        """Sum of the gradients of the micro-batches; mean of their terms."""
-        collected: dict[str, list[Tensor]] = {}
-        for part in range(self.stage.accumulate):
-            number = (total * self.stage.accumulate + part) * self.here.size + self.here.rank
-            pairs = [
-                self.source.pair(number * self.stage.batch + k) for k in range(self.stage.batch)
-            ]
-            chance = Chance(self.config.seed, "loss", number, device=self.here.device)
-            with self._synchronised(part == self.stage.accumulate - 1):
-                loss, terms = self.objective(pairs, chance)
-                (loss / self.stage.accumulate).backward()
-            for name, value in {"loss": loss.detach(), **terms}.items():
-                collected.setdefault(name, []).append(value)
-        return {name: float(torch.stack(v).mean()) for name, v in collected.items()}
-
-    @contextmanager
-    def _synchronised(self, last: bool) -> Iterator[None]:
-        """Gradients travel between processes after the last micro-batch only."""
-        if self.here.size == 1 or last:
-            yield
-        else:
-            with self.objective.no_sync():  # type: ignore[operator]  # wrapped: see World.wrap
-                yield
-
-    def _tell(
-        self,
-        run: Run,
-        journal: Journal | None,
-        means: dict[str, float],
-        rate: float,
-        norm: float,
-        seconds: float,
-    ) -> None:
-        part = run.at.step / self.stage.steps
-        detail = f"step {run.at.step}/{self.stage.steps} loss {means['loss']:.4f} {seconds:.2f} s"
-        run.progress(f"stage {self.stage.name}", part, detail)
-        if journal is not None and run.at.total % self.config.keeping.log_steps == 0:
-            rest = {"rate": rate, "gradient": norm, "seconds": round(seconds, 4)}
-            journal.write("train", run.at.total, stage=self.stage.name, **means, **rest)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "moving": self.average.state_dict(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.average.load_state_dict(state["moving"])
-
-
-def _choose_parameters(network: Registrar, stage: StageConfig) -> None:
-    part = "coarse" if stage.kind == "correspondence" else stage.train
-    own = {id(p) for p in coarse_network(network).parameters()}
-    for parameter in network.parameters():
-        chosen = part == "all" or (id(parameter) in own) == (part == "coarse")
-        parameter.requires_grad_(chosen)
-
-
-def _freeze_norms(network: Registrar, stage: StageConfig) -> None:
-    """Running statistics for what does not learn, and for all of it where asked."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            learns = any(p.requires_grad for p in module.parameters())
-            module.train(learns and stage.batch_norm == "batch")
-
-
-class _Flag:
-    up = False
-
-
-@contextmanager
-def _sigterm() -> Iterator[_Flag]:
-    """A flag that SIGTERM raises; the loop stops at the end of the step."""
-    flag = _Flag()
-
-    def raise_flag(_number: int, _frame: FrameType | None) -> None:
-        flag.up = True
-
-    before = signal.signal(signal.SIGTERM, raise_flag)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGTERM, before)
