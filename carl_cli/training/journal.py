@@ -20,7 +20,7 @@ class Journal:
         kept = [line for line in _lines(path) if _step(line) <= last_step]
         path.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
-        self._board = _summary_writer(folder) if tensorboard else None
+        self._board = _summary_writer(folder, last_step) if tensorboard else None
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """One record; `step` counts all steps of the run."""
@@ -56,10 +56,12 @@ def _step(line: str) -> float:
         return float("inf")
 
 
-def _summary_writer(folder: Path) -> Any:
+def _summary_writer(folder: Path, last_step: int) -> Any:
+    """Writer to a file of its own; tensorboard then hides what older files have after
+    `last_step`."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         hint = "pip install 'carl-registration[train]'"
         raise UsageError("tensorboard is not installed", hint) from error
-    return SummaryWriter(folder / "tensorboard")
+    return SummaryWriter(folder / "tensorboard", purge_step=last_step + 1)

@@ -115,3 +115,18 @@ def test_the_journal_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> N
         journal.write("train", 3, loss=9.0)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 0.5), (2, 1.0), (3, 9.0)]
+
+
+def test_tensorboard_shows_what_the_journal_holds(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with Journal(tmp_path, 0, tensorboard=True) as journal:
+        for step in (1, 2, 3):
+            journal.write("train", step, stage="one", loss=step / 2)
+    with Journal(tmp_path, 2, tensorboard=True) as journal:  # killed after step 3, saved at 2
+        journal.write("train", 3, stage="one", loss=9.0)
+        journal.write("validation", 3, stage="one", dice=0.75)
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["scalars"] == ["train/loss", "validation/dice"]
+    loss = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert loss == [(1, 0.5), (2, 1.0), (3, 9.0)]
+    assert [(e.step, e.value) for e in events.Scalars("validation/dice")] == [(3, 0.75)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +75,15 @@ steps = 2
 shape_zyx = [16, 16, 16]
 loss = { dice = 1.0 }
 """
+TINY = """
+[model]
+coarse_scale = 2
+refine_scales = [1]
+encoder = { width = 4, blocks = 1, padding = 1 }
+unet = { down = [4], up = [4] }
+[keeping]
+validation_pairs = 0
+"""
 
 
 @pytest.mark.parametrize(
@@ -99,18 +111,7 @@ def test_the_command_trains_stops_resumes_and_exports(
     from carl_cli.cli.app import main
 
     config = tmp_path / "x.toml"
-    config.write_text(
-        SHORT
-        + """
-[model]
-coarse_scale = 2
-refine_scales = [1]
-encoder = { width = 4, blocks = 1, padding = 1 }
-unet = { down = [4], up = [4] }
-[keeping]
-validation_pairs = 0
-"""
-    )
+    config.write_text(SHORT + TINY)
     out, weights = str(tmp_path / "run"), str(tmp_path / "weights")
 
     def carl(*arguments: str) -> int | str | None:
@@ -125,3 +126,20 @@ validation_pairs = 0
     assert carl("export", out, "-o", weights) == 0
     assert load_weights(weights).config.name == "x"
     assert carl(str(tmp_path / "none.toml")) == 3
+
+
+def test_a_machine_with_torch_alone_trains_in_pieces(tmp_path: Path) -> None:
+    config = load_config(EXAMPLES / "base.toml")
+    assert config.keeping.part_mib is not None
+    assert config.keeping.part_mib < 16
+    assert config.keeping.checkpoint_seconds <= 120
+
+    (tmp_path / "x.toml").write_text(SHORT + TINY)
+    absent = ["SimpleITK", "itk", "matplotlib", "safetensors", "huggingface_hub", "scipy"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+    code += "from carl_cli.cli.app import main; main()"
+    command = [sys.executable, "-c", code, "train", "x.toml", "--resume", "--threads", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert load_state(tmp_path / "runs" / "x", "last")["at"]["total"] == 2
