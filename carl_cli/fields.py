@@ -91,6 +91,19 @@ class DisplacementMap(Map):
         return self(grid.expand(self.displacement_BDx.shape[0], *grid.shape[1:]))
 
 
+class ReflectedMap(DisplacementMap):
+    """As inside the image, but beyond its border u goes on reflected through its border value:
+    u(b + x) = 2 u(b) - u(b - x), so that an affine map stays affine (uniCARL)."""
+
+    def __call__(self, points_BDx: Tensor) -> Tensor:
+        folded = torch.where(points_BDx > 1, 2 - points_BDx, points_BDx.abs())
+        nearest, mirrored = (
+            sample(self.displacement_BDx, points, self.align_corners)
+            for points in (points_BDx, folded)
+        )
+        return points_BDx + 2 * nearest - mirrored
+
+
 class ComposedMap(Map):
     """outer ∘ inner: the inner map acts first on points of the fixed image."""
 

@@ -18,14 +18,15 @@ from carl_cli.model.carl import coarse_images, coarse_network, with_coarse
 from carl_cli.model.operators import Kept, Registrar
 from carl_cli.progress import Progress, silent
 from carl_cli.regularity import gradicon
-from carl_cli.similarity import by_name
+from carl_cli.similarity import VARIANCE_FLOOR, by_name
 
 STAGE = "instance optimisation"
 
 
 @dataclass(frozen=True)
 class InstanceOptions:
-    """steps of Adam; metric by name; sigma of its window in voxels; λ = regularisation.
+    """steps of Adam; metric by name; sigma of its window in voxels, and the floor of its
+    variances; λ = regularisation.
 
     scope "all" trains every parameter (the paper), "refine" keeps Ξ's result and trains Ψ.
     """
@@ -37,6 +38,7 @@ class InstanceOptions:
     regularisation: float = 1.5
     scope: str = "all"
     seed: int = 0
+    variance_floor: float = VARIANCE_FLOOR
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _better(
 def _loss_of(
     options: InstanceOptions, align_corners: bool, generator: torch.Generator
 ) -> Callable[[Registrar, Pair], Tensor]:
-    similarity = by_name(options.metric, options.sigma)
+    similarity = by_name(options.metric, options.sigma, options.variance_floor)
 
     def measure(network: Registrar, pair: Pair) -> Tensor:
         ahead, back = network.both(pair.fixed, pair.moving)

@@ -235,12 +235,11 @@ def _spread_mm(pair: Pair, prepared: PreparedPair, weights: Weights) -> NDArray[
     if attention is None:
         return None
     images = coarse_images(weights.network, pair.fixed, pair.moving)
-    grid = prepared.moving.grid
-    shape = images[0].shape[2:]
+    spread = attention.spread_voxels(*images)[0].float().cpu()
+    grid, shape = prepared.moving.grid, spread.shape[1:]
     voxel_mm = [
         n * mm / coarse
         for n, mm, coarse in zip(grid.shape_zyx, grid.spacing_mm[::-1], shape, strict=True)
     ]
-    spread = attention.spread_voxels(*images)[0].float().cpu()
     spread_mm = spread * torch.tensor(voxel_mm).view(-1, *[1] * len(shape))
     return np.asarray(spread_mm.square().sum(0).sqrt().numpy(), np.float32)

@@ -26,23 +26,36 @@ class Release(NamedTuple):
     citation: str
 
 
+CARL_CITATION = (
+    "Greer et al., CARL: A Framework for Equivariant Image Registration, CVPR 2025, "
+    "arXiv:2405.16738"
+)
 _RELEASES = "https://github.com/uncbiag/uniGradICON/releases/download/"
+_LICENCE = "Apache-2.0"  # the LICENSE of the repository that publishes them
 RELEASES = (
     Release(
         "unigradicon",
         "unigradicon",
-        "MIT",
+        _LICENCE,
         _RELEASES + "unigradicon_weights/Step_2_final.trch",
         "Tian et al., uniGradICON: A Foundation Model for Medical Image Registration, "
-        "MICCAI 2024, arXiv:2403.05780",
+        "MICCAI 2024, pp. 749-760, arXiv:2403.05780",
     ),
     Release(
         "multigradicon",
         "multigradicon",
-        "MIT",
+        _LICENCE,
         _RELEASES + "multigradicon_weights/Step_2_final.trch",
         "Demir et al., multiGradICON: A Foundation Model for Multimodal Medical Image "
-        "Registration, WBIR 2024, arXiv:2408.00221",
+        "Registration, WBIR 2024, pp. 3-18, arXiv:2408.00221",
+    ),
+    # A preview, for which its authors name no paper: it is cited by the method's.
+    Release(
+        "unicarl",
+        "unicarl",
+        _LICENCE,
+        _RELEASES + "v1.0.4/longleaf_unicarl_8",
+        CARL_CITATION,
     ),
 )
 

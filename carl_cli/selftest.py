@@ -33,7 +33,7 @@ def figures(network: Registrar, model: ModelConfig) -> tuple[float, ...]:
 
 def _side(model: ModelConfig) -> int:
     """Voxels that leave two at the last halving of the coarsest U-Net."""
-    scales = model.refine_scales + ((model.coarse_scale,) if model.coarse == "unet" else ())
+    scales = model.unet_scales + ((model.coarse_scale,) if model.coarse == "unet" else ())
     return max(_SIDE, max(scales, default=1) * (2 ** (len(model.unet.down) - 1) + 1))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,23 +54,37 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     return (total / inside.sum(axes).clamp_min(1)).mean()
 
 
-def local_correlation(a: Tensor, b: Tensor, sigma: int) -> Tensor:
+def local_correlation(
+    a: Tensor, b: Tensor, sigma: int, variance_floor: float = VARIANCE_FLOOR
+) -> Tensor:
     """(B, 1, *shape) correlation of two images inside a Gaussian window, in [-1, 1]."""
     moments = blur(torch.cat([a, b, a * a, b * b, a * b], dim=1), sigma)
     mean_a, mean_b, aa, bb, ab = moments.chunk(5, dim=1)
-    var_a = torch.relu(aa - mean_a**2) + VARIANCE_FLOOR
-    var_b = torch.relu(bb - mean_b**2) + VARIANCE_FLOOR
+    var_a = torch.relu(aa - mean_a**2) + variance_floor
+    var_b = torch.relu(bb - mean_b**2) + variance_floor
     return (ab - mean_a * mean_b) / torch.sqrt(var_a * var_b)
 
 
-def lncc(a: Tensor, b: Tensor, mask: Tensor | None = None, sigma: int = 4) -> Tensor:
+def lncc(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None = None,
+    sigma: int = 4,
+    variance_floor: float = VARIANCE_FLOOR,
+) -> Tensor:
     """1 - mean local correlation: same contrast. In [0, 2]."""
-    return 1 - masked_mean(local_correlation(a, b, sigma), mask)
+    return 1 - masked_mean(local_correlation(a, b, sigma, variance_floor), mask)
 
 
-def squared_lncc(a: Tensor, b: Tensor, mask: Tensor | None = None, sigma: int = 4) -> Tensor:
+def squared_lncc(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None = None,
+    sigma: int = 4,
+    variance_floor: float = VARIANCE_FLOOR,
+) -> Tensor:
     """1 - mean squared local correlation: contrast may be inverted. In [0, 1]."""
-    return 1 - masked_mean(local_correlation(a, b, sigma) ** 2, mask)
+    return 1 - masked_mean(local_correlation(a, b, sigma, variance_floor) ** 2, mask)
 
 
 def ncc(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -135,11 +150,13 @@ def _moved(padded: Tensor, step: tuple[int, ...], dilation: int) -> Tensor:
 NAMES = ("lncc", "lncc2", "mind", "ncc")
 
 
-def by_name(name: str, sigma: int = 4) -> Similarity:
-    """The loss with this name; sigma is the window of the local correlations, in voxels."""
+def by_name(name: str, sigma: int = 4, variance_floor: float = VARIANCE_FLOOR) -> Similarity:
+    """The loss with this name; sigma is the window of the local correlations, in voxels, and
+    variance_floor what is added to the variances inside it."""
+    window: dict[str, Any] = {"sigma": sigma, "variance_floor": variance_floor}
     losses: dict[str, Similarity] = {
-        "lncc": partial(lncc, sigma=sigma),
-        "lncc2": partial(squared_lncc, sigma=sigma),
+        "lncc": partial(lncc, **window),
+        "lncc2": partial(squared_lncc, **window),
         "mind": mind_ssc,
         "ncc": ncc,
     }

@@ -21,6 +21,7 @@ from carl_cli.model.carl import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.preprocess import PreprocessRule
 from carl_cli.selftest import figures
+from carl_cli.similarity import VARIANCE_FLOOR
 
 
 class InstanceDefaults(BaseModel):
@@ -31,6 +32,7 @@ class InstanceDefaults(BaseModel):
     learning_rate: float = Field(default=2e-5, gt=0)
     metric: Literal["lncc", "lncc2", "mind"] = "lncc"
     sigma: int = Field(default=5, ge=1)
+    variance_floor: float = Field(default=VARIANCE_FLOOR, gt=0)
     regularisation: float = Field(default=1.5, ge=0)
     scope: Literal["all", "refine"] = "all"
 
@@ -42,7 +44,7 @@ class WeightsConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     format_version: Literal[1] = 1
     name: str
-    family: Literal["carl", "unigradicon", "multigradicon"] = "carl"
+    family: Literal["carl", "unigradicon", "multigradicon", "unicarl"] = "carl"
     licence: str = "Apache-2.0"
     citation: str = ""
     model: ModelConfig

@@ -115,7 +115,9 @@ def import_weights(
     ],
     family: Annotated[
         str,
-        typer.Option("--family", help="carl, unigradicon or multigradicon.", show_default=False),
+        typer.Option(
+            "--family", help="carl, unigradicon, multigradicon or unicarl.", show_default=False
+        ),
     ],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Weights folder to write.")],
     shape: Annotated[

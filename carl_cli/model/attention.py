@@ -16,12 +16,13 @@ from carl_cli.model.smoothing import smooth_by_confidence
 class CoordinateAttention(Registrar):
     """Each fixed voxel goes to the softmax-weighted mean position of the moving voxels.
 
-    Both images are zero-padded by `padding` voxels before the encoder. The fixed image's
-    features are cropped back; the moving image's padding stays, so that points outside of
-    it can be reached. smoothing > 0: the field is made regular where the match is unsure, by
-    a Gaussian of that many voxels; 0 is the paper. sharpness scales the logits; 1 is the
-    paper. A network that was trained briefly is unsure, and the mean of an unsure row lies
-    too near the middle of the image: a greater sharpness corrects that bias.
+    Both images are zero-padded by `padding` voxels before the encoder, which makes a `margin`
+    of its features. The fixed image's features are cropped back; the moving image's margin
+    stays, so that points outside of it can be reached. smoothing > 0: the field is made
+    regular where the match is unsure, by a Gaussian of that many voxels; 0 is the paper.
+    sharpness scales the logits; 1 is the paper. A network that was trained briefly is unsure,
+    and the mean of an unsure row lies too near the middle of the image: a greater sharpness
+    corrects that bias. halvings: of the encoder.
     """
 
     def __init__(
@@ -31,11 +32,15 @@ class CoordinateAttention(Registrar):
         align_corners: bool,
         smoothing: int = 0,
         sharpness: float = 1.0,
+        halvings: int = 0,
+        map_kind: type[DisplacementMap] = DisplacementMap,
     ) -> None:
         super().__init__()
         self.sharpness = sharpness
         self.encoder = encoder
         self.padding = padding
+        self.margin = padding // 2**halvings
+        self.map_kind = map_kind
         self.smoothing = smoothing
         self.align_corners = align_corners
 
@@ -50,12 +55,12 @@ class CoordinateAttention(Registrar):
         )
 
     def features(self, image: Tensor) -> Tensor:
-        """(B, width, *(shape + 2 padding)) features, padding included."""
+        """(B, width, *(shape / 2^halvings + 2 margin)) features, the margin included."""
         features: Tensor = self.encoder(pad(image, [self.padding] * 2 * (image.dim() - 2)))
         return features
 
     def spread_voxels(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """(B, D, *shape) standard deviation of each attention row, in voxels here."""
+        """(B, D, *shape) standard deviation of each attention row, in voxels of the features."""
         fixed_features, moving_features = self.features(fixed), self.features(moving)
         return self._mean_and_spread(fixed_features, moving_features)[1]
 
@@ -65,14 +70,14 @@ class CoordinateAttention(Registrar):
         if not self.smoothing:
             index = mean_index(*self._attention_inputs(fixed_features, moving_features))
             phi = _on_grid(self._unit_coordinates(index, moving_features), shape)
-            return DisplacementMap(phi - grid, self.align_corners)
+            return self.map_kind(phi - grid, self.align_corners)
         phi, spread = self._mean_and_spread(fixed_features, moving_features)
         voxels = self._voxels_per_unit(shape, phi.device)
         moved = (phi - grid) * voxels
         smooth = smooth_by_confidence(
             moved, spread, (grid * voxels).expand_as(moved), self.smoothing
         )
-        return DisplacementMap(smooth / voxels, self.align_corners)
+        return self.map_kind(smooth / voxels, self.align_corners)
 
     def _mean_and_spread(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         """Mean in unit coordinates and standard deviation in voxels, both (B, D, *shape)."""
@@ -82,7 +87,7 @@ class CoordinateAttention(Registrar):
 
     def _unit_coordinates(self, index_BND: Tensor, moving: Tensor) -> Tensor:
         """(B, N, D): from indices of the padded moving array to the moving image's units."""
-        first = self.padding if self.align_corners else self.padding - 0.5
+        first = self.margin if self.align_corners else self.margin - 0.5
         voxels = voxels_per_unit(self._inner_shape(moving), self.align_corners)
         return (index_BND - first) / voxels.to(index_BND)
 
@@ -92,13 +97,13 @@ class CoordinateAttention(Registrar):
 
     def _attention_inputs(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Shape]:
         """Queries (B, N, C), keys (B, M, C) and the shape of the array of keys."""
-        crop = slice(self.padding, -self.padding or None)
+        crop = slice(self.margin, -self.margin or None)
         queries = cut(fixed, [crop] * (fixed.dim() - 2)).flatten(2).transpose(1, 2)
         keys = moving.flatten(2).transpose(1, 2)
         return self.sharpness * queries.contiguous(), keys.contiguous(), moving.shape[2:]
 
     def _inner_shape(self, features: Tensor) -> tuple[int, ...]:
-        return tuple(n - 2 * self.padding for n in features.shape[2:])
+        return tuple(n - 2 * self.margin for n in features.shape[2:])
 
 
 def _on_grid(values_BND: Tensor, shape: Shape) -> Tensor:

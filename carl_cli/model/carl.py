@@ -6,6 +6,8 @@ refinements at finer ones:
   CARL              attention at 4, refined at 2, 1      TwoStep{Down{TwoStep{Down{Ξ}, Ψ}}, Ψ}
   CARL, extra step  attention at 4, refined at 2, 1, 1
   uniGradICON       U-Net at 4,     refined at 2, 1, 1
+  uniCARL           attention at 4 on features at 16, then each map blurred and refined:
+                    five times at 2 by U-Nets at 4, once at 1
 """
 
 from __future__ import annotations
@@ -15,18 +17,20 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from carl_cli.fields import DisplacementMap, ReflectedMap
 from carl_cli.kernels.attention import MAX_SHARPNESS
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.layers import pool
-from carl_cli.model.operators import Down, Registrar, Symmetric, TwoStep
+from carl_cli.model.operators import Blurred, Down, Registrar, Symmetric, TwoStep
 from carl_cli.model.unet import DisplacementUNet
 
 
 class EncoderConfig(BaseModel):
     """Conv_θ: features per voxel, residual blocks, voxels of zero padding. smoothing: of Ξ's
     field where the match is unsure, in its voxels; sharpness: factor of the logits. The
-    paper has 0 and 1."""
+    paper has 0 and 1. dilations: of the convolutions of a block; halvings: of the image
+    before the blocks (uniCARL)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     width: int = Field(default=128, ge=1)
@@ -34,6 +38,16 @@ class EncoderConfig(BaseModel):
     padding: int = Field(default=9, ge=0)
     smoothing: int = Field(default=0, ge=0)
     sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)
+    dilations: tuple[int, ...] = (1, 2, 4)
+    halvings: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _whole_features(self) -> EncoderConfig:
+        if self.padding % 2**self.halvings:
+            raise ValueError(f"padding {self.padding} is no multiple of {2**self.halvings}")
+        if self.halvings and self.width % 4 ** (self.halvings - 1):
+            raise ValueError(f"width {self.width} is no multiple of {4 ** (self.halvings - 1)}")
+        return self
 
 
 class UNetConfig(BaseModel):
@@ -53,7 +67,10 @@ class UNetConfig(BaseModel):
 class ModelConfig(BaseModel):
     """Any member of the family. Scales are powers of two, 1 = the network grid.
 
-    coarse_symmetric: Ξ's two directions are made each other's inverse; the paper: no."""
+    coarse_symmetric: Ξ's two directions are made each other's inverse; the paper: no.
+    refine_unets: the scale of each refinement's U-Net; empty: where it refines.
+    refine_blurs: sigma by which the map before each refinement is blurred, in voxels at its
+    scale; empty: not at all. extrapolation: of maps, beyond the image's border."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     dimension: Literal[2, 3] = 3
@@ -62,6 +79,9 @@ class ModelConfig(BaseModel):
     coarse_scale: int = 4
     coarse_symmetric: bool = False
     refine_scales: tuple[int, ...] = (2, 1)
+    refine_unets: tuple[int, ...] = ()
+    refine_blurs: tuple[int, ...] = ()
+    extrapolation: Literal["border", "reflected"] = "border"
     encoder: EncoderConfig = EncoderConfig()
     unet: UNetConfig = UNetConfig()
     coordinates: Literal["corners", "centres"] = "corners"
@@ -75,6 +95,23 @@ class ModelConfig(BaseModel):
             raise ValueError(f"scales must not grow, found {scales[:-1]}")
         return self
 
+    @model_validator(mode="after")
+    def _each_refinement_described(self) -> ModelConfig:
+        count = len(self.refine_scales)
+        for name in ("refine_unets", "refine_blurs"):
+            if len(getattr(self, name)) not in (0, count):
+                raise ValueError(f"{name}: {count} expected, as many as refine_scales")
+        if any(b < 0 for b in self.refine_blurs):
+            raise ValueError(f"refine_blurs {self.refine_blurs}: sigmas can't be negative")
+        for unet, scale in zip(self.unet_scales, self.refine_scales, strict=True):
+            if unet < scale or unet & (unet - 1):
+                raise ValueError(f"refine_unets: {unet} can't refine at scale {scale}")
+        return self
+
+    @property
+    def unet_scales(self) -> tuple[int, ...]:
+        return self.refine_unets or self.refine_scales
+
     @property
     def align_corners(self) -> bool:
         return self.coordinates == "corners"
@@ -83,8 +120,8 @@ class ModelConfig(BaseModel):
     def stride(self) -> int:
         """Largest step of the whole network in voxels: exact under shifts by this much."""
         depth = 2 ** len(self.unet.down)
-        coarse = 1 if self.coarse == "attention" else depth
-        return max([self.coarse_scale * coarse, *(s * depth for s in self.refine_scales)])
+        coarse = 2**self.encoder.halvings if self.coarse == "attention" else depth
+        return max([self.coarse_scale * coarse, *(s * depth for s in self.unet_scales)])
 
 
 def build_network(config: ModelConfig) -> Registrar:
@@ -92,9 +129,12 @@ def build_network(config: ModelConfig) -> Registrar:
     network, scale = _coarse(config), config.coarse_scale
     if config.coarse_symmetric:
         network = Symmetric(network, config.align_corners)
-    for finer in config.refine_scales:
+    blurs = config.refine_blurs or (0,) * len(config.refine_scales)
+    for finer, at, sigma in zip(config.refine_scales, config.unet_scales, blurs, strict=True):
         network = _raise_to(network, scale, finer)
-        network = TwoStep(network, _unet(config), config.align_corners)
+        if sigma:
+            network = Blurred(network, sigma, config.align_corners, _map_kind(config))
+        network = TwoStep(network, _raise_to(_unet(config), at, finer), config.align_corners)
         scale = finer
     return _raise_to(network, scale, 1).eval()
 
@@ -109,19 +149,38 @@ def _coarse(config: ModelConfig) -> Registrar:
     if config.coarse == "unet":
         return _unet(config)
     e = config.encoder
-    encoder = Encoder(config.dimension, config.channels, e.width, e.blocks)
-    return CoordinateAttention(encoder, e.padding, config.align_corners, e.smoothing, e.sharpness)
+    encoder = Encoder(config.dimension, config.channels, e.width, e.blocks, e.dilations, e.halvings)
+    return CoordinateAttention(
+        encoder,
+        e.padding,
+        config.align_corners,
+        e.smoothing,
+        e.sharpness,
+        e.halvings,
+        _map_kind(config),
+    )
 
 
 def _unet(config: ModelConfig) -> DisplacementUNet:
     u = config.unet
-    return DisplacementUNet(config.dimension, config.channels, u.down, u.up, config.align_corners)
+    return DisplacementUNet(
+        config.dimension,
+        config.channels,
+        u.down,
+        u.up,
+        config.align_corners,
+        _map_kind(config),
+    )
+
+
+def _map_kind(config: ModelConfig) -> type[DisplacementMap]:
+    return ReflectedMap if config.extrapolation == "reflected" else DisplacementMap
 
 
 def coarse_network(network: Registrar) -> Registrar:
     """The innermost network: Ξ (made symmetric, if it is), or the coarsest Ψ."""
-    while isinstance(network, Down | TwoStep):
-        network = network.inner if isinstance(network, Down) else network.first
+    while isinstance(network, Down | Blurred | TwoStep):
+        network = network.first if isinstance(network, TwoStep) else network.inner
     return network
 
 
@@ -134,16 +193,16 @@ def attention_of(network: Registrar) -> CoordinateAttention | None:
 
 def coarse_images(network: Registrar, *images: Tensor) -> tuple[Tensor, ...]:
     """Images (B, C, *shape) as the innermost network sees them."""
-    while isinstance(network, Down | TwoStep):
+    while isinstance(network, Down | Blurred | TwoStep):
         if isinstance(network, Down):
             images = tuple(pool(image) for image in images)
-        network = network.inner if isinstance(network, Down) else network.first
+        network = network.first if isinstance(network, TwoStep) else network.inner
     return images
 
 
 def with_coarse(network: Registrar, coarse: Registrar) -> Registrar:
     """Put another network in the innermost place (in place; returns the network)."""
-    if isinstance(network, Down):
+    if isinstance(network, Down | Blurred):
         network.inner = with_coarse(network.inner, coarse)
     elif isinstance(network, TwoStep):
         network.first = with_coarse(network.first, coarse)

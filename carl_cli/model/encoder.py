@@ -1,27 +1,44 @@
-"""Conv_θ: the translation-equivariant encoder of Ξ (Sec. 5.1), at one resolution."""
+"""Conv_θ: the translation-equivariant encoder of Ξ (Sec. 5.1).
+
+The paper's works at one resolution. uniCARL's halves it twice first and doesn't dilate.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from carl_cli.kernels.attention import MAX_NORM
-from carl_cli.model.layers import batch_norm, conv
-
-DILATIONS = (1, 2, 4)
+from carl_cli.model.layers import batch_norm, conv, pair_conv, pool
 
 
 class Encoder(nn.Module):
-    """First convolution, then residual blocks of three dilated convolutions.
+    """First convolution (or HalvingStem), then residual blocks of dilated convolutions.
 
-    Image (B, channels, *shape) → features (B, width, *shape) of length at most 4, so that
-    logits of two features are bounded by 16.
+    Image (B, channels, *shape) → features (B, width, *shape / 2^halvings) of length at most
+    4, so that logits of two features are bounded by 16.
     """
 
-    def __init__(self, dimension: int, channels: int, width: int, blocks: int) -> None:
+    def __init__(
+        self,
+        dimension: int,
+        channels: int,
+        width: int,
+        blocks: int,
+        dilations: Sequence[int] = (1, 2, 4),
+        halvings: int = 0,
+    ) -> None:
         super().__init__()
-        self.stem = conv(dimension, channels, width)
-        self.blocks = nn.ModuleList(Block(dimension, width) for _ in range(blocks))
+        self.stem = (
+            HalvingStem(dimension, channels, width, halvings)
+            if halvings
+            else conv(dimension, channels, width)
+        )
+        self.blocks = nn.ModuleList(Block(dimension, width, dilations) for _ in range(blocks))
 
     def forward(self, image: Tensor) -> Tensor:
         x = torch.relu(self.stem(image))
@@ -30,13 +47,32 @@ class Encoder(nn.Module):
         return MAX_NORM * x / (0.001 + torch.linalg.vector_norm(x, dim=1, keepdim=True))
 
 
-class Block(nn.Module):
-    """Batch norm, then three convolutions with growing dilation, added to their input."""
+class HalvingStem(nn.Module):
+    """2-wide convolutions (a zero after the last voxel), each followed by a mean over blocks
+    of two voxels.
 
-    def __init__(self, dimension: int, width: int) -> None:
+    (B, channels, *shape) → (B, width, *shape / 2^halvings), rounded up; the channels grow
+    fourfold from one to the next.
+    """
+
+    def __init__(self, dimension: int, channels: int, width: int, halvings: int) -> None:
+        super().__init__()
+        widths = [channels, *(width // 4**k for k in reversed(range(halvings)))]
+        self.convs = nn.ModuleList(pair_conv(dimension, a, b) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.convs:
+            x = pool(layer(pad(x, [0, 1] * (x.dim() - 2))))
+        return x
+
+
+class Block(nn.Module):
+    """Batch norm, then one convolution for each dilation, added to their input."""
+
+    def __init__(self, dimension: int, width: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.norm = batch_norm(dimension, width)
-        self.convs = nn.ModuleList(conv(dimension, width, width, dilation=d) for d in DILATIONS)
+        self.convs = nn.ModuleList(conv(dimension, width, width, dilation=d) for d in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)

@@ -14,6 +14,12 @@ def conv(
     return layer(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation)
 
 
+def pair_conv(dimension: int, inputs: int, outputs: int) -> nn.Module:
+    """2-wide convolution of each voxel with the next one: one voxel less along each axis."""
+    layer = {2: nn.Conv2d, 3: nn.Conv3d}[dimension]
+    return layer(inputs, outputs, 2)
+
+
 def conv_transpose(dimension: int, inputs: int, outputs: int) -> nn.Module:
     """4-wide transposed convolution of stride 2: doubles the shape."""
     layer = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dimension]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from carl_cli.fields import ComposedMap, DisplacementMap, Map, identity, sample
 from carl_cli.model.layers import pool
+from carl_cli.model.smoothing import blur_keeping_affine
 
 INVERSE_ROUNDS = 3  # each multiplies what is left by the displacement's slope
 
@@ -62,6 +63,36 @@ class Down(Registrar):
 
     def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         return self.inner.both(pool(fixed), pool(moving))
+
+
+class Blurred(Registrar):
+    """The map of another network, smoothed by a Gaussian of sigma voxels of the images."""
+
+    def __init__(
+        self,
+        inner: Registrar,
+        sigma: int,
+        align_corners: bool,
+        map_kind: type[DisplacementMap] = DisplacementMap,
+    ) -> None:
+        super().__init__()
+        self.inner = inner
+        self.sigma = sigma
+        self.align_corners = align_corners
+        self.map_kind = map_kind
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Map:
+        return self._smooth(self.inner(fixed, moving), fixed)
+
+    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        ahead, back = self.inner.both(fixed, moving)
+        return self._smooth(ahead, fixed), self._smooth(back, moving)
+
+    def _smooth(self, phi: Map, image: Tensor) -> Map:
+        shape = image.shape[2:]
+        smooth = blur_keeping_affine(phi.on_grid(shape), self.sigma)
+        grid = identity(shape, self.align_corners, image.device)
+        return self.map_kind(smooth - grid, self.align_corners)
 
 
 class Symmetric(Registrar):

@@ -12,12 +12,17 @@ from torch import Tensor
 
 from carl_cli.errors import WeightsError
 from carl_cli.model.attention import CoordinateAttention
-from carl_cli.model.operators import Down, Registrar, Symmetric, TwoStep
+from carl_cli.model.encoder import HalvingStem
+from carl_cli.model.operators import Blurred, Down, Registrar, Symmetric, TwoStep
 from carl_cli.model.unet import DisplacementUNet
 
 # Training wrappers of the reference that may stand before the network's own keys.
 WRAPPERS = ("module.", "regis_net.")
+# uniCARL was trained with random affine maps around it, which have no weights.
+AUGMENTED = "netPsi.netPsi."
 NOT_WEIGHTS = ("identity_map", "spacing")
+# Layers that uniCARL's code makes and never calls.
+UNUSED = (".cross1.", ".cross2.")
 
 
 def load_published(network: Registrar, published: Mapping[str, Tensor]) -> None:
@@ -49,8 +54,10 @@ def _strip(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in published.items():
         for wrapper in WRAPPERS:
             key = key.removeprefix(wrapper)
-        if not key.endswith(NOT_WEIGHTS):
+        if not key.endswith(NOT_WEIGHTS) and not any(part in key for part in UNUSED):
             source[key] = value
+    if all(key.startswith(AUGMENTED) for key in source):
+        return {key.removeprefix(AUGMENTED): value for key, value in source.items()}
     return source
 
 
@@ -69,7 +76,7 @@ def _translate(network: Registrar) -> Iterator[tuple[str, str]]:
     if isinstance(network, TwoStep):
         yield from _nested(network.first, "netPhi.", "first.")
         yield from _nested(network.second, "netPsi.", "second.")
-    elif isinstance(network, Down):
+    elif isinstance(network, Down | Blurred):
         yield from _nested(network.inner, "net.", "inner.")
     elif isinstance(network, Symmetric):
         yield from _nested(network.inner, "", "inner.")
@@ -92,14 +99,16 @@ def _unet(network: DisplacementUNet) -> Iterator[tuple[str, str]]:
 
 
 def _encoder(network: CoordinateAttention) -> Iterator[tuple[str, str]]:
-    """Theirs counts all convolutions in one list: the stem, then dilation by dilation."""
+    """Theirs counts all convolutions in one list: the stem, then dilation by dilation. A stem
+    that halves has one more before the list, and one wrapper less around it all."""
     blocks = len(network.encoder.blocks)
+    wrappers = "net." if isinstance(network.encoder.stem, HalvingStem) else "net.net."
     for ours in network.state_dict():
         part = ours.split(".")  # encoder.stem.weight, encoder.blocks.b.convs.d.weight
         if part[1] == "stem":
-            theirs = f"convs.0.{part[-1]}"
+            theirs = "convs0" if part[2:4] == ["convs", "0"] else "convs.0"
         elif part[3] == "norm":
-            theirs = f"batchnorms.{part[2]}.{part[-1]}"
+            theirs = f"batchnorms.{part[2]}"
         else:
-            theirs = f"convs.{1 + int(part[4]) * blocks + int(part[2])}.{part[-1]}"
-        yield f"net.net.{theirs}", ours
+            theirs = f"convs.{1 + int(part[4]) * blocks + int(part[2])}"
+        yield f"{wrappers}{theirs}.{part[-1]}", ours

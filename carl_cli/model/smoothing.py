@@ -1,4 +1,4 @@
-"""A displacement field made regular where the match is unsure.
+"""Maps made smooth: everywhere alike (uniCARL), or where the match is unsure.
 
 Coordinate attention gives each voxel its own answer: sharp on structures, arbitrary on empty
 ground. Here the answers are averaged with weights that fall with the spread of the attention
@@ -8,6 +8,8 @@ weighted fits and averages keep, so [W, U]-equivariance is not lost.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -47,3 +49,38 @@ def _fitted_affine(displacement: Tensor, weight: Tensor, positions: Tensor) -> T
     ridge = 1e-9 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     matrix = torch.linalg.solve(spread + ridge, cross.transpose(1, 2)).transpose(1, 2)
     return (matrix @ (x - centre) + shift).to(displacement).view_as(displacement)
+
+
+def blur_keeping_affine(x_BCx: Tensor, sigma: int) -> Tensor:
+    """Gaussian blur of (B, C, *shape) in voxels of its grid, cut at 3/2 sigma (uniCARL).
+
+    Beyond the border x goes on point-reflected through the nearest border value, so that an
+    affine function comes out as it went in. The window is narrower on a grid that is smaller.
+    """
+    nearest, mirrored = x_BCx, x_BCx
+    for axis in range(2, x_BCx.dim()):
+        clamped, folded = _windows(x_BCx.shape[axis], sigma, x_BCx.dtype, x_BCx.device)
+        nearest = (nearest.transpose(axis, -1) @ clamped).transpose(axis, -1)
+        mirrored = (mirrored.transpose(axis, -1) @ folded).transpose(axis, -1)
+    return 2 * nearest - mirrored
+
+
+@lru_cache(maxsize=32)
+def _windows(n: int, sigma: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(n, n) matrices of the blur of a row of n voxels; what lies beyond the border is read
+    from the border voxel by the first, from the mirror image by the second."""
+    half = min(3 * sigma // 2, n - 1)
+    tap = torch.arange(-half, half + 1, dtype=torch.float64)
+    window = torch.exp(-0.5 * (tap / sigma) ** 2)
+    read = torch.arange(n)[:, None] + torch.arange(-half, half + 1)  # from voxel, by tap
+    clamped = read.clamp(0, n - 1)
+    folded = (n - 1) - (read.abs() - (n - 1)).abs()
+    weights = (window / window.sum()).expand(n, -1)
+    # Kept for later calls, which may need gradients through them.
+    with torch.inference_mode(False):
+        matrices = (torch.zeros(n, n, dtype=torch.float64) for _ in range(2))
+        a, b = (
+            m.scatter_add_(1, index, weights).T.contiguous().to(dtype=dtype, device=device)
+            for m, index in zip(matrices, (clamped, folded), strict=True)
+        )
+    return a, b

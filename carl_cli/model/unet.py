@@ -29,8 +29,10 @@ class DisplacementUNet(Registrar):
         down: Sequence[int],
         up: Sequence[int],
         align_corners: bool,
+        map_kind: type[DisplacementMap] = DisplacementMap,
     ) -> None:
         super().__init__()
+        self.map_kind = map_kind
         self.align_corners = align_corners
         inputs = [2 * channels, *down]
         below = [*up[1:], 0]  # what the coarser level hands up beside its skip
@@ -46,7 +48,7 @@ class DisplacementUNet(Registrar):
             nn.init.zeros_(parameter)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
-        return DisplacementMap(self.displacement(fixed, moving), self.align_corners)
+        return self.map_kind(self.displacement(fixed, moving), self.align_corners)
 
     def displacement(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """(B, D, *shape) displacement in unit coordinates."""

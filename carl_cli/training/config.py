@@ -193,6 +193,8 @@ class TrainConfig(Strict):
     def _stages_fit_the_rest(self) -> TrainConfig:
         if self.model.dimension != 3 or self.model.channels != 1:
             raise ValueError("training is for 3D images of one channel")
+        if self.model.refine_unets or self.model.refine_blurs or self.model.encoder.halvings:
+            raise ValueError("training is not for networks with uniCARL's parts")
         for stage in self.stages:
             if stage.loss.uses_attention and self.model.coarse != "attention":
                 raise ValueError(f"stage {stage.name}: attention losses need coarse = attention")

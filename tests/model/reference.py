@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from carl_cli.model.carl import ModelConfig, build_network
+from carl_cli.model.carl import EncoderConfig, ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.model.published import load_published
 
@@ -18,6 +18,13 @@ CONFIGS = {
     "carl3d": ModelConfig(),
     "carl3d_extra_step": ModelConfig(refine_scales=(2, 1, 1)),
     "unigradicon3d": ModelConfig(coarse="unet", refine_scales=(2, 1, 1)),
+    "unicarl3d": ModelConfig(
+        encoder=EncoderConfig(width=384, padding=16, dilations=(1, 1, 1), halvings=2),
+        refine_scales=(2, 2, 2, 2, 2, 1),
+        refine_unets=(4, 4, 4, 4, 4, 1),
+        refine_blurs=(21, 21, 21, 11, 11, 8),
+        extrapolation="reflected",
+    ),
 }
 
 
@@ -41,10 +48,18 @@ def drawn_weight(key: str, shape: list[int]) -> torch.Tensor:
 
 
 def drawn_network(name: str, parity_dir: Path) -> Registrar:
-    shapes = json.loads((parity_dir / "state_dicts.json").read_text())[name]["state_dict"]
     network = build_network(CONFIGS[name])
-    load_published(network, {key: drawn_weight(key, shape) for key, shape in shapes.items()})
+    load_published(network, drawn_state(name, parity_dir))
     return network
+
+
+def drawn_state(name: str, parity_dir: Path) -> dict[str, torch.Tensor]:
+    """A state dict as it is published: the names and shapes of the reference's own."""
+    if name == "unicarl3d":
+        stored = json.loads((parity_dir / "unicarl_state_dict.json").read_text())
+    else:
+        stored = json.loads((parity_dir / "state_dicts.json").read_text())[name]
+    return {key: drawn_weight(key, shape) for key, shape in stored["state_dict"].items()}
 
 
 def reference_outputs(name: str, parity_dir: Path) -> dict[str, torch.Tensor]:

@@ -15,14 +15,13 @@ from carl_cli.errors import UsageError, WeightsError
 from carl_cli.integrity import sha256_of, stored_config
 from carl_cli.weights import load_weights
 from tests.cli.weights_folder import untrained_weights
-from tests.model.reference import drawn_weight, reference_outputs
+from tests.model.reference import drawn_state, reference_outputs
 from tests.weights.conftest import Carl
 
 
 def drawn_file(name: str, parity_dir: Path, folder: Path) -> Path:
-    shapes = json.loads((parity_dir / "state_dicts.json").read_text())[name]["state_dict"]
     file = folder / "Step_2_final.trch"
-    torch.save({key: drawn_weight(key, shape) for key, shape in shapes.items()}, file)
+    torch.save(drawn_state(name, parity_dir), file)
     return file
 
 
@@ -55,6 +54,7 @@ def test_unigradicon_with_its_preprocessing_and_citation(parity_dir: Path, tmp_p
         "learning_rate": 2e-5,
         "metric": "lncc",
         "sigma": 5,
+        "variance_floor": 1e-5,
         "regularisation": 1.5,
         "scope": "all",
     }
