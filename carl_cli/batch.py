@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from carl_cli.batching.claim import Claim
 from carl_cli.batching.job import Job, Outcome, fingerprint, finished
 from carl_cli.batching.shards import Shard
 from carl_cli.batching.status import StatusRow, StatusTable, done, read_rows
 from carl_cli.batching.table import Entry
-from carl_cli.batching.workers import Results, Setup, elsewhere, here
+from carl_cli.batching.workers import Setup, elsewhere, here
 from carl_cli.errors import OutputError
 from carl_cli.weights import Weights
 
@@ -50,34 +51,36 @@ class Batch:
         refused: Iterable[Entry],
         weights: Weights,
         policy: Policy,
+        listener: Callable[[StatusRow], None] | None = None,
     ) -> None:
         self.jobs = list(jobs)
         self.refused = list(refused)
         self.weights = weights
         self.policy = policy
-        self.table = StatusTable(out_dir, shard)
-        self.earlier = read_rows(out_dir) if policy.resume else {}
+        self.table = StatusTable(out_dir, shard, listener)
+        self.claim = Claim(out_dir, shard)
+        self.earlier: dict[str, StatusRow] = {}
         self.fingerprints: dict[str, str] = {}
 
     def run(self, setups: list[Setup]) -> list[StatusRow]:
         """Do what is to be done, here or in a process for each of several setups.
 
-        Returns the final rows. Raises OutputError before any work when results are in the way.
+        Returns the final rows. Raises OutputError before any work when results are in the way
+        or another run does this part, and later when another run has taken it over.
         """
         self._check_free()
-        self.table.open(self._first_rows())
-        for row in self.table.rows.values():
-            if row.state == "failed":
-                LOGGER.error("%s: %s", row.id, row.error)
-        for job, outcome in self._results(setups):
-            self._note(job, outcome)
+        with self.claim:
+            self.earlier = read_rows(self.claim.out_dir) if self.policy.resume else {}
+            self.table.open(self._first_rows())
+            for row in self.table.rows.values():
+                if row.state == "failed":
+                    LOGGER.error("%s: %s", row.id, row.error)
+            jobs = self._needed()
+            if len(setups) > 1:
+                elsewhere(jobs, setups, self)
+            else:
+                here(jobs, self.weights, self)
         return list(self.table.rows.values())
-
-    def _results(self, setups: list[Setup]) -> Results:
-        jobs = self._needed()
-        if len(setups) > 1:
-            return elsewhere(jobs, setups, self._started)
-        return here(jobs, self.weights, self._started)
 
     def _check_free(self) -> None:
         if self.policy.resume or self.policy.overwrite:
@@ -98,6 +101,7 @@ class Batch:
     def _needed(self) -> Iterator[Job]:
         """The jobs that remain. Files of the next one are read while this one is computed."""
         for job, key in ahead(lambda job: fingerprint(job, self.weights), self.jobs):
+            self.claim.check()
             self.fingerprints[job.name] = key
             if not (self.policy.resume and self._settled(job, key)):
                 yield job.noting(key)
@@ -116,11 +120,13 @@ class Batch:
         self.table.set(row.model_copy(update={"line": job.line}))
         return True
 
-    def _started(self, job: Job) -> None:
+    def started(self, job: Job) -> None:
+        """See `Watcher`."""
         LOGGER.info("%s: started", job.name)
         self.table.set(StatusRow(id=job.name, line=job.line, state="running"))
 
-    def _note(self, job: Job, outcome: Outcome) -> None:
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        """See `Watcher`."""
         key = self.fingerprints[job.name]
         if outcome.record is None:
             LOGGER.error("%s: %s", job.name, outcome.error)

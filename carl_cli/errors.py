@@ -4,6 +4,17 @@ Raise the most specific kind with one line that names what was found and what wa
 expected; `hint` says what to do. `carl_cli.cli` turns them into an error line.
 """
 
+import errno
+
+# torch's CPU allocator and ITK report exhausted memory as a plain RuntimeError.
+_MEMORY_WORDS = (
+    "can't allocate memory",
+    "out of memory",
+    "failed to allocate memory",
+    "std::bad_alloc",
+)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 class CarlError(Exception):
     """Base of all expected failures. `exit_code` is what the process returns."""
@@ -50,3 +61,23 @@ class OutputError(CarlError):
     """An output could not be written."""
 
     exit_code = 7
+
+
+def as_carl_error(failure: Exception) -> CarlError | None:
+    """The failure in our own terms, or None when it is a bug."""
+    if isinstance(failure, CarlError):
+        return failure
+    if _is_out_of_memory(failure):
+        hint = "use a smaller image, --device cpu, or a machine with more memory"
+        return OutOfMemoryError("out of memory", hint)
+    if isinstance(failure, OSError) and failure.errno in _DISK_ERRORS:
+        where = f"{failure.filename}: " if failure.filename else ""
+        return OutputError(f"{where}{failure.strerror}", "free some space or write elsewhere")
+    return None
+
+
+def _is_out_of_memory(failure: Exception) -> bool:
+    if isinstance(failure, MemoryError):
+        return True
+    text = str(failure).lower()
+    return isinstance(failure, RuntimeError) and any(words in text for words in _MEMORY_WORDS)

@@ -1,23 +1,19 @@
-"""One case as a unit of work: what to do, whether it is done already, the doing itself."""
+"""One case as a unit of work: what to do, whether it is done already, what went wrong."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from carl_cli.batching.status import remove_partial
-from carl_cli.case import CaseInputs, CaseOutputs, RunSettings, check_case, run_case
-from carl_cli.errors import CarlError
+from carl_cli.case import CaseInputs, CaseOutputs, RunSettings, check_case
+from carl_cli.errors import CarlError, OutputError, as_carl_error
 from carl_cli.registration import RegistrationOptions
-from carl_cli.report.record import RunRecord, peak_memory_mib, read_record, sha256_of
+from carl_cli.report.record import RunRecord, read_record, sha256_of
 from carl_cli.weights import Weights
 
-LOGGER = logging.getLogger(__name__)
 NOTED = "fingerprint"
 """Key of a record's options that holds the fingerprint."""
 
@@ -91,43 +87,36 @@ def finished(job: Job, expected: str) -> RunRecord | None:
     return record if same and record.options.get(NOTED) == expected else None
 
 
-def attempt(job: Job, weights: Weights) -> Outcome:
-    """Do the case; whatever goes wrong is its own affair. An interruption is not caught."""
-    start = time.perf_counter()
-    with suppress(OSError):
-        # Restarts the peak that the kernel keeps; elsewhere it stays that of the process.
-        Path("/proc/self/clear_refs").write_text("5")
-    try:
-        record = _done(job, weights)
-    except Exception as failure:
-        LOGGER.debug("%s", job.name, exc_info=True)
-        spent = round(time.perf_counter() - start, 3)
-        return Outcome(spent, peak_memory_mib(), error=_told(failure))
-    return Outcome(round(time.perf_counter() - start, 3), peak_memory_mib(), record)
-
-
 def check(job: Job, weights: Weights) -> str:
     """Why the case can't be computed, empty if it can; nothing is computed or written."""
     try:
         check_case(job.inputs, job.outputs, weights, job.options, job.settings)
     except Exception as failure:
-        return _told(failure)
+        return told(failure)
     return ""
 
 
-def _done(job: Job, weights: Weights) -> RunRecord:
-    """The record is written last: a case that was killed has none, and old ones mislead nobody."""
+def clear_outputs(job: Job) -> None:
+    """A folder without anything of an earlier run: old results mislead nobody. Raises OutputError.
+
+    The record goes first: without one a case counts as unfinished.
+    """
     folder = job.record_path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_partial(folder)
-    for path in (job.record_path, *job.outputs.paths().values()):
-        path.unlink(missing_ok=True)
-    return run_case(job.inputs, job.outputs, weights, job.options, job.settings)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
+        for path in (job.record_path, *job.outputs.paths().values()):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} can't be prepared: {error.strerror}", "choose another --out-dir"
+        ) from error
 
 
-def _told(failure: Exception) -> str:
+def told(failure: Exception) -> str:
     """One line; what is not an error of ours carries its kind."""
-    text = " ".join(str(failure).split())
-    if isinstance(failure, CarlError):
-        return f"{text} ({failure.hint})" if failure.hint else text
-    return f"{type(failure).__name__}: {text}"
+    known = as_carl_error(failure)
+    if known is None:
+        return f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+    text = " ".join(known.message.split())
+    return f"{text} ({known.hint})" if known.hint else text

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -68,11 +69,18 @@ def done(name: str, line: int, record: RunRecord, fingerprint: str) -> StatusRow
 
 
 class StatusTable:
-    """The rows of one shard. Its file lies in a folder of the shard's own."""
+    """The rows of one shard. Its file lies in a folder of the shard's own.
 
-    def __init__(self, out_dir: Path, shard: Shard) -> None:
+    Threads may set rows at the same time; `listener` is called with each row that is set.
+    """
+
+    def __init__(
+        self, out_dir: Path, shard: Shard, listener: Callable[[StatusRow], None] | None = None
+    ) -> None:
         self.path = out_dir / "shards" / shard.name / FILE
         self.rows: dict[str, StatusRow] = {}
+        self._listener = listener
+        self._one_at_a_time = Lock()
 
     def open(self, rows: Iterable[StatusRow]) -> None:
         """Start with these rows; what a killed run left half written is removed.
@@ -88,10 +96,18 @@ class StatusTable:
         remove_partial(self.path.parent)
         self.rows = {row.id: row for row in rows}
         self._write()
+        for row in self.rows.values():
+            self._tell(row)
 
     def set(self, row: StatusRow) -> None:
-        self.rows[row.id] = row
-        self._write()
+        with self._one_at_a_time:
+            self.rows[row.id] = row
+            self._write()
+            self._tell(row)
+
+    def _tell(self, row: StatusRow) -> None:
+        if self._listener is not None:
+            self._listener(row)
 
     def _write(self) -> None:
         write_rows(self.path, [row.model_dump() for row in self.rows.values()])

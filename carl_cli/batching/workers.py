@@ -8,17 +8,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import Connection, wait
+from threading import Lock
 from typing import Any
 
-from carl_cli.batching.job import Job, Outcome, attempt
+from carl_cli.batching.job import Job, Outcome
+from carl_cli.batching.pipeline import Watcher, run_jobs
 from carl_cli.threads import limit_threads
 from carl_cli.weights import Weights, load_weights
 
-Results = Iterator[tuple[Job, Outcome]]
 _PR_SET_PDEATHSIG = 1
 
 
@@ -32,39 +34,60 @@ class Setup:
     deterministic: bool
 
 
-def here(jobs: Iterator[Job], weights: Weights, started: Callable[[Job], None]) -> Results:
-    """One case after the other, in this process."""
-    for job in jobs:
-        started(job)
-        yield job, attempt(job, weights)
+def here(jobs: Iterator[Job], weights: Weights, watcher: Watcher) -> None:
+    """All cases in this process."""
+    run_jobs(jobs, weights, watcher)
 
 
-def elsewhere(
-    jobs: Iterator[Job], setups: Sequence[Setup], started: Callable[[Job], None]
-) -> Results:
-    """A process for each setup, each with one case at a time; results as they come."""
+def elsewhere(jobs: Iterator[Job], setups: Sequence[Setup], watcher: Watcher) -> None:
+    """A process for each setup. The watcher is told in this one."""
+    queue = _Queue(jobs)
     workers = [_Worker(setup) for setup in setups]
     try:
-        busy = [worker for worker in workers if worker.take(jobs, started)]
+        busy = [worker for worker in workers if worker.begin(queue)]
         while busy:
             ready = wait([worker.connection for worker in busy])
             for worker in [w for w in busy if w.connection in ready]:
-                job = worker.job
-                assert job is not None, "a busy worker has a case"
-                yield job, worker.outcome()
-                if not worker.take(jobs, started):
+                worker.listen(queue, watcher)
+                if not worker.jobs and not worker.begin(queue):
                     busy.remove(worker)
     finally:
         for worker in workers:
             worker.stop()
 
 
+class _Queue:
+    """Jobs that wait; those that were in a worker that died are done again, each alone."""
+
+    def __init__(self, jobs: Iterator[Job]) -> None:
+        self._jobs = jobs
+        self._again: list[Job] = []
+
+    def next(self) -> tuple[Job | None, bool]:
+        """A job, and whether it must be alone in its worker."""
+        if self._again:
+            return self._again.pop(0), True
+        return next(self._jobs, None), False
+
+    def companion(self) -> Job | None:
+        """A job that may be read while another one is computed."""
+        return None if self._again else next(self._jobs, None)
+
+    def repeat(self, jobs: Sequence[Job]) -> None:
+        self._again.extend(jobs)
+
+
 class _Worker:
-    """A process and the pipe to it; started anew when it has died."""
+    """A process and the pipe to it; started anew when it has died.
+
+    It is sent a job and computes it; when it says that it has started, it is sent the next one
+    to read meanwhile, or None: then it finishes what it has.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.job: Job | None = None
+        self.jobs: dict[str, Job] = {}
+        self.alone = False
         self.begun = 0.0
         self._start()
 
@@ -77,27 +100,47 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def take(self, jobs: Iterator[Job], started: Callable[[Job], None]) -> bool:
-        """Begin the next case; False when there is none left."""
-        self.job = next(jobs, None)
-        if self.job is None:
+    def begin(self, queue: _Queue) -> bool:
+        """Take the next case; False when there is none left."""
+        job, self.alone = queue.next()
+        if job is None:
             return False
         if not self.process.is_alive():
             self._start()
-        started(self.job)
-        self.begun = time.perf_counter()
-        with suppress(BrokenPipeError):  # it has died meanwhile: outcome() says so
-            self.connection.send(self.job)
+        self._send(job)
         return True
 
-    def outcome(self) -> Outcome:
+    def _send(self, job: Job | None) -> None:
+        if job is not None:
+            self.jobs[job.name] = job
+        with suppress(BrokenPipeError):  # it has died meanwhile: listen() finds out
+            self.connection.send(job)
+
+    def listen(self, queue: _Queue, watcher: Watcher) -> None:
+        """One message of the worker, or its death."""
         try:
-            result: Outcome = self.connection.recv()
+            name, outcome = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            self.process.join()
-            spent = round(time.perf_counter() - self.begun, 3)
-            return Outcome(spent, error=_death(self.process.exitcode))
-        return result
+            self._bury(queue, watcher)
+            return
+        if outcome is None:
+            self.begun = time.perf_counter()
+            watcher.started(self.jobs[name])
+            self._send(None if self.alone else queue.companion())
+        else:
+            watcher.finished(self.jobs.pop(name), outcome)
+
+    def _bury(self, queue: _Queue, watcher: Watcher) -> None:
+        """A single case was the cause; of several nobody knows which, so each is tried alone."""
+        self.process.join()
+        self.connection.close()
+        lost, self.jobs = list(self.jobs.values()), {}
+        if len(lost) > 1:
+            queue.repeat(lost)
+            return
+        spent = round(time.perf_counter() - self.begun, 3) if self.begun else 0.0
+        for job in lost:
+            watcher.finished(job, Outcome(spent, error=_death(self.process.exitcode)))
 
     def stop(self) -> None:
         self.connection.close()
@@ -111,6 +154,24 @@ def _death(code: int) -> str:
     return f"the worker ended with exit code {code}"
 
 
+class _Reporter:
+    """Tells the main process: (name, None) for a start, (name, outcome) for an end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._one_at_a_time = Lock()  # a start and an end come from different threads
+
+    def started(self, job: Job) -> None:
+        self._send(job.name, None)
+
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        self._send(job.name, outcome)
+
+    def _send(self, name: str, outcome: Outcome | None) -> None:
+        with self._one_at_a_time:
+            self._connection.send((name, outcome))
+
+
 def _serve(connection: Connection, setup: Setup, parent: int) -> None:
     """The life of a worker: the network once, then case after case."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -122,10 +183,10 @@ def _serve(connection: Connection, setup: Setup, parent: int) -> None:
     weights = load_weights(setup.weights, setup.device)
     while True:
         try:
-            job = connection.recv()
+            first = connection.recv()
+            run_jobs(chain([first], iter(connection.recv, None)), weights, _Reporter(connection))
         except EOFError:
             return
-        connection.send(attempt(job, weights))
 
 
 def _die_with(parent: int) -> None:

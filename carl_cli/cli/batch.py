@@ -12,6 +12,7 @@ import typer
 from carl_cli.cli import console
 from carl_cli.cli.arguments import NetworkArguments
 from carl_cli.cli.batch_arguments import FolderArguments, ScheduleArguments, TableArguments
+from carl_cli.cli.batch_table import live_table
 from carl_cli.cli.cluster_arguments import ClusterArguments, check_cluster, submit
 from carl_cli.cli.grouping import grouped
 from carl_cli.cli.method import FILES, MethodArguments
@@ -185,9 +186,10 @@ def _run(
 ) -> None:
     from carl_cli.batch import Batch
 
-    work = Batch(folder.out_dir, shard, jobs, refused, weights, policy)
-    console.LOGGER.info("%d cases, status in %s", len(work.jobs), work.table.path)
-    rows = work.run(setups)
+    with live_table(len(setups)) as listener:
+        work = Batch(folder.out_dir, shard, jobs, refused, weights, policy, listener)
+        console.LOGGER.info("%d cases, status in %s", len(work.jobs), work.table.path)
+        rows = work.run(setups)
     if shard.count == 1:
         _summarise(folder, entries)
         return

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
 
-from carl_cli.errors import CarlError, OutOfMemoryError, OutputError
+from carl_cli.errors import as_carl_error
 
 EXIT_INTERRUPTED = 130
 EXIT_BUG = 1
-
-# torch's CPU allocator and ITK report exhausted memory as a plain RuntimeError.
-_MEMORY_WORDS = (
-    "can't allocate memory",
-    "out of memory",
-    "failed to allocate memory",
-    "std::bad_alloc",
-)
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def exit_code_of(call: Callable[[], object]) -> int:
@@ -37,26 +27,6 @@ def exit_code_of(call: Callable[[], object]) -> int:
     except Exception as failure:
         return _report(failure)
     return 0
-
-
-def as_carl_error(failure: Exception) -> CarlError | None:
-    """The failure in our own terms, or None when it is a bug."""
-    if isinstance(failure, CarlError):
-        return failure
-    if _is_out_of_memory(failure):
-        hint = "use a smaller image, --device cpu, or a machine with more memory"
-        return OutOfMemoryError("out of memory", hint)
-    if isinstance(failure, OSError) and failure.errno in _DISK_ERRORS:
-        where = f"{failure.filename}: " if failure.filename else ""
-        return OutputError(f"{where}{failure.strerror}", "free some space or write elsewhere")
-    return None
-
-
-def _is_out_of_memory(failure: Exception) -> bool:
-    if isinstance(failure, MemoryError):
-        return True
-    text = str(failure).lower()
-    return isinstance(failure, RuntimeError) and any(words in text for words in _MEMORY_WORDS)
 
 
 def _report(failure: Exception) -> int:

@@ -51,6 +51,29 @@ def progress() -> Iterator[Progress]:
         yield _stage_lines()
 
 
+def may_redraw() -> bool:
+    """Whether something that changes may be shown: on a terminal, unless more or less was asked."""
+    return sys.stderr.isatty() and LOGGER.handlers[0].level == logging.INFO
+
+
+@contextmanager
+def only_problems() -> Iterator[None]:
+    """While something else tells how the work goes on: only warnings and errors, above it.
+
+    A log file gets every line as before.
+    """
+    handler = LOGGER.handlers[0]
+    assert isinstance(handler, logging.StreamHandler)
+    level, stream = handler.level, handler.stream
+    handler.setLevel(logging.WARNING)
+    handler.setStream(sys.stderr)  # rich has put its own in place of it
+    try:
+        yield
+    finally:
+        handler.setLevel(level)
+        handler.setStream(stream)
+
+
 class _ShortFormatter(logging.Formatter):
     """Plain text; warnings and worse carry their name, as the error line does."""
 
