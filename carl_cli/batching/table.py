@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -44,7 +45,13 @@ def _usable(name: str) -> str:
     return name
 
 
+def _numbers(text: Any) -> Any:
+    """Two numbers in one cell, as on the command line."""
+    return text.split() if isinstance(text, str) else text
+
+
 File = Annotated[Path, AfterValidator(_existing)]
+Limits = Annotated[tuple[float, float], BeforeValidator(_numbers)]
 
 
 class Row(BaseModel):
@@ -65,6 +72,21 @@ class Row(BaseModel):
     moving_modality: Modality | None = None
     series_uid: str | None = None
     time_index: int | None = Field(default=None, ge=0)
+    window: Limits | None = None
+    percentiles: Limits | None = None
+    init: Literal["none", "centers", "moments", "rigid", "affine"] | None = None
+    affine_only: bool | None = None
+    io: bool | None = None
+    io_steps: int | None = Field(default=None, ge=0)
+    io_lr: float | None = Field(default=None, gt=0)
+    io_metric: Literal["lncc", "lncc2", "mind"] | None = None
+    io_lambda: float | None = Field(default=None, ge=0)
+    io_scope: Literal["all", "refine"] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """What the row says of the options of `carl register`, by their names; files included."""
+        values = {name: getattr(self, name) for name in COLUMNS if name not in IDENTITY}
+        return {name: value for name, value in values.items() if value is not None}
 
     @model_validator(mode="after")
     def _both_sides(self) -> Row:
@@ -79,6 +101,7 @@ class Row(BaseModel):
 
 
 COLUMNS = tuple(Row.model_fields)
+IDENTITY = ("id", "fixed", "moving")
 
 
 @dataclass(frozen=True)
@@ -151,7 +174,7 @@ def _entry(
     line: int, cells: list[str], header: list[str], folder: Path, defaults: Mapping[str, str]
 ) -> Entry:
     if len(cells) != len(header):
-        return _refused(line, f"{len(cells)} cells, the header has {len(header)}")
+        return refused(line, f"{len(cells)} cells, the header has {len(header)}")
     own = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
     return entry_of(line, {**defaults, **own}, folder)
 
@@ -161,7 +184,7 @@ def entry_of(line: int, values: Mapping[str, Any], folder: Path) -> Entry:
     try:
         row = Row.model_validate(dict(values), context=folder)
     except ValidationError as error:
-        return _refused(line, "; ".join(told(problem) for problem in error.errors()))
+        return refused(line, "; ".join(told(problem) for problem in error.errors()))
     return Entry(row.id or default_name(row.fixed, row.moving), line, row)
 
 
@@ -172,7 +195,7 @@ def told(problem: Any) -> str:
     return f"{column}: {text}" if column else text
 
 
-def _refused(line: int, error: str) -> Entry:
+def refused(line: int, error: str) -> Entry:
     return Entry(f"(line {line})", line, None, error)
 
 
@@ -186,4 +209,4 @@ def _unless_seen(entry: Entry, seen: dict[str, int]) -> Entry:
     first = seen.setdefault(entry.name.casefold(), entry.line)
     if first == entry.line:
         return entry
-    return _refused(entry.line, f"line {first} is called {entry.name!r} too: give an id")
+    return refused(entry.line, f"line {first} is called {entry.name!r} too: give an id")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from carl_cli.cli.batch_arguments import FolderArguments, ScheduleArguments, Tab
 from carl_cli.cli.batch_table import live_table
 from carl_cli.cli.cluster_arguments import ClusterArguments, check_cluster, submit
 from carl_cli.cli.grouping import grouped
-from carl_cli.cli.method import FILES, MethodArguments
+from carl_cli.cli.method import MethodArguments
 from carl_cli.errors import BatchError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from carl_cli.batching.shards import Shard
     from carl_cli.batching.table import Entry, Row
     from carl_cli.batching.workers import Setup
-    from carl_cli.case import CaseInputs, RunSettings
-    from carl_cli.registration import RegistrationOptions
     from carl_cli.weights import Weights
 
 
@@ -41,14 +38,16 @@ def batch(
 
     Columns: fixed, moving; optional id, fixed_mask, moving_mask, initial_transform, fixed_seg,
     moving_seg, fixed_points, moving_points, fixed_modality, moving_modality, series_uid,
-    time_index. Relative paths start at the table's folder; an option fills empty cells.
+    time_index, window and percentiles (two numbers), init, affine_only, io, io_steps, io_lr,
+    io_metric, io_lambda, io_scope. Relative paths start at the table's folder; an option fills
+    empty cells.
 
     A case that fails never stops the others: the exit code is 6 then, and the status and the
     summary tell why. A run that was killed goes on with --resume.
     """
     threads = method.begin()
     check_cluster(cluster, folder, schedule)
-    entries = _entries(table, method.files())
+    entries = _entries(table, method)
     if schedule.summary:
         _summarise(folder, entries)
         return
@@ -61,10 +60,12 @@ def batch(
     setups = _setups(method.network, threads, schedule)
     # Workers load their own; this process then needs no more than what the weights say.
     weights = method.load(setups[0].device if len(setups) == 1 else "cpu")
-    options = method.options(weights, folder.confidence or folder.report)
-    settings = method.settings(options, setups[0].device, setups[0].threads)
     mine = shard.of(entries)
-    jobs = [_job(e, e.row, folder, options, settings, method) for e in mine if e.row is not None]
+    jobs = [
+        _job(e, e.row, folder, method.but(e.row.options()), weights, setups[0])
+        for e in mine
+        if e.row is not None
+    ]
     if method.run.dry_run:
         _check(jobs, weights)
         return
@@ -73,9 +74,9 @@ def batch(
     _run(folder, shard, jobs, refused, weights, _policy(folder, schedule), setups, entries)
 
 
-def _entries(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
+def _entries(table: TableArguments, method: MethodArguments) -> list[Entry]:
     """Every bad line is told before any work. Raises InputError unless they may be cases."""
-    entries = _read(table, defaults)
+    entries = [_agreeing(entry, method) for entry in _read(table, method.files())]
     bad = [entry for entry in entries if entry.row is None]
     if not bad or table.keep_going:
         return entries
@@ -87,17 +88,37 @@ def _entries(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]
     )
 
 
+def _agreeing(entry: Entry, method: MethodArguments) -> Entry:
+    """The entry, refused if its options contradict each other or those of the command."""
+    from carl_cli.batching.table import refused
+
+    try:
+        if entry.row is not None:
+            method.but(entry.row.options()).check()
+    except UsageError as error:
+        return refused(entry.line, f"{error.message}: {error.hint}")
+    return entry
+
+
 def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
-    from carl_cli.batching.folders import pair_folders
+    from carl_cli.batching.bids import pair_dataset
+    from carl_cli.batching.folders import pair_atlas, pair_folders
     from carl_cli.batching.table import read_table
 
-    folders = (table.fixed_dir, table.moving_dir)
-    if table.pairs is not None and folders == (None, None):
-        return read_table(table.pairs, defaults)
-    if table.pairs is None and folders[0] is not None and folders[1] is not None:
-        return pair_folders(folders[0], folders[1], table.pattern, defaults)
+    patterns = table.fixed_pattern or table.pattern, table.moving_pattern or table.pattern
+    given = (table.pairs, table.fixed_dir, table.moving_dir, table.atlas, table.bids)
+    match given:
+        case (Path() as pairs, None, None, None, None):
+            return read_table(pairs, defaults)
+        case (None, Path() as fixed, Path() as moving, None, None):
+            return pair_folders(fixed, moving, patterns, defaults)
+        case (None, None, Path() as moving, Path() as atlas, None):
+            return pair_atlas(atlas, moving, patterns[1], defaults)
+        case (None, None, None, Path() as atlas, Path() as dataset):
+            return pair_dataset(dataset, atlas, table.bids_filter or (), defaults)
     raise UsageError(
-        "the pairs are not clear", "give a table, or both --fixed-dir and --moving-dir"
+        "the pairs are not clear",
+        "give a table, or --moving-dir with --fixed-dir or --atlas, or --bids with --atlas",
     )
 
 
@@ -118,31 +139,18 @@ def _job(
     entry: Entry,
     row: Row,
     folder: FolderArguments,
-    options: RegistrationOptions,
-    settings: RunSettings,
     method: MethodArguments,
+    weights: Weights,
+    setup: Setup,
 ) -> Job:
     from carl_cli.batching.job import Job
     from carl_cli.batching.naming import case_outputs
 
-    inputs = _inputs(row, method)
     outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, folder.roles())
-    options = replace(
-        options,
-        fixed_modality=row.fixed_modality or options.fixed_modality,
-        moving_modality=row.moving_modality or options.moving_modality,
-    )
-    volume = {"series_uid": inputs.series_uid, "time_index": inputs.time_index}
-    chosen = {name: value for name, value in volume.items() if value is not None}
-    settings = replace(settings, noted={**settings.noted, **chosen})
+    options = method.options(weights, folder.confidence or folder.report)
+    settings = method.settings(options, setup.device, setup.threads)
+    inputs = method.inputs(row.fixed, row.moving)
     return Job(entry.name, entry.line, inputs, outputs, options, settings)
-
-
-def _inputs(row: Row, method: MethodArguments) -> CaseInputs:
-    """What the row says; where it is silent about the volume, the options."""
-    inputs = method.inputs(row.fixed, row.moving, {role: getattr(row, role) for role in FILES})
-    own = {name: getattr(row, name) for name in ("series_uid", "time_index")}
-    return replace(inputs, **{name: value for name, value in own.items() if value is not None})
 
 
 def _policy(folder: FolderArguments, schedule: ScheduleArguments) -> Policy:

@@ -30,9 +30,32 @@ class TableArguments:
     moving_dir: Annotated[
         Path | None, _option(PAIRS, "--moving-dir", help="Moving images of the same names.")
     ] = None
-    pattern: Annotated[str, _option(PAIRS, "--pattern", help="Which files of the two folders.")] = (
-        "*.nii.gz"
-    )
+    pattern: Annotated[
+        str,
+        _option(
+            PAIRS, "--pattern", help="Which files of these folders; {id} marks the case's name."
+        ),
+    ] = "*.nii.gz"
+    fixed_pattern: Annotated[
+        str | None,
+        _option(PAIRS, "--fixed-pattern", help="Of fixed files alone, as in {id}/{id}_ct.nii.gz."),
+    ] = None
+    moving_pattern: Annotated[
+        str | None, _option(PAIRS, "--moving-pattern", help="Of moving files alone.")
+    ] = None
+    atlas: Annotated[
+        Path | None,
+        _option(PAIRS, "--atlas", help="One fixed image for all of --moving-dir or --bids."),
+    ] = None
+    bids: Annotated[
+        Path | None, _option(PAIRS, "--bids", help="BIDS dataset of the moving images (pybids).")
+    ] = None
+    bids_filter: Annotated[
+        list[str] | None,
+        _option(
+            PAIRS, "--bids-filter", help="Which: entity=value; repeatable. Default: suffix=T1w."
+        ),
+    ] = None
     keep_going: Annotated[
         bool,
         _option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,21 +51,34 @@ class MethodArguments:
         """Logging, thread limits, contradictions: before anything heavy. Returns the threads."""
         run = self.run
         threads = console.start(run.verbose, run.quiet, run.log_file, run.threads)
-        _check_instance(self.instance, self.start)
+        self.check()
         return threads
+
+    def check(self) -> None:
+        """Raise UsageError for options that contradict each other."""
+        _check_instance(self.instance, self.start)
+        if self.start.initial_transform is not None and self.start.init != "none":
+            raise UsageError("an initial transform and --init were both given", "give one of them")
+
+    def but(self, values: Mapping[str, Any]) -> MethodArguments:
+        """The same with some options set otherwise, by their names, as a table's line does."""
+        groups = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {
+            name: replace(group, **{k: v for k, v in values.items() if k in vars(group)})
+            for name, group in groups.items()
+        }
+        return replace(self, **changed)
 
     def files(self) -> dict[str, Path]:
         """Role → path of the files that were named."""
         values = asdict(self.images) | asdict(self.start) | asdict(self.scores)
         return {role: values[role] for role in FILES if values[role] is not None}
 
-    def inputs(self, fixed: Path, moving: Path, files: Mapping[str, Path]) -> CaseInputs:
+    def inputs(self, fixed: Path, moving: Path) -> CaseInputs:
         from carl_cli.case import CaseInputs
 
-        images = self.images
-        return CaseInputs(
-            fixed, moving, series_uid=images.series_uid, time_index=images.time_index, **files
-        )
+        volume = {"series_uid": self.images.series_uid, "time_index": self.images.time_index}
+        return CaseInputs(fixed, moving, **self.files(), **volume)  # type: ignore[arg-type]
 
     def load(self, device: str) -> Weights:
         """The network on a device by name, ready to be used."""

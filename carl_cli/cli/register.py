@@ -32,7 +32,7 @@ def register(pair: PairArguments, outputs: OutputArguments, method: MethodArgume
     wanted = _wanted(outputs)
     from carl_cli.case import check_case, run_case
 
-    inputs = method.inputs(fixed, moving, method.files())
+    inputs = method.inputs(fixed, moving)
     console.LOGGER.info("resampling %s onto %s", moving, fixed)
     weights = method.load(method.network.device)
     options = method.options(weights, bool(wanted.confidence or wanted.report))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from carl_cli.batching.folders import pair_folders
+from carl_cli.batching.folders import pair_atlas, pair_folders
 from carl_cli.batching.naming import case_outputs, labels
 from carl_cli.batching.table import read_table
-from carl_cli.errors import InputError
+from carl_cli.errors import InputError, UsageError
 
 
 @pytest.fixture
@@ -93,6 +93,43 @@ def test_options_fill_empty_cells_only(folder: Path) -> None:
     assert masks == [folder / "mask.nii", folder / "b.nii.gz"]
 
 
+def test_options_of_a_row(folder: Path) -> None:
+    """Numbers, choices and yes or no, by the names that they have on the command line."""
+    header = "id,fixed,moving,window,percentiles,init,affine_only,io,io_steps,io_lr,io_metric"
+    text = "\n".join(
+        [
+            header,
+            "p,a.nii.gz,b.nii.gz,-160 240,,moments,no,yes,12,0.001,mind",
+            "q,a.nii.gz,b.nii.gz,,0.5 99.5,,yes,,,,",
+            "r,a.nii.gz,b.nii.gz,-160,,,,,,,",
+            "s,a.nii.gz,b.nii.gz,,,centre,,,,,",
+            "t,a.nii.gz,b.nii.gz,,,,maybe,,,,",
+            "u,a.nii.gz,b.nii.gz,,,,,yes,many,,",
+            "v,a.nii.gz,b.nii.gz,low high,,,,,,,",
+        ]
+    )
+    entries = read_table(write(folder, text + "\n"))
+    assert [e.row.options() for e in entries if e.row] == [
+        {
+            "window": (-160.0, 240.0),
+            "init": "moments",
+            "affine_only": False,
+            "io": True,
+            "io_steps": 12,
+            "io_lr": 0.001,
+            "io_metric": "mind",
+        },
+        {"percentiles": (0.5, 99.5), "affine_only": True},
+    ]
+    assert [e.error.split(":")[0] for e in entries[2:]] == [
+        "window",
+        "init",
+        "affine_only",
+        "io_steps",
+        "window",
+    ]
+
+
 def test_names_follow_bids(tmp_path: Path) -> None:
     """from-…_to-… tells how images move: the moving one comes from its own space."""
     fixed, moving = Path("x/sub-02_T1w.nii.gz"), Path("y/sub-01_T1w.nii.gz")
@@ -113,7 +150,7 @@ def test_folders_pair_files_of_one_name(tmp_path: Path) -> None:
         side.mkdir()
         for name in ("two.nii.gz", "one.nii.gz", "note.txt"):
             (side / name).touch()
-    entries = pair_folders(*sides, "*.nii.gz")
+    entries = pair_folders(*sides, ("*.nii.gz", "*.nii.gz"))
     assert [e.name for e in entries] == ["one", "two"]
     rows = [e.row for e in entries if e.row]
     assert [(r.fixed, r.moving) for r in rows] == [
@@ -121,4 +158,54 @@ def test_folders_pair_files_of_one_name(tmp_path: Path) -> None:
     ]
     (sides[1] / "three.nii.gz").touch()
     with pytest.raises(InputError, match=r"1 files .*moving/three\.nii\.gz"):
-        pair_folders(*sides, "*.nii.gz")
+        pair_folders(*sides, ("*.nii.gz", "*.nii.gz"))
+
+
+def touched(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_folders_pair_files_by_what_stands_at_the_mark(tmp_path: Path) -> None:
+    """Also in subfolders; the mark must stand for the same wherever it occurs."""
+    ct = touched(tmp_path / "ct", "s1/s1_ct.nii.gz", "s2/s2_ct.nii.gz", "s3/s4_ct.nii.gz", "x.txt")
+    mr = touched(tmp_path / "mr", "s1.mr.nrrd", "s2.mr.nrrd")
+    entries = pair_folders(ct, mr, ("{id}/{id}_ct.nii.gz", "{id}.mr.nrrd"))
+    assert [e.name for e in entries] == ["s1", "s2"]
+    rows = [e.row for e in entries if e.row]
+    assert [(r.fixed, r.moving) for r in rows] == [
+        (ct / f"{n}/{n}_ct.nii.gz", mr / f"{n}.mr.nrrd") for n in ("s1", "s2")
+    ]
+    (mr / "s2.mr.nrrd").unlink()
+    with pytest.raises(InputError, match=r"s2_ct\.nii\.gz") as refusal:
+        pair_folders(ct, mr, ("{id}/{id}_ct.nii.gz", "{id}.mr.nrrd"))
+    assert str(mr / "s2.mr.nrrd") in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        (("{id}.nii", "*.nii"), "one pattern only"),
+        (("*.nii", "*.nrrd"), "different patterns"),
+    ],
+)
+def test_patterns_that_pair_nothing(tmp_path: Path, patterns: tuple[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        pair_folders(tmp_path, tmp_path, patterns)
+
+
+def test_two_files_of_one_name_are_no_pair(tmp_path: Path) -> None:
+    folder = touched(tmp_path, "p_1.nii", "p_2.nii")
+    with pytest.raises(InputError, match=r"p_1\.nii and .*p_2\.nii are both called p"):
+        pair_folders(folder, folder, ("{id}_*.nii", "{id}_*.nii"))
+
+
+def test_an_atlas_is_the_fixed_image_of_all(tmp_path: Path) -> None:
+    folder = touched(tmp_path / "heads", "b.nii.gz", "a.nii.gz", "c.mha")
+    atlas = touched(tmp_path, "atlas.nii.gz") / "atlas.nii.gz"
+    entries = pair_atlas(atlas, folder, "*.nii.gz")
+    assert [(e.name, e.row.fixed, e.row.moving) for e in entries if e.row] == [
+        (name, atlas, folder / f"{name}.nii.gz") for name in "ab"
+    ]
