@@ -54,7 +54,9 @@ def way(device: torch.device) -> str:
     """How attention is computed there: "fused", "padded" or "tiles"."""
     if device.type != "cuda":
         return "tiles"
-    return "fused" if find_spec("triton") else "padded"
+    # Before that, cards multiply no bfloat16.
+    can_fuse = torch.cuda.get_device_capability(device) >= (8, 0) and find_spec("triton")
+    return "fused" if can_fuse else "padded"
 
 
 def _backend(device: torch.device) -> ModuleType:
