@@ -3,20 +3,23 @@
     python benchmarks/validation.py
     python benchmarks/validation.py --shift --card weights/carl-base/README.md
 
-What ANTs finds is kept in --cache (per version and per content of the pair), so that another run
-with new weights costs carl's time alone. --out is written anew after every pair, with a .json of
-all rows beside it.
+Results are kept in --cache, by the content of the pair and by the version of ANTs, or by carl's
+code and weights: another run with new weights costs carl's time alone, and one that was stopped
+goes on where it was; --kept computes nothing and shows what there is. --out is written anew after
+every pair, with a .json of all rows beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import islice
@@ -25,7 +28,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `benchmarks` itself, however this is run
 
-from benchmarks.contest.contenders import Contender, FailedError, carl, contenders
+from benchmarks.contest.contenders import (
+    METHODS,
+    Contender,
+    FailedError,
+    NotKeptError,
+    carl,
+    contenders,
+)
 from benchmarks.contest.measures import figures, score
 from benchmarks.contest.moving import KINDS, moved_pair
 from benchmarks.contest.pairs import SETS, Pair
@@ -39,17 +49,19 @@ DRAWS = 3
 
 def main() -> None:
     arguments = parsed()
-    known = contenders(str(locate(arguments.weights).resolve()))
+    known = contenders(locate(arguments.weights).resolve())
     chosen = {name: known[name] for name in arguments.methods.split(",")}
     rows: list[Row] = []
     changes: list[Change] = []
     for name, pair in pairs(arguments):
         for method, contender in chosen.items():
-            rows.append(row(name, pair, method, contender, arguments.cache))
-            print(told(rows[-1]), file=sys.stderr, flush=True)
+            with suppress(NotKeptError):
+                rows.append(row(name, pair, method, contender, arguments))
+                print(told(rows[-1]), file=sys.stderr, flush=True)
         write(arguments, rows, changes)
     for name, pair in pairs(arguments, arguments.shift):
-        changes += moves(name, pair, rows, arguments)
+        with suppress(NotKeptError):
+            changes += moves(name, pair, arguments)
         write(arguments, rows, changes)
     text = write(arguments, rows, changes)
     if arguments.card:
@@ -61,12 +73,13 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path(DATA), help="default: CARL_TEST_DATA")
     parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--methods", default=",".join(contenders("")))
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--weights", default="carl-base", help="a name or a folder")
     parser.add_argument("--pairs", type=int, help="at most so many of each set")
     parser.add_argument("--shift", type=int, nargs="?", const=2, default=0, metavar="PAIRS",
                         help="also move so many pairs of each set (2)")  # fmt: skip
     parser.add_argument("--cache", type=Path, default=Path("runs/validation"))
+    parser.add_argument("--kept", action="store_true", help="compute nothing")
     parser.add_argument("--out", type=Path, default=Path("runs/validation/table.md"))
     parser.add_argument("--card", type=Path, help="model card whose marked block is replaced")
     return parser.parse_args()
@@ -81,9 +94,11 @@ def pairs(arguments: argparse.Namespace, most: int | None = None) -> Iterator[tu
             yield name, pair
 
 
-def row(name: str, pair: Pair, method: str, contender: Contender, cache: Path) -> Row:
+def row(
+    name: str, pair: Pair, method: str, contender: Contender, arguments: argparse.Namespace
+) -> Row:
     try:
-        result = contender(pair, cache.resolve())
+        result = contender(pair, arguments.cache.resolve(), not arguments.kept)
     except FailedError as error:
         print(f"{method} failed: {error}", file=sys.stderr)
         return Row(name, pair.name, method, *[math.nan] * 3, None, None)
@@ -98,21 +113,18 @@ def told(row: Row) -> str:
     return f"{row.set:8}{row.pair:22}{row.method:10}{figures}"
 
 
-def moves(
-    name: str, pair: Pair, rows: list[Row], arguments: argparse.Namespace
-) -> Iterator[Change]:
+def moves(name: str, pair: Pair, arguments: argparse.Namespace) -> Iterator[Change]:
     """carl's score on the pair moved in DRAWS ways of each kind, against that of the pair."""
-    contender = carl(str(locate(arguments.weights).resolve()))
-    plain = [r.score for r in rows if (r.set, r.pair, r.method) == (name, pair.name, "carl")]
-    if not plain:
-        plain = [score(pair, contender(pair, arguments.cache.resolve()).transform)]
-    for kind in KINDS:
-        for draw in range(1, DRAWS + 1):
-            folder = (arguments.cache / "pairs" / f"{name}-moved").resolve()
-            there = moved_pair(pair, kind, draw, folder)
-            found = score(there, contender(there, arguments.cache.resolve()).transform)
-            print(f"{name:8}{pair.name:22}{kind} {found - plain[0]:+.4f}", file=sys.stderr)
-            yield Change(name, pair.name, kind, draw, found, found - plain[0])
+    contender, cache = carl(locate(arguments.weights).resolve()), arguments.cache.resolve()
+
+    def scored(some: Pair) -> float:
+        return score(some, contender(some, cache, not arguments.kept).transform)
+
+    still = scored(pair)
+    for kind, draw in itertools.product(KINDS, range(1, DRAWS + 1)):
+        there = scored(moved_pair(pair, kind, draw, cache / "pairs" / f"{name}-moved"))
+        print(f"{name:8}{pair.name:22}{kind} {there - still:+.4f}", file=sys.stderr, flush=True)
+        yield Change(name, pair.name, kind, draw, there, there - still)
 
 
 def write(arguments: argparse.Namespace, rows: list[Row], changes: list[Change]) -> str:

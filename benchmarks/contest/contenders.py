@@ -6,9 +6,9 @@ first, as ITK composes them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import SimpleITK as sitk
 
@@ -50,59 +51,83 @@ class FailedError(Exception):
     """A contender's process ended with an error; the message holds its last words."""
 
 
-Contender = Callable[[Pair, Path], Result]
+class NotKeptError(Exception):
+    """No earlier run did this pair, and nothing was to be computed."""
 
 
-def before(_pair: Pair, _folder: Path) -> Result:
+class Contender(Protocol):
+    def __call__(self, pair: Pair, cache: Path, compute: bool = True) -> Result: ...
+
+
+def before(_pair: Pair, _cache: Path, _compute: bool = True) -> Result:
     """What the headers say."""
     return Result(sitk.Transform(3, sitk.sitkIdentity))
 
 
-def centres(pair: Pair, _folder: Path) -> Result:
+def centres(pair: Pair, _cache: Path, _compute: bool = True) -> Result:
     """Image centres aligned."""
     fixed, moving = (_centre(sitk.ReadImage(str(p))) for p in (pair.fixed, pair.moving))
     return Result(sitk.TranslationTransform(3, [b - a for a, b in zip(fixed, moving, strict=True)]))
 
 
+@dataclass(frozen=True)
+class Program:
+    """A contender that is a process. name: of the folder in the cache, the same for what gives
+    the same result; command(pair, folder) writes files that load(folder) reads."""
+
+    name: str
+    command: Callable[[Pair, Path], list[str]]
+    load: Callable[[Path], sitk.Transform]
+
+    def __call__(self, pair: Pair, cache: Path, compute: bool = True) -> Result:
+        folder = cache / self.name / pair.key
+        note = folder / "seconds.json"
+        if note.exists():
+            return Result(self.load(folder), *json.loads(note.read_text()), cached=True)
+        if not compute:
+            raise NotKeptError(pair.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds = _process(self.command(pair, folder))
+        note.write_text(json.dumps(seconds))
+        return Result(self.load(folder), *seconds)
+
+
 def ants(kind: str) -> Contender:
-    def run(pair: Pair, folder: Path) -> Result:
-        kept = folder / f"antspyx-{version('antspyx')}" / kind.partition("[")[0] / pair.key
-        if not (kept / "seconds.json").exists():
-            kept.mkdir(parents=True, exist_ok=True)
-            files = [str(pair.fixed), str(pair.moving), kind, f"{kept}/"]
-            seconds = _process([sys.executable, "-c", ANTS_CODE, *files])
-            (kept / "seconds.json").write_text(json.dumps(seconds))
-            return Result(_ants_transform(kept), *seconds)
-        seconds = json.loads((kept / "seconds.json").read_text())
-        return Result(_ants_transform(kept), *seconds, cached=True)
+    def command(pair: Pair, folder: Path) -> list[str]:
+        files = [str(pair.fixed), str(pair.moving), kind, f"{folder}/"]
+        return [sys.executable, "-c", ANTS_CODE, *files]
 
-    return run
+    # ANTs takes brackets in a path for its own.
+    name = f"antspyx-{version('antspyx')}/{kind.partition('[')[0]}"
+    return Program(name, command, _ants_transform)
 
 
-def carl(weights: str, *options: str) -> Contender:
-    def run(pair: Pair, folder: Path) -> Result:
-        out = folder / "carl" / pair.key
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        command = [sys.executable, "-m", "carl_cli.cli.app", "register", pair.fixed, pair.moving]
-        command += ["-o", out / "T.h5", "--weights", weights, "--threads", "1", "-q", *options]
-        seconds = _process([str(c) for c in command])
-        return Result(sitk.ReadTransform(str(out / "T.h5")), *seconds)
+def carl(weights: Path, *options: str) -> Contender:
+    def command(pair: Pair, folder: Path) -> list[str]:
+        line = [sys.executable, "-m", "carl_cli.cli.app", "register", pair.fixed, pair.moving]
+        line += ["-o", folder / "T.h5", "--overwrite", "--weights", weights]
+        return [str(word) for word in (*line, "--threads", "1", "-q", *options)]
 
-    return run
+    name = f"carl-{carl_digest(weights)}/{''.join(options) or 'plain'}"
+    return Program(name, command, lambda folder: sitk.ReadTransform(str(folder / "T.h5")))
 
 
-def contenders(weights: str) -> dict[str, Contender]:
-    """By their names in the table, in its order."""
-    return {
-        "before": before,
-        "centres": centres,
-        "Affine": ants("Affine"),
-        "SyNQuick": ants("antsRegistrationSyNQuick[s]"),
-        "SyN": ants("antsRegistrationSyN[s]"),
-        "carl": carl(weights),
-        "carl --io": carl(weights, "--io"),
-    }
+def carl_digest(weights: Path) -> str:
+    """Of the program and the weights, by which its results are kept."""
+    digest = hashlib.sha256()
+    for path in (*sorted((ROOT / "carl_cli").rglob("*.py")), *sorted(weights.glob("*.*s*"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+METHODS = ("before", "centres", "Affine", "SyNQuick", "SyN", "carl", "carl --io")
+
+
+def contenders(weights: Path) -> dict[str, Contender]:
+    """METHODS, in the order of the table."""
+    syn = (ants("antsRegistrationSyNQuick[s]"), ants("antsRegistrationSyN[s]"))
+    ours = (carl(weights), carl(weights, "--io"))
+    return dict(zip(METHODS, (before, centres, ants("Affine"), *syn, *ours), strict=True))
 
 
 def _centre(image: sitk.Image) -> tuple[float, ...]:

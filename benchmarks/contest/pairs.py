@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,8 @@ class PairSet:
 def _brains(data: Path, folder: Path) -> Iterator[Pair]:
     for seed, name in enumerate(BRAINS, start=1):
         image, labels = rendered(data / "brain_label_maps" / f"{name}.nii.gz", seed)
-        sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
-        sitk.WriteImage(labels, str(folder / f"{name}-labels.nii.gz"))
+        _write(image, str(folder / f"{name}.nii.gz"))
+        _write(labels, str(folder / f"{name}-labels.nii.gz"))
     yield from _among(folder, BRAINS, STRUCTURES)
 
 
@@ -88,17 +89,24 @@ def _ct(data: Path, folder: Path) -> Iterator[Pair]:
         files = [
             folder / f"{seed}-{end}" for end in ("fixed.nii.gz", "moving.nii.gz", "points.npz")
         ]
-        sitk.WriteImage(fixed, str(files[0]))
-        sitk.WriteImage(moving, str(files[1]))
+        _write(fixed, str(files[0]))
+        _write(moving, str(files[1]))
         np.savez(files[2], fixed=fixed_points, moving=moving_points)
         yield Pair(f"draw {seed}", files[0], files[1], points=files[2])
 
 
 def _copy(image: Path, labels: Path, folder: Path, name: str) -> None:
     """Through ITK, so that nobody has to choose between two geometries of one header."""
-    sitk.WriteImage(sitk.ReadImage(str(image)), str(folder / f"{name}.nii.gz"))
+    _write(sitk.ReadImage(str(image)), str(folder / f"{name}.nii.gz"))
     integer = sitk.Cast(sitk.ReadImage(str(labels)), sitk.sitkUInt8)
-    sitk.WriteImage(integer, str(folder / f"{name}-labels.nii.gz"))
+    _write(integer, str(folder / f"{name}-labels.nii.gz"))
+
+
+def _write(image: sitk.Image, path: str) -> None:
+    """Whole or not at all: another run may be reading the same pair."""
+    part = f"{path.removesuffix('.nii.gz')}.{os.getpid()}.nii.gz"
+    sitk.WriteImage(image, part)
+    os.replace(part, path)
 
 
 def _among(folder: Path, names: tuple[str, ...], labels: tuple[int, ...]) -> Iterator[Pair]:

@@ -71,7 +71,7 @@ def _introduction(about: dict[str, Any]) -> str:
         "outside carl (SimpleITK) applies and measures each transform: folds (determinant 0 or "
         "less, central differences) and SDlogJ over all voxels of the fixed image. Seconds are "
         "CPU seconds of a process with one thread, start and reading included, on a shared "
-        "machine; † marks figures of ANTs kept from an earlier run on the same files."
+        "machine; † marks results kept from an earlier run of the same program on the same files."
     )
 
 
