@@ -13,13 +13,18 @@ INSTALL   := $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.tx
 WORKERS   ?= 2
 TEST_ENV  := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1
 
-.PHONY: demo test lint docs constraints clean
+.PHONY: demo test test-cluster lint docs constraints clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/carl demo -o demo-output --overwrite
 
 test: $(VENV)/.dev
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS)
+
+# As root, on a machine of your own: it starts a Slurm cluster of one node.
+test-cluster: $(VENV)/.dev
+	tests/cluster/install_slurm.sh
+	$(TEST_ENV) $(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
