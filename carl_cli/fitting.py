@@ -20,8 +20,13 @@ def fit_affine(
     round (Huber weights at the median residual), so a local deformation doesn't tilt it.
     """
     kept = weights > 0
-    points, weights = points[kept], weights[kept]
-    targets = transform(points)
+    return fit_points(points[kept], transform(points[kept]), weights[kept], rigid)
+
+
+def fit_points(
+    points: Floats, targets: Floats, weights: Floats, rigid: bool = False
+) -> AffineTransform:
+    """The same for points with known targets, both (N, D) LPS mm; weights (N,) > 0."""
     solve = _rigid if rigid else _affine
     robust = weights
     for _ in range(ROUNDS):

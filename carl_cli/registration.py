@@ -5,7 +5,7 @@ prepare the pair → network (→ instance optimisation) → physical transform
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from carl_cli.io.image import Image
 from carl_cli.model.carl import attention_of, coarse_images
 from carl_cli.preprocess import NetworkImage, PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, silent
+from carl_cli.rotation import search_rotation, searched_rule
 from carl_cli.stopwatch import Stopwatch
 from carl_cli.transform import AffineTransform, CompositeTransform, Transform, from_network
 from carl_cli.transforming import without_folds
@@ -33,7 +34,9 @@ class RegistrationOptions:
     """instance None: the forward pass alone. initial: a transform that is refined.
 
     init rigid and affine: a first pass of the network, of which only the best rigid or affine
-    part is kept, starts a second one. affine_only: the result is that affine part.
+    part is kept, starts a second one. rigid first finds how the moving image is turned, by any
+    angle (`carl_cli.rotation`), if the coarse network is a coordinate attention.
+    affine_only: the result is that affine part.
     repair_folds: no voxel of the network's grid keeps a Jacobian determinant of zero or less.
     """
 
@@ -135,12 +138,28 @@ def _initial(
             fixed_modality=options.fixed_modality,
             moving_modality=options.moving_modality,
         )
+    turned: Transform | None = None
+    if options.init == "rigid" and attention_of(weights.network) is not None:
+        with watch.stage("search of the rotation"), torch.inference_mode():
+            turned = _turned(fixed, moving, weights, options, watch.progress)
     with watch.stage(f"{options.init} initialisation"), torch.inference_mode():
-        prepared = prepare(fixed, moving, weights, options)
+        prepared = prepare(fixed, moving, weights, options, turned)
         pair = _to_device(prepared, weights)
         ahead, back = weights.network.both(pair.fixed, pair.moving)
         forward, _ = _physical(ahead, back, prepared, fixed, moving, weights)
         return fit_affine(forward, *_foreground(prepared.fixed), rigid=options.init == "rigid")
+
+
+def _turned(
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+    options: RegistrationOptions,
+    progress: Progress,
+) -> Transform:
+    rule = searched_rule(weights.config.preprocess)
+    small = replace(weights, config=weights.config.model_copy(update={"preprocess": rule}))
+    return search_rotation(prepare(fixed, moving, small, options), small, progress)
 
 
 def prepare(
