@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from carl_cli.cli import options
+from carl_cli.cli.evaluate_network import register_commands
 from carl_cli.cli.grouping import DefaultGroup
 from carl_cli.cli.tables import Format, Out, check_out, deliver
 from carl_cli.errors import BatchError, CarlError, UsageError
@@ -32,7 +33,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Score registrations, whoever made them: carl evaluate CASES.csv, a folder of carl batch, "
-    "or one case by its files. Compare two runs: carl evaluate compare A.csv B.csv.",
+    "or one case by its files. Compare two runs: carl evaluate compare A.csv B.csv. How a network "
+    "follows images that move: carl evaluate equivariance, carl evaluate shifts.",
 )
 
 Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Of the bootstrap.")]
@@ -150,6 +152,9 @@ def _scored(case: CaseFiles) -> Scores:
         return _direct(case)
     except CarlError as error:
         return Scores(id=case.id, error=error.message)
+
+
+register_commands(app)
 
 
 @app.command()

@@ -39,13 +39,14 @@ class TwoStep(Registrar):
         self.align_corners = align_corners
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
-        return self._refine(self.first(fixed, moving), fixed, moving)
+        return self.refine(self.first(fixed, moving), fixed, moving)
 
     def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         ahead, back = self.first.both(fixed, moving)
-        return self._refine(ahead, fixed, moving), self._refine(back, moving, fixed)
+        return self.refine(ahead, fixed, moving), self.refine(back, moving, fixed)
 
-    def _refine(self, phi: Map, fixed: Tensor, moving: Tensor) -> Map:
+    def refine(self, phi: Map, fixed: Tensor, moving: Tensor) -> Map:
+        """phi ∘ Ψ[F, M ∘ phi], for the map phi that the first network found."""
         warped = sample(moving, phi.on_grid(fixed.shape[2:]), self.align_corners)
         return ComposedMap(phi, self.second(fixed, warped))
 
