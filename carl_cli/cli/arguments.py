@@ -183,7 +183,11 @@ class StartArguments:
     ] = None
     init: Annotated[
         Literal["none", "centers", "moments", "rigid", "affine"],
-        _option(START, "--init", help="rigid: any turn is found, by a search; affine: from a first pass of the network."),
+        _option(
+            START,
+            "--init",
+            help="rigid: any turn is found, by a search; affine: from a first pass of the network.",
+        ),
     ] = "none"
     affine_only: Annotated[
         bool, _option(START, "--affine-only", help="The result's affine part only.")
