@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from carl_cli.geometry import Array, Grid
+from carl_cli.transforms.aligned import AlignedField, aligned_field
 from carl_cli.transforms.core import Transform
 from carl_cli.transforms.interpolation import Floats
-from carl_cli.transforms.matrices import determinant
+from carl_cli.transforms.matrices import determinant, determinant_of_rows
 from carl_cli.transforms.sampling import slab_grid, slabs
 
 
@@ -18,12 +19,28 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> Floats:
     axis of one voxel is differenced by evaluating T half a voxel to each side.
     """
     result = np.empty(grid.shape_zyx, np.float32)
+    aligned = aligned_field(transform, grid)
+    if aligned is not None:
+        for part in slabs(grid):
+            result[part] = _aligned_determinant(aligned, grid, part)
+        return result
     for part in slabs(grid):
         start = max(part.start - 1, 0)
         halo = slice(start, min(part.stop + 1, grid.shape_zyx[0]))
         block = _block_determinant(transform, slab_grid(grid, halo))
         result[part] = block[part.start - start : part.stop - start]
     return result
+
+
+def _aligned_determinant(field: AlignedField, grid: Grid, part: slice) -> Floats:
+    """(slab, y, x): rows are components of the mapped point, columns index axes, x first."""
+    axes = range(grid.dimension)
+    by_index = [
+        [field.slope_mm(c, grid.dimension - 1 - k, part) + field.linear[c, k] for k in axes]
+        for c in axes
+    ]
+    scale = np.linalg.det(field.outer) * np.linalg.det(grid.lps_to_index[:-1, :-1])
+    return determinant_of_rows(by_index) * scale
 
 
 def _block_determinant(transform: Transform, grid: Grid) -> Floats:

@@ -5,18 +5,26 @@ Written out because batched LAPACK takes several times longer on matrices this s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from carl_cli.geometry import Array
+from carl_cli.transforms.interpolation import Floats
 
 
 def determinant(matrix: Array) -> Array:
     """(..., D, D) → (...)."""
-    if matrix.shape[-1] == 2:
-        (a, b), (c, d) = np.moveaxis(matrix, (-2, -1), (0, 1))
-        return np.asarray(a * d - b * c)
-    (a, b, c), (d, e, f), (g, h, i) = np.moveaxis(matrix, (-2, -1), (0, 1))
-    return np.asarray(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+    return np.asarray(determinant_of_rows(np.moveaxis(matrix, (-2, -1), (0, 1))))
+
+
+def determinant_of_rows(rows: Sequence[Sequence[Floats]] | Array) -> Floats:
+    """From the D rows of D entries, each (...): no axis of D needs to exist."""
+    if len(rows) == 2:
+        (a, b), (c, d) = rows
+        return a * d - b * c
+    (a, b, c), (d, e, f), (g, h, i) = rows
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
 def adjugate(matrix: Array) -> Array:
