@@ -130,5 +130,6 @@ def jacobian_determinant(phi_BDx: Tensor) -> Tensor:
         before = [slice(1, None)] * dimension
         before[axis] = slice(None, -1)
         edges.append(corner - cut(phi_BDx, before))
-    jacobian = torch.stack(edges, dim=2)  # B, component, derivative, *(shape - 1)
-    return torch.linalg.det(jacobian.movedim((1, 2), (-2, -1)))
+    if dimension == 2:
+        return edges[0][:, 0] * edges[1][:, 1] - edges[0][:, 1] * edges[1][:, 0]
+    return (edges[0] * torch.linalg.cross(edges[1], edges[2], dim=1)).sum(1)

@@ -1,7 +1,9 @@
-"""Instance optimisation: the network fitted to one pair (Eq. 18), on a private copy.
+"""Instance optimisation: the result fitted to one pair, through the network or without it.
 
-Loss = similarity(F, M ∘ φ) + similarity(M, F ∘ φ⁻) + λ GradICON(φ, φ⁻), with φ the map
-fixed → moving and φ⁻ the network's map moving → fixed. The best state seen is kept.
+Scopes "all" and "refine" fit a private copy of the network (Eq. 18): loss = similarity(F, M ∘ φ)
++ similarity(M, F ∘ φ⁻) + λ GradICON(φ, φ⁻), with φ the map fixed → moving and φ⁻ the network's
+map moving → fixed; the best state seen is kept. Scope "field" moves the maps themselves, see
+`diffeomorphic`: many times quicker on a CPU, and as close as the images allow.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from carl_cli.diffeomorphic import Descent, refine
 from carl_cli.fields import Map, sample
 from carl_cli.model.carl import coarse_images, coarse_network, with_coarse
 from carl_cli.model.operators import Kept, Registrar
@@ -25,10 +28,11 @@ STAGE = "instance optimisation"
 
 @dataclass(frozen=True)
 class InstanceOptions:
-    """steps of Adam; metric by name; sigma of its window in voxels, and the floor of its
-    variances; λ = regularisation.
+    """metric by name; sigma of its window in voxels, and the floor of its variances.
 
-    scope "all" trains every parameter (the paper), "refine" keeps Ξ's result and trains Ψ.
+    scope "all" trains every parameter (the paper) and "refine" all but Ξ's: `steps` of Adam at
+    `learning_rate`, λ = regularisation. scope "field" changes the maps themselves: `steps` at
+    most on the network grid, twice that below, each smoothed by `smoothing` voxels.
     """
 
     steps: int = 50
@@ -39,6 +43,7 @@ class InstanceOptions:
     scope: str = "all"
     seed: int = 0
     variance_floor: float = VARIANCE_FLOOR
+    smoothing: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ def optimise(
 
     The network that is passed in is not changed. Loss k belongs to the state after k steps.
     """
+    if options.scope == "field":
+        return _fit_maps(network, pair, options, align_corners, progress)
     private = _private_copy(network, pair, options.scope)
     trained = [p for p in private.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=options.learning_rate)
@@ -81,6 +88,26 @@ def optimise(
         for parameter, value in zip(trained, best, strict=True):
             parameter.copy_(value)
         return *private.both(pair.fixed, pair.moving), losses
+
+
+def _fit_maps(
+    network: Registrar,
+    pair: Pair,
+    options: InstanceOptions,
+    align_corners: bool,
+    progress: Progress,
+) -> tuple[Map, Map, list[float]]:
+    similarity = by_name(options.metric, options.sigma, options.variance_floor)
+    with torch.no_grad():
+        maps = network.both(pair.fixed, pair.moving)
+    return refine(
+        maps,
+        (pair.fixed, pair.moving),
+        (pair.fixed_mask, pair.moving_mask),
+        align_corners,
+        Descent(similarity, options.steps, options.smoothing),
+        lambda share, loss: progress(STAGE, share, f"loss {loss:.4f}"),
+    )
 
 
 def _private_copy(network: Registrar, pair: Pair, scope: str) -> Registrar:

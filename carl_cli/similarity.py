@@ -6,6 +6,7 @@ Windows follow the published code: a Gaussian of width σ voxels cut at 2σ, zer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -20,7 +21,7 @@ Similarity = Callable[..., Tensor]
 VARIANCE_FLOOR = 1e-5  # for intensities in [0, 1]; keeps flat regions from dividing by zero
 
 
-def blur(x: Tensor, sigma: int) -> Tensor:
+def blur(x: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of the last D axes of (B, C, *shape), one banded product per axis.
 
     On a CPU a product with a banded matrix is many times faster than a one-channel
@@ -33,15 +34,16 @@ def blur(x: Tensor, sigma: int) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _band(n: int, sigma: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _band(n: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(n, n) symmetric matrix whose rows hold the window of 4σ + 1 taps."""
-    tap = torch.arange(-2 * sigma, 2 * sigma + 1, dtype=torch.float64)
+    reach = math.ceil(2 * sigma)
+    tap = torch.arange(-reach, reach + 1, dtype=torch.float64)
     window = torch.exp(-0.5 * (tap / sigma) ** 2)
     window = window / window.sum()
     i = torch.arange(n)
     gap = (i[:, None] - i[None, :]).abs()
-    near = window[2 * sigma + gap.clamp_max(2 * sigma)]
-    return torch.where(gap <= 2 * sigma, near, 0.0).to(dtype=dtype, device=device)
+    near = window[reach + gap.clamp_max(reach)]
+    return torch.where(gap <= reach, near, 0.0).to(dtype=dtype, device=device)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -34,7 +34,8 @@ class InstanceDefaults(BaseModel):
     sigma: int = Field(default=5, ge=1)
     variance_floor: float = Field(default=VARIANCE_FLOOR, gt=0)
     regularisation: float = Field(default=1.5, ge=0)
-    scope: Literal["all", "refine"] = "all"
+    smoothing: float = Field(default=2.0, gt=0)
+    scope: Literal["all", "refine", "field"] = "all"
 
 
 class WeightsConfig(BaseModel):

@@ -125,22 +125,35 @@ class InstanceArguments:
     """None: what the weights' config.json says."""
 
     io: Annotated[
-        bool, _option(INSTANCE, "--io/--no-io", help="Fit the network to this very pair.")
+        bool, _option(INSTANCE, "--io/--no-io", help="Fit the result to this very pair.")
     ] = False
     io_steps: Annotated[
-        int | None, _option(INSTANCE, "--io-steps", min=0, help="Steps of Adam.")
+        int | None, _option(INSTANCE, "--io-steps", min=0, help="Steps, at most.")
     ] = None
-    io_lr: Annotated[float | None, _option(INSTANCE, "--io-lr", help="Learning rate.")] = None
+    io_lr: Annotated[
+        float | None, _option(INSTANCE, "--io-lr", help="Learning rate of a network's scope.")
+    ] = None
     io_metric: Annotated[
         Literal["lncc", "lncc2", "mind"] | None,
         _option(INSTANCE, "--io-metric", help="Same contrast, inverted too, or any."),
     ] = None
     io_lambda: Annotated[
-        float | None, _option(INSTANCE, "--io-lambda", help="Weight of regularity (GradICON).")
+        float | None,
+        _option(INSTANCE, "--io-lambda", help="Weight of GradICON in a network's scope."),
+    ] = None
+    io_smoothing: Annotated[
+        float | None,
+        _option(
+            INSTANCE, "--io-smoothing", min=0.1, help="Of field steps, voxels: more is stiffer."
+        ),
     ] = None
     io_scope: Annotated[
-        Literal["all", "refine"] | None,
-        _option(INSTANCE, "--io-scope", help="All parameters, or all but the coarse match's."),
+        Literal["all", "refine", "field"] | None,
+        _option(
+            INSTANCE,
+            "--io-scope",
+            help="The network, the network but its coarse match, or the displacement field alone.",
+        ),
     ] = None
 
 

@@ -145,10 +145,26 @@ def _instance(weights: Weights, arguments: InstanceArguments, seed: int) -> Inst
         "learning_rate": arguments.io_lr,
         "metric": arguments.io_metric,
         "regularisation": arguments.io_lambda,
+        "smoothing": arguments.io_smoothing,
         "scope": arguments.io_scope,
     }
     chosen = {k: v for k, v in asked.items() if v is not None}
-    return InstanceOptions(**{**weights.config.instance.model_dump(), **chosen}, seed=seed)
+    options = InstanceOptions(**{**weights.config.instance.model_dump(), **chosen}, seed=seed)
+    _check_scope(arguments, options.scope)
+    return options
+
+
+def _check_scope(arguments: InstanceArguments, scope: str) -> None:
+    """Raise UsageError for an option that this scope has no use for."""
+    idle = ("io_lr", "io_lambda") if scope == "field" else ("io_smoothing",)
+    given = [name for name in idle if getattr(arguments, name) is not None]
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise UsageError(
+            f"{option} was given, and the scope of --io is {scope}, which does not use it",
+            "choose the scope with --io-scope: --io-lr and --io-lambda are for all and refine, "
+            "--io-smoothing is for field",
+        )
 
 
 def _noted_instance(options: RegistrationOptions) -> dict[str, Any]:
@@ -156,10 +172,7 @@ def _noted_instance(options: RegistrationOptions) -> dict[str, Any]:
     used = options.instance
     if used is None:
         return {}
-    return {
-        "io_steps": used.steps,
-        "io_lr": used.learning_rate,
-        "io_metric": used.metric,
-        "io_lambda": used.regularisation,
-        "io_scope": used.scope,
-    }
+    common = {"io_steps": used.steps, "io_metric": used.metric, "io_scope": used.scope}
+    if used.scope == "field":
+        return common | {"io_smoothing": used.smoothing}
+    return common | {"io_lr": used.learning_rate, "io_lambda": used.regularisation}

@@ -1,0 +1,239 @@
+"""Instance optimisation of the map itself: symmetric, diffeomorphic, without a network.
+
+Starts from the network's maps and moves both in small smooth steps down the gradient of the
+similarity, from coarse to fine. Each step is a map near the identity, composed with what
+there is (Christensen et al. 1996; symmetric in the two images as in Avants et al. 2008): the
+maps stay invertible, and each stays the other's inverse.
+
+Suffixes as in `fields`. u (1, D, *shape) is a displacement in unit coordinates, on the voxels
+of its image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from carl_cli.fields import (
+    DisplacementMap,
+    Map,
+    Shape,
+    identity,
+    jacobian_determinant,
+    sample,
+    voxels_per_unit,
+)
+from carl_cli.model.layers import pool
+from carl_cli.similarity import Similarity, blur
+
+SCALES = ((4, 2), (2, 2), (1, 1))  # one voxel in 4 of the network grid, twice `steps` there
+LONGEST = 1.0  # voxels: the largest displacement of a step, to begin with
+SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowhere
+RELAXING = 0.4  # voxels: Gaussian over the whole displacement in each step
+CLOSING = 5  # rounds that make two maps each other's inverse
+LEAST_VOLUME = 0.02  # of a cell, before what surrounds it is blurred
+UNFOLDING = 20  # rounds of that, at most
+BLENDING = 20.0  # how far around a fold the blurred map takes over: where blur(fold) > 1 / 20
+
+Report = Callable[[float, float], None]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """similarity of images (1, 1, *shape) and a mask. steps: at most, on the network grid;
+    twice as many at a half and at a quarter of it. smoothing: width of the Gaussian over each
+    step, in voxels of the scale."""
+
+    similarity: Similarity
+    steps: int
+    smoothing: float
+
+
+@dataclass(frozen=True)
+class _Side:
+    """An image, where it counts (or None: everywhere), and its map to the other image."""
+
+    image: Tensor
+    mask: Tensor | None
+    u: Tensor
+    align_corners: bool
+
+    @property
+    def grid(self) -> Tensor:
+        return identity(self.image.shape[2:], self.align_corners, self.image.device)
+
+    def moved(self, points: Tensor) -> Tensor:
+        return points + sample(self.u, points, self.align_corners)
+
+
+class _Sides(NamedTuple):
+    fixed: _Side
+    moving: _Side
+
+
+def refine(
+    maps: Sequence[Map],
+    images: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    align_corners: bool,
+    descent: Descent,
+    report: Report,
+) -> tuple[Map, Map, list[float]]:
+    """Maps fixed → moving and moving → fixed near the given ones, and the loss at each step.
+
+    images and masks: fixed, moving, (1, 1, *shape). report(share done, loss) hears of each
+    step. Losses of one scale never rise; those of two scales can't be compared.
+    """
+    if not descent.steps:
+        return maps[0], maps[1], []
+    both = zip(images, masks, maps, strict=True)
+    sides = _Sides(*(_side(image, mask, map_, align_corners) for image, mask, map_ in both))
+    counts = [times * descent.steps for _, times in SCALES]
+    losses: list[float] = []
+
+    def note(loss: float) -> None:
+        losses.append(loss)
+        report(min(1.0, len(losses) / sum(counts)), loss)
+
+    with torch.no_grad():
+        for (scale, _), count in zip(SCALES, counts, strict=True):
+            level = _Sides(*(_at_scale(side, scale) for side in sides))
+            level = _regular(_descend(_regular(level), descent, count, note))
+            sides = _Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
+    ahead, back = (DisplacementMap(side.u, align_corners) for side in sides)
+    return ahead, back, losses
+
+
+def _side(image: Tensor, mask: Tensor | None, map_: Map, align_corners: bool) -> _Side:
+    shape = image.shape[2:]
+    u = map_.on_grid(shape) - identity(shape, align_corners, image.device)
+    return _Side(image, mask, u, align_corners)
+
+
+def _regular(sides: _Sides) -> _Sides:
+    """Inverse to each other, and without folds on the voxels of their images."""
+    for _ in range(CLOSING):
+        sides = _closer(sides)
+    return _Sides(*(_unfolded(side) for side in sides))
+
+
+def _unfolded(side: _Side) -> _Side:
+    """The map blurred, and only there, until no cell of voxels is turned inside out."""
+    for _ in range(UNFOLDING):
+        cells = jacobian_determinant((side.grid + side.u) * _per_unit(side)) < LEAST_VOLUME
+        if not cells.any():
+            break
+        near = pad(cells[None].to(side.u), [1, 0] * cells[0].dim())
+        near = (blur(near, 2.0) * BLENDING).clamp(max=1)
+        side = replace(side, u=side.u + near * (blur(side.u, 2.0) - side.u))
+    return side
+
+
+def _at_scale(side: _Side, scale: int) -> _Side:
+    """The image averaged over blocks; u, of whatever scale, interpolated on its voxels."""
+    image, mask = side.image, side.mask
+    for _ in range(scale.bit_length() - 1):
+        image = pool(image)
+        mask = None if mask is None else pool(mask.float()) >= 0.5
+    u = _resized(side.u, image.shape[2:], side.align_corners)
+    return replace(side, image=image, mask=mask, u=u)
+
+
+def _resized(u: Tensor, shape: Shape, align_corners: bool) -> Tensor:
+    mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
+    return interpolate(u, size=tuple(shape), mode=mode, align_corners=align_corners)
+
+
+def _descend(sides: _Sides, descent: Descent, count: int, note: Callable[[float], None]) -> _Sides:
+    """The best state after at most `count` steps; note hears the lowest loss after each.
+
+    A step that does not lower the loss is taken back and tried at half the length, so that
+    images which match already are left in place.
+    """
+    length, lowest, best, trial = LONGEST, math.inf, sides, sides
+    for _ in range(count):
+        loss, downhill = _downhill(trial, descent)
+        if loss < lowest:
+            lowest, best, direction = loss, trial, downhill
+        else:
+            length /= 2
+        note(lowest)
+        if length < SHORTEST:
+            break
+        trial = _stepped(best, direction, length)
+    return best
+
+
+def _downhill(sides: _Sides, descent: Descent) -> tuple[float, tuple[Tensor, Tensor]]:
+    """Loss of both directions, and for each a step whose longest displacement is a voxel."""
+    loss_fixed, step_fixed = _pull(sides.fixed, sides.moving.image, descent)
+    loss_moving, step_moving = _pull(sides.moving, sides.fixed.image, descent)
+    return loss_fixed + loss_moving, (step_fixed, step_moving)
+
+
+def _pull(side: _Side, other: Tensor, descent: Descent) -> tuple[float, Tensor]:
+    """Loss of `side` against the other image carried to it, and its smooth steepest descent.
+
+    Voxels that have no counterpart inside the other image don't count.
+    """
+    phi = side.grid + side.u
+    warped = sample(other, phi, side.align_corners)
+    seen = ((phi >= 0) & (phi <= 1)).all(1, keepdim=True)
+    mask = seen if side.mask is None else seen & (side.mask != 0)
+    with torch.enable_grad():
+        leaf = warped.requires_grad_()
+        loss = descent.similarity(leaf, side.image, mask)
+        (slope,) = torch.autograd.grad(loss, leaf)
+    downhill = blur(-slope * central_difference(warped.detach()), descent.smoothing)
+    longest = downhill.square().sum(1).amax().sqrt().clamp_min(torch.finfo(slope.dtype).tiny)
+    return loss.item(), downhill / longest
+
+
+def central_difference(image: Tensor) -> Tensor:
+    """(1, 1, *shape) → (1, D, *shape) derivative per voxel along each axis; 0 at the border."""
+    slopes = torch.zeros_like(image).repeat(1, image.dim() - 2, *[1] * (image.dim() - 2))
+    for axis, n in enumerate(image.shape[2:]):
+        if n > 2:
+            ahead, behind = (image.narrow(axis + 2, start, n - 2) for start in (2, 0))
+            slopes[:, axis : axis + 1].narrow(axis + 2, 1, n - 2).copy_((ahead - behind) / 2)
+    return slopes
+
+
+def _stepped(sides: _Sides, direction: tuple[Tensor, Tensor], length: float) -> _Sides:
+    """Both sides after their steps: half the length for each, as the two add up."""
+    steps = [
+        step * (length / 2 / _per_unit(side)) for side, step in zip(sides, direction, strict=True)
+    ]
+    moved = _Sides(_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1]))
+    # Relaxed as much as it moved: diffusion for a time in proportion to the step.
+    width = RELAXING * math.sqrt(length / LONGEST)
+    return _Sides(*(replace(side, u=blur(side.u, width)) for side in _closer(moved)))
+
+
+def _per_unit(side: _Side) -> Tensor:
+    shape = side.image.shape[2:]
+    return voxels_per_unit(shape, side.align_corners).to(side.u).view(1, -1, *[1] * len(shape))
+
+
+def _composed(side: _Side, own: Tensor, others: Tensor) -> _Side:
+    """(id - others) ∘ side ∘ (id + own): the other side's step is one backwards from here."""
+    grid = side.grid
+    points = side.moved(grid + own)
+    return replace(side, u=points - sample(others, points, side.align_corners) - grid)
+
+
+def _closer(sides: _Sides) -> _Sides:
+    """Each side takes half of what the way through both misses: they become inverse."""
+    fixed, moving = sides
+    missed_fixed = moving.moved(fixed.grid + fixed.u) - fixed.grid
+    missed_moving = fixed.moved(moving.grid + moving.u) - moving.grid
+    return _Sides(
+        replace(fixed, u=fixed.u - missed_fixed / 2),
+        replace(moving, u=moving.u - missed_moving / 2),
+    )

@@ -1,0 +1,148 @@
+"""Instance optimisation of the maps: known deformations are found, and stay invertible."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from carl_cli.diffeomorphic import Descent, central_difference, refine
+from carl_cli.fields import DisplacementMap, Map, identity, jacobian_determinant, sample
+from carl_cli.similarity import lncc, masked_mean
+
+SHAPE = (64, 56)
+DESCENT = Descent(partial(lncc, sigma=3), steps=20, smoothing=2.0)
+
+
+def _texture(points: Tensor) -> Tensor:
+    """A smooth pattern without end at unit coordinates (1, 2, *shape)."""
+    y, x = points[:, :1] * SHAPE[0], points[:, 1:] * SHAPE[1]
+    waves = [(0.31, 0.17, 0.2), (-0.22, 0.4, 1.1), (0.55, -0.35, 2.0), (0.13, 0.09, 0.5)]
+    return 0.5 + sum(torch.sin(a * y + b * x + c) for a, b, c in waves) / 8
+
+
+def _bump(points: Tensor, height: float) -> Tensor:
+    """x + u(x) with a smooth u of `height` voxels in the middle, unit coordinates."""
+    middle = ((points - 0.5) ** 2).sum(1, keepdim=True)
+    direction = torch.tensor([1.0, -0.7]).view(1, 2, 1, 1) / SHAPE[0]
+    return points + height * direction * torch.exp(-middle / 0.05)
+
+
+@pytest.fixture(params=[True, False], ids=["corners", "centres"])
+def align_corners(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def _at_rest(shape: tuple[int, ...], align_corners: bool) -> Map:
+    return DisplacementMap(torch.zeros(1, len(shape), *shape), align_corners)
+
+
+def _squared_difference(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
+    return masked_mean((a - b) ** 2, mask)
+
+
+def _unheard(share: float, loss: float) -> None:
+    del share, loss
+
+
+def _refined(
+    fixed: Tensor,
+    moving: Tensor,
+    align_corners: bool,
+    masks: tuple[Tensor | None, ...] = (None,) * 2,
+    descent: Descent = DESCENT,
+) -> tuple[Map, Map, list[float]]:
+    still = [_at_rest(tuple(image.shape[2:]), align_corners) for image in (fixed, moving)]
+    return refine(still, (fixed, moving), masks, align_corners, descent, _unheard)
+
+
+def _voxels(phi: Tensor) -> Tensor:
+    return phi * torch.tensor(SHAPE).view(1, 2, 1, 1)
+
+
+def test_a_known_deformation_is_found(align_corners: bool) -> None:
+    """Where the bump is, what is left of it is less than a tenth; both ways are inverse."""
+    grid = identity(SHAPE, align_corners)
+    truth = _bump(grid, 3.0)
+    moving = _texture(grid)
+    fixed = _texture(truth)  # fixed(x) = moving(truth(x))
+    ahead, back, losses = _refined(fixed, moving, align_corners)
+    inner = (slice(None), slice(None), slice(8, -8), slice(8, -8))
+    missed = _voxels(ahead.on_grid(SHAPE) - truth)[inner].norm(dim=1)
+    start = _voxels(grid - truth)[inner].norm(dim=1)
+    assert start.max() > 3.0
+    assert missed.mean() < 0.1 * start.mean()
+    assert missed.max() < 0.3 * start.max()
+    around = _voxels(ahead(back.on_grid(SHAPE)) - grid)[inner].norm(dim=1)
+    assert around.max() < 0.05
+    assert jacobian_determinant(_voxels(ahead.on_grid(SHAPE))).min() > 0
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_no_steps_change_nothing() -> None:
+    image = _texture(identity(SHAPE, False))
+    maps = [_at_rest(SHAPE, False) for _ in range(2)]
+    none = Descent(DESCENT.similarity, steps=0, smoothing=2.0)
+    found = refine(maps, (image, image), (None, None), False, none, _unheard)
+    assert found == (*maps, [])
+
+
+def test_equal_images_stay_in_place(align_corners: bool) -> None:
+    image = _texture(identity(SHAPE, align_corners))
+    ahead, back, _ = _refined(image, image.clone(), align_corners)
+    for map_ in (ahead, back):
+        moved = _voxels(map_.on_grid(SHAPE) - identity(SHAPE, align_corners))
+        assert moved.abs().max() < 1e-3
+
+
+def test_the_start_is_kept_when_it_is_right(align_corners: bool) -> None:
+    """A start at the truth (all of it inside the image) ends there."""
+    grid = identity(SHAPE, align_corners)
+    truth = _bump(grid, 3.0)
+    moving = _texture(grid)
+    fixed = sample(moving, truth, align_corners)
+    start = DisplacementMap(truth - grid, align_corners)
+    inverse = grid
+    for _ in range(50):
+        inverse = inverse + grid - start(inverse)
+    maps = (start, DisplacementMap(inverse - grid, align_corners))
+    ahead, _, _ = refine(maps, (fixed, moving), (None, None), align_corners, DESCENT, _unheard)
+    assert _voxels(ahead.on_grid(SHAPE) - truth).norm(dim=1).mean() < 0.05
+
+
+def test_what_a_mask_leaves_out_does_not_pull() -> None:
+    """The left half goes down, the right half up; masks over the left make all follow it.
+
+    Squared differences, because a window of local correlations looks beyond its mask.
+    """
+    grid = identity(SHAPE, False)
+    way = torch.tanh((0.5 - grid[:, 1:]) * 20) * 2.0 / SHAPE[0]
+    fixed, moving = _texture(grid + torch.cat([way, 0 * way], 1)), _texture(grid)
+    mask = (grid[:, 1:] < 1 / 3).to(torch.uint8)
+    descent = Descent(_squared_difference, steps=20, smoothing=2.0)
+    for masks, right in (((None, None), -2.0), ((mask, mask), 0.5)):
+        ahead, _, _ = _refined(fixed, moving, False, masks, descent)
+        moved = _voxels(ahead.on_grid(SHAPE) - grid)[0, 0, 8:-8]
+        assert moved[:, 4:12].mean() == pytest.approx(2.0, abs=0.25)
+        assert moved[:, 44:52].mean() == pytest.approx(right, abs=0.5)
+
+
+def test_swapping_the_images_swaps_the_maps() -> None:
+    grid = identity(SHAPE, False)
+    fixed, moving = _texture(_bump(grid, 3.0)), _texture(grid)
+    ahead, back, _ = _refined(fixed, moving, False)
+    swapped_back, swapped_ahead, _ = _refined(moving, fixed, False)
+    torch.testing.assert_close(ahead.on_grid(SHAPE), swapped_ahead.on_grid(SHAPE))
+    torch.testing.assert_close(back.on_grid(SHAPE), swapped_back.on_grid(SHAPE))
+
+
+def test_central_difference_of_a_quadratic() -> None:
+    """x² + 3 y z has the derivatives 3 z, 3 y and 2 x, exactly; the border is left at 0."""
+    z, y, x = torch.meshgrid(torch.arange(5.0), torch.arange(6.0), torch.arange(7.0), indexing="ij")
+    slopes = central_difference((x**2 + 3 * y * z)[None, None])[0]
+    inner = (slice(1, -1),) * 3
+    for found, expected in zip(slopes, (3 * y, 3 * z, 2 * x), strict=True):
+        torch.testing.assert_close(found[inner], expected[inner])
+    assert slopes[2, :, :, [0, -1]].abs().max() == 0
