@@ -60,7 +60,7 @@ CASES: dict[str, tuple[Transform, Grid]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_both_ways_agree(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     transform, grid = CASES[case]
-    monkeypatch.setattr("carl_cli.transforms.sampling.SLAB_POINTS", 3000)  # several slabs
+    monkeypatch.setattr("carl_cli.transforms.jacobian.CACHED_POINTS", 3000)  # several slabs
     assert aligned.aligned_field(transform, grid) is not None
     found = jacobian.jacobian_determinant(transform, grid)
     expected = jacobian._block_determinant(transform, grid)
