@@ -1,6 +1,6 @@
 """`carl warp` beside antsApplyTransforms (of antspyx) on one large image, in one run.
 
-    python benchmarks/warp.py [--size 512 512 600] [--folder /tmp]
+    python -m benchmarks.warp [--size 512 512 600] [--folder /tmp]
 
 Writes a synthetic int16 image and a field at an eighth of its resolution, lets each program
 warp it in a process of its own, and prints seconds, peak memory and the ratios.
@@ -9,16 +9,14 @@ warp it in a process of its own, and prints seconds, peak memory and the ratios.
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+from benchmarks.measure import process_cost
 
 OURS = "from carl_cli.cli.app import main; main(sys.argv[1:])"
 ANTS = "from ants.internal import get_lib_fn; get_lib_fn('antsApplyTransforms')(sys.argv[1:])"
@@ -42,17 +40,8 @@ def write_pair(folder: Path, size_xyz: tuple[int, int, int]) -> tuple[Path, Path
 
 def measured(code: str, arguments: list[str]) -> tuple[float, float]:
     """Wall seconds and peak MiB of one process."""
-    start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-c", f"import sys; {code}", *arguments])
-    _, status, usage = _wait(child)
-    if status != 0:
-        raise SystemExit(f"failed: {arguments}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
-
-
-def _wait(child: subprocess.Popen[bytes]) -> tuple[int, int, resource.struct_rusage]:
-
-    return os.wait4(child.pid, 0)
+    cost = process_cost([sys.executable, "-c", f"import sys; {code}", *arguments])
+    return cost.seconds, cost.peak_mib
 
 
 def main() -> None:

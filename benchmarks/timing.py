@@ -1,0 +1,64 @@
+"""The time of calls in this process, on a processor or a GPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Seconds of repeated calls."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.least:.3g}-{self.most:.3g})"
+
+
+def call_seconds(call: Callable[[], object], rounds: int, device: str = "cpu") -> Spread:
+    """Wall seconds of a call, after one that doesn't count; a GPU is waited for."""
+    samples = [_seconds(call, device) for _ in range(rounds + 1)][1:]
+    return Spread(statistics.median(samples), min(samples), max(samples))
+
+
+def _seconds(call: Callable[[], object], device: str) -> float:
+    _wait_for(device)
+    start = time.perf_counter()
+    call()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_flops(device: str, dtype: torch.dtype, rounds: int = 7, size: int = 1024) -> float:
+    """FLOP/s of a square matrix product: the best of several, as a peak should be."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / call_seconds(lambda: a @ b, rounds, device).least
+
+
+def machine(device: str = "cpu") -> str:
+    """What the figures were measured on, in one line."""
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    model = [
+        x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")
+    ]
+    load = os.getloadavg()[0]
+    return (
+        f"{model[0].partition(':')[2].strip() if model else platform.machine()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, load {load:.1f}"
+    )
