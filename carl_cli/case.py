@@ -15,6 +15,7 @@ from carl_cli.delivery import Delivery
 from carl_cli.evaluating.truth import Truth, read_landmarks
 from carl_cli.io.image import Image, read_image
 from carl_cli.io.transform import read_transform
+from carl_cli.needs import Plan
 from carl_cli.preflight import check_request
 from carl_cli.progress import Progress, silent
 from carl_cli.registration import (
@@ -26,6 +27,7 @@ from carl_cli.registration import (
 )
 from carl_cli.report import record as records
 from carl_cli.report.advice import advise
+from carl_cli.room import check_room
 from carl_cli.scoring import score
 from carl_cli.stopwatch import Stopwatch
 from carl_cli.weights import Weights
@@ -80,6 +82,7 @@ class RunSettings:
     """How outputs are written, and what the record tells of the run.
 
     field_spacing: "native" (the image's grid), "network", or mm, of dense fields.
+    workers: processes like this one that share the machine's memory.
     """
 
     field_spacing: str = "native"
@@ -88,6 +91,7 @@ class RunSettings:
     threads: int = 1
     seed: int = 0
     deterministic: bool = False
+    workers: int = 1
     noted: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -125,9 +129,11 @@ def run_case(
 ) -> records.RunRecord:
     """Read, register, write; the returned record is what `--json` holds.
 
-    Raises InputError, UsageError, OutputError; an output that was not finished does not exist.
+    Raises InputError, UsageError, OutputError, and OutOfMemoryError before any work; an output
+    that was not finished does not exist.
     """
     check_request(inputs, outputs, weights, options, settings.field_spacing)
+    check_room(Plan(inputs, outputs, options, settings), weights)
     loaded = load_case(inputs, options, progress)
     return deliver_case(compute_case(loaded, weights, progress), outputs, settings)
 
@@ -178,8 +184,10 @@ def check_case(
     options: RegistrationOptions,
     settings: RunSettings = RunSettings(),
 ) -> None:
-    """All that can fail before the network runs: choices, files, geometry, masks, intensities."""
+    """All that can fail before the network runs: choices, files, geometry, masks, intensities,
+    and whether the memory will do."""
     check_request(inputs, outputs, weights, options, settings.field_spacing)
+    check_room(Plan(inputs, outputs, options, settings), weights)
     loaded = load_case(inputs, options)
     prepare(loaded.fixed, loaded.moving, weights, loaded.options, loaded.options.initial)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from carl_cli.batching.status import remove_partial
 from carl_cli.case import CaseInputs, CaseOutputs, RunSettings, check_case
 from carl_cli.errors import CarlError, OutputError, as_carl_error
+from carl_cli.needs import Plan
 from carl_cli.registration import RegistrationOptions
 from carl_cli.report.record import RunRecord, read_record, sha256_of
 from carl_cli.weights import Weights
@@ -33,6 +34,10 @@ class Job:
     def record_path(self) -> Path:
         assert self.outputs.json is not None, "every case of a batch has a record"
         return self.outputs.json
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.inputs, self.outputs, self.options, self.settings)
 
     def noting(self, fingerprint: str) -> Job:
         """The same job, its record telling the fingerprint."""

@@ -2,7 +2,7 @@
 
 One thread does all the reading and writing, in this order: the last case is written, then the
 next one is read. So no two libraries for files work at once (HDF5 must not), and never more
-than two cases are in memory.
+than two cases are in memory; only one where two would not fit.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from carl_cli.batching.job import Job, Outcome, clear_outputs, told
 from carl_cli.case import ComputedCase, LoadedCase, compute_case, deliver_case, load_case
 from carl_cli.report.record import RunRecord, peak_memory_mib
+from carl_cli.room import check_room, room_for_both
 from carl_cli.weights import Weights
 
 LOGGER = logging.getLogger(__name__)
@@ -35,35 +36,47 @@ class Watcher(Protocol):
 
 def run_jobs(jobs: Iterator[Job], weights: Weights, watcher: Watcher) -> None:
     """Do all the jobs. The next one is taken when the one before it is started."""
+    # On the way out, also after an interruption, what is computed is still written.
     with ThreadPoolExecutor(1, "files") as files:
-        try:
-            _run_jobs(jobs, weights, watcher, files)
-        except BaseException:
-            # What is being written is finished; what was only going to be read is not.
-            files.shutdown(cancel_futures=True)
-            raise
+        _run_jobs(jobs, weights, watcher, files)
 
 
 def _run_jobs(
     jobs: Iterator[Job], weights: Weights, watcher: Watcher, files: ThreadPoolExecutor
 ) -> None:
     written: Future[None] = files.submit(lambda: None)
-    current = _reading(next(jobs, None), files)
+    current = _reading(next(jobs, None), weights, files)
     while current is not None:
         passage = current.result()
-        written.result()
         watcher.started(passage.job)
-        current = _reading(next(jobs, None), files)
-        passage.compute(weights)
+        following = next(jobs, None)
+        beside = following is not None and _both_fit(passage.job, following, weights)
+        current = _reading(following, weights, files) if beside else None
+        try:
+            passage.compute()
+        except BaseException:
+            if current is not None:
+                current.cancel()
+            raise
+        written.result()
         written = files.submit(_write, passage, watcher)
         del passage  # the images of a case that is written are not kept
+        if not beside:
+            written.result()
+            current = _reading(following, weights, files)
     written.result()
 
 
-def _reading(job: Job | None, files: ThreadPoolExecutor) -> Future[_Passage] | None:
+def _both_fit(job: Job, following: Job, weights: Weights) -> bool:
+    return room_for_both(job.plan, following.plan, weights)
+
+
+def _reading(
+    job: Job | None, weights: Weights, files: ThreadPoolExecutor
+) -> Future[_Passage] | None:
     if job is None:
         return None
-    passage = _Passage(job)
+    passage = _Passage(job, weights)
     return files.submit(passage.read)
 
 
@@ -75,8 +88,9 @@ def _write(passage: _Passage, watcher: Watcher) -> None:
 class _Passage:
     """A case on its way. What goes wrong is its own affair; an interruption is not caught."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, weights: Weights) -> None:
         self.job = job
+        self.weights = weights
         self.seconds = 0.0
         self.error = ""
         self._loaded: LoadedCase | None = None
@@ -87,11 +101,11 @@ class _Passage:
         self._step(self._read)
         return self
 
-    def compute(self, weights: Weights) -> None:
+    def compute(self) -> None:
         with suppress(OSError):
             # Restarts the peak that the kernel keeps; elsewhere it stays that of the process.
             Path("/proc/self/clear_refs").write_text("5")
-        self._step(self._compute, weights)
+        self._step(self._compute)
 
     def write(self) -> None:
         self._step(self._write)
@@ -100,25 +114,27 @@ class _Passage:
         return Outcome(round(self.seconds, 3), peak_memory_mib(), self._record, self.error)
 
     def _read(self) -> None:
-        clear_outputs(self.job)
-        self._loaded = load_case(self.job.inputs, self.job.options)
+        job = self.job
+        clear_outputs(job)
+        check_room(job.plan, self.weights)
+        self._loaded = load_case(job.inputs, job.options)
 
-    def _compute(self, weights: Weights) -> None:
+    def _compute(self) -> None:
         assert self._loaded is not None, "read before"
         loaded, self._loaded = self._loaded, None
-        self._computed = compute_case(loaded, weights)
+        self._computed = compute_case(loaded, self.weights)
 
     def _write(self) -> None:
         assert self._computed is not None, "computed before"
         computed, self._computed = self._computed, None
         self._record = deliver_case(computed, self.job.outputs, self.job.settings)
 
-    def _step(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _step(self, function: Callable[[], None]) -> None:
         if self.error:
             return
         start = time.perf_counter()
         try:
-            function(*arguments)
+            function()
         except Exception as failure:
             LOGGER.debug("%s", self.job.name, exc_info=True)
             self.error = told(failure)

@@ -62,7 +62,7 @@ def batch(
     weights = method.load(setups[0].device if len(setups) == 1 else "cpu")
     mine = shard.of(entries)
     jobs = [
-        _job(e, e.row, folder, method.but(e.row.options()), weights, setups[0])
+        _job(e, e.row, folder, method.but(e.row.options()), weights, setups)
         for e in mine
         if e.row is not None
     ]
@@ -141,14 +141,14 @@ def _job(
     folder: FolderArguments,
     method: MethodArguments,
     weights: Weights,
-    setup: Setup,
+    setups: Sequence[Setup],
 ) -> Job:
     from carl_cli.batching.job import Job
     from carl_cli.batching.naming import case_outputs
 
     outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, folder.roles())
     options = method.options(weights, folder.confidence or folder.report)
-    settings = method.settings(options, setup.device, setup.threads)
+    settings = method.settings(options, setups[0].device, setups[0].threads, len(setups))
     inputs = method.inputs(row.fixed, row.moving)
     return Job(entry.name, entry.line, inputs, outputs, options, settings)
 

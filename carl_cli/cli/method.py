@@ -104,7 +104,9 @@ class MethodArguments:
             confidence=confidence,
         )
 
-    def settings(self, options: RegistrationOptions, device: str, threads: int) -> RunSettings:
+    def settings(
+        self, options: RegistrationOptions, device: str, threads: int, workers: int = 1
+    ) -> RunSettings:
         from carl_cli.case import RunSettings
 
         return RunSettings(
@@ -114,6 +116,7 @@ class MethodArguments:
             threads,
             self.network.seed,
             self.network.deterministic,
+            workers,
             self._noted() | _noted_instance(options),
         )
 

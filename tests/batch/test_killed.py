@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from .conftest import Study, digests, rows, states
 
@@ -51,10 +53,39 @@ def test_killed_at_any_file_it_goes_on_to_the_same_bytes(study: Study) -> None:
     assert states(out / "summary.csv") == {"ab": "done", "bc": "done", "cd": "done"}
 
 
+def small(source: Path, target: Path) -> str:
+    """A real image in about 24³ voxels, its orientation kept; returns the new file's name."""
+    image = sitk.ReadImage(source)
+    factors = [max(1, round(n / 24)) for n in image.GetSize()]
+    sitk.WriteImage(sitk.BinShrink(sitk.Cast(image, sitk.sitkFloat32), factors), target)
+    return target.name
+
+
+def real_pairs(study: Study, data: Path) -> Path:
+    """24 pairs: a head in several orientations, lungs in MR, brains."""
+    heads = sorted((data / "formats" / "one_head_many_orientations").glob("*.nii.gz"))[:6]
+    lungs = [data / "lung_mr_lobes" / f"{name}.nii.gz" for name in ("0004", "0006", "0007")]
+    slabs = [data / "brain_t1_slab_tissues" / f"t1_{k}.nii.gz" for k in (1, 2, 3)]
+    brains = [*(data / "brain_t1" / f"image_{k}.nii.gz" for k in "AB"), *slabs]
+    names = {
+        path: small(path, study.folder / f"{kind}{number}.nii.gz")
+        for kind, group in (("head", heads), ("lung", lungs), ("brain", brains))
+        for number, path in enumerate(group)
+    }
+    pairs = [
+        *itertools.islice(itertools.permutations(heads, 2), 10),
+        *itertools.permutations(lungs, 2),
+        *itertools.islice(itertools.permutations(brains, 2), 8),
+    ]
+    assert len(pairs) == 24
+    lines = [f"p{k:02d},{names[a]},{names[b]}" for k, (a, b) in enumerate(pairs)]
+    return study.table("id,fixed,moving", *lines)
+
+
 @pytest.mark.slow
-def test_workers_killed_at_random_moments(study: Study) -> None:
-    """The whole run five times with -9, its workers with it; then to the end."""
-    table, out = study.pairs(8), study.folder / "out"
+def test_real_pairs_killed_at_random_moments(study: Study, data_dir: Path) -> None:
+    """Two workers, the whole run killed five times with -9 somewhere, and then to the end."""
+    table, out = real_pairs(study, data_dir), study.folder / "out"
     assert study.batch(table, study.folder / "calm").code == 0
     command = [sys.executable, "-m", "carl_cli.cli.app"]
     command += arguments(study, table, out, "--workers", 2)
@@ -62,15 +93,19 @@ def test_workers_killed_at_random_moments(study: Study) -> None:
     for _ in range(5):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        for line in process.stderr:
-            if line.rstrip().endswith("started"):
-                break
-        time.sleep(chance.uniform(0, 6))
+        signs = (line for line in process.stderr if line.rstrip().endswith("started"))
+        next(itertools.islice(signs, int(chance.integers(0, 4)), None))
+        time.sleep(chance.uniform(0, 0.7))
         process.kill()
         process.wait()
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    left = states(out / "shards/1-of-1/status.csv")
+    assert 0 < list(left.values()).count("done") < 24
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done 24\nfailed 0\n"), done.stderr
     assert digests(out, *FILES) == digests(study.folder / "calm", *FILES)
+    assert len(digests(out, *FILES)) == 48
     assert not list(out.rglob(".*.partial*"))
+    assert not list(out.rglob("run-*.json"))
 
 
 @pytest.mark.slow
