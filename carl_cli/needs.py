@@ -31,9 +31,9 @@ STORED = 4  # bytes of a voxel as it is kept after reading; int16 needs less, fl
 PREPARING = 22
 MAPS = 36
 ENCODING = 5  # feature maps that exist at once
-FITTING = 420  # instance optimisation: losses, maps and their gradients on the network's grid
-FITTING_UNET = 4  # feature maps of a U-Net kept for its gradients, in those of a forward pass
-FITTING_ENCODER = 30
+FITTING = 350  # instance optimisation: losses, maps and their gradients on the network's grid
+FITTING_UNET = 1.5  # what U-Nets keep for their gradients, in what a forward pass takes
+FITTING_ENCODER = 27  # feature maps of the encoder, of both images
 PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
 SCORING = 220
 RETAINED = 0.35  # of the network's memory is not given back to the system
@@ -138,14 +138,15 @@ def _beside(plan: Plan, sizes: Sizes) -> int:
 
 def _network(model: ModelConfig, shape: tuple[int, ...]) -> float:
     """Bytes of a forward pass."""
-    return ENCODING * _features(model, shape) + _unet(model, shape) + MAPS * prod(shape)
+    unets = max((_unet(model, shape, scale) for scale in _unet_scales(model)), default=0.0)
+    return ENCODING * _features(model, shape) + unets + MAPS * prod(shape)
 
 
 def _fitting(model: ModelConfig, shape: tuple[int, ...], scope: str) -> float:
     """Bytes that a step of instance optimisation takes beside those of a forward pass."""
     encoder = FITTING_ENCODER * _features(model, shape) if scope == "all" else 0.0
-    unets = max(len(model.refine_scales), 1)
-    return encoder + FITTING_UNET * unets * _unet(model, shape) + FITTING * prod(shape)
+    unets = sum(_unet(model, shape, scale) for scale in _unet_scales(model))
+    return encoder + FITTING_UNET * unets + FITTING * prod(shape)
 
 
 def _features(model: ModelConfig, shape: tuple[int, ...]) -> float:
@@ -157,13 +158,15 @@ def _features(model: ModelConfig, shape: tuple[int, ...]) -> float:
     return FLOAT * encoder.width * cells
 
 
-def _unet(model: ModelConfig, shape: tuple[int, ...]) -> float:
-    """Bytes of the finest level of the finest U-Net: its sums, its norm and what is joined."""
-    scales = model.unet_scales or (model.coarse_scale,)
-    if model.coarse == "unet":
-        scales = (*scales, model.coarse_scale)
+def _unet(model: ModelConfig, shape: tuple[int, ...], scale: int) -> float:
+    """Bytes of a U-Net's finest level: its sums, its norm and what is joined."""
     channels = 5 * model.unet.up[0] + 2 * model.channels
-    return FLOAT * channels * prod(shape) / min(scales) ** model.dimension
+    return FLOAT * channels * prod(shape) / scale**model.dimension
+
+
+def _unet_scales(model: ModelConfig) -> tuple[int, ...]:
+    coarse = (model.coarse_scale,) if model.coarse == "unet" else ()
+    return (*coarse, *model.unet_scales)
 
 
 def _writing(plan: Plan, sizes: Sizes) -> float:

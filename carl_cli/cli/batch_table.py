@@ -83,10 +83,11 @@ class LiveTable:
     def _table(self, rows: list[StatusRow]) -> Table:
         from rich.table import Table
 
-        table = Table(box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False, expand=True)
         for name in ("case", "state", "time", "LNCC", "folds %"):
             table.add_column(name, no_wrap=True, justify="left" if name in _WORDS else "right")
-        table.add_column("", no_wrap=True, overflow="ellipsis")
+        # The reasons of failures have what the figures leave of the width.
+        table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
         for row in self._shown(rows):
             table.add_row(*self._cells(row), style=_STYLES[row.state])
         return table
