@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,14 @@ import pytest
 import SimpleITK as sitk
 
 from benchmarks.contest.bent import Bend, bent_pair
-from benchmarks.contest.contenders import before, centres
+from benchmarks.contest.contenders import (
+    FailedError,
+    NotKeptError,
+    Program,
+    before,
+    carl_digest,
+    centres,
+)
 from benchmarks.contest.measures import figures, jacobian_determinant, score
 from benchmarks.contest.moving import KINDS, moved_pair
 from benchmarks.contest.pairs import Pair
@@ -87,6 +95,36 @@ def difference(fixed: sitk.Image, a: np.ndarray, moving: sitk.Image, b: np.ndarr
         for im, points in ((fixed, a), (moving, b))
     ]
     return float(np.median(np.abs(np.subtract(*grey))))
+
+
+def test_a_program_runs_once_for_the_same_images(tmp_path: Path) -> None:
+    code = "import sys; open(sys.argv[1] + '/x', 'a').write('x'); sum(range(3_000_000))"
+
+    def command(_pair: Pair, folder: Path) -> list[str]:
+        return [sys.executable, "-c", code, str(folder)]
+
+    def load(folder: Path) -> sitk.Transform:
+        return sitk.TranslationTransform(3, [len((folder / "x").read_text()), 0, 0])
+
+    program, pair = Program("tool", command, load), boxes(tmp_path, 2)
+    with pytest.raises(NotKeptError):
+        program(pair, tmp_path, compute=False)
+    first, second = program(pair, tmp_path), program(pair, tmp_path, compute=False)
+    assert (first.cached, second.cached) == (False, True)
+    assert first.cpu_seconds == second.cpu_seconds > 0.02
+    assert second.transform.TransformPoint((0, 0, 0)) == (1, 0, 0)
+    assert not program(boxes(tmp_path, 3), tmp_path).cached
+    broken = Program("broken", lambda *_: [sys.executable, "-c", "exit('no memory')"], load)
+    with pytest.raises(FailedError, match="no memory"):
+        broken(pair, tmp_path)
+
+
+def test_other_weights_are_another_contender(tmp_path: Path) -> None:
+    digests = []
+    for content in (b"a", b"b", b"a"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        digests.append(carl_digest(tmp_path))
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_the_card_gets_a_new_table_in_its_block(tmp_path: Path) -> None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,10 +19,12 @@ from typing import Protocol
 import SimpleITK as sitk
 
 from benchmarks.contest.pairs import Pair
+from benchmarks.measure import process_cost
 
 ROOT = Path(__file__).parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-ONE_THREAD |= {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ONE_THREAD |= {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
+ONE_THREAD |= {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 ANTS_CODE = """
 import sys, ants
 ants.config.set_ants_deterministic(False, 1)  # a fixed seed; the method stays the usual one
@@ -32,8 +32,6 @@ fixed, moving, kind, prefix = sys.argv[1:]
 fixed, moving = ants.image_read(fixed), ants.image_read(moving)
 ants.registration(fixed, moving, type_of_transform=kind, outprefix=prefix)
 """
-LONGEST_SECONDS = 3600
-CHILD_TIMES = ("children_user", "children_system")
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,11 @@ class Program:
         if not compute:
             raise NotKeptError(pair.name)
         folder.mkdir(parents=True, exist_ok=True)
-        seconds = _process(self.command(pair, folder))
+        try:
+            cost = process_cost(self.command(pair, folder), ONE_THREAD)
+        except SystemExit as error:
+            raise FailedError(str(error)) from error
+        seconds = (cost.cpu_seconds, cost.seconds)
         note.write_text(json.dumps(seconds))
         return Result(self.load(folder), *seconds)
 
@@ -142,21 +144,3 @@ def _ants_transform(folder: Path) -> sitk.Transform:
         field = sitk.ReadImage(str(folder / "1Warp.nii.gz"), sitk.sitkVectorFloat64)
         composite.AddTransform(sitk.DisplacementFieldTransform(field))
     return composite
-
-
-def _process(command: list[str]) -> tuple[float, float]:
-    """CPU and wall seconds of a process with one thread, start and imports included."""
-    start, before = time.perf_counter(), os.times()
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | ONE_THREAD,
-        timeout=LONGEST_SECONDS,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode != 0:
-        raise FailedError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-    after = os.times()
-    user, system = (getattr(after, k) - getattr(before, k) for k in CHILD_TIMES)
-    return user + system, time.perf_counter() - start
