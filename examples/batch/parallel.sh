@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Four shards at once with GNU parallel, each with a quarter of the cores; untested.
+# Four shards at once with GNU parallel, each with a quarter of the cores.
 # usage: parallel.sh TABLE RESULTS
 set -u
 threads=$((($(nproc) + 3) / 4))
