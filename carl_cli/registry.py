@@ -92,8 +92,14 @@ def release(name: str) -> Release | None:
 
 def imported_folder(name: str) -> Path:
     """Where a release is kept once imported: $CARL_HOME, else ~/.cache/carl."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path(_home(), ".cache")
     return Path(os.environ.get("CARL_HOME") or Path(cache) / "carl") / "weights" / name
+
+
+def _home() -> str:
+    """Of a user that this machine does not know, as in a container: nowhere."""
+    home = os.path.expanduser("~")
+    return "/nonexistent" if home == "~" else home
 
 
 def hub_name(text: str) -> HubName | None:
