@@ -1,7 +1,8 @@
 """Every failure that the user can mend, with the exit code that scripts test.
 
 Raise the most specific kind with one line that names what was found and what was
-expected; `hint` says what to do. `carl_cli.cli` turns them into an error line.
+expected; `hint` says what to do (a kind may have one that usually fits). `carl_cli.cli` turns
+them into an error line.
 """
 
 import errno
@@ -20,11 +21,12 @@ class CarlError(Exception):
     """Base of all expected failures. `exit_code` is what the process returns."""
 
     exit_code = 1
+    usual_hint = ""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
 
 class UsageError(CarlError):
@@ -37,12 +39,14 @@ class InputError(CarlError):
     """A file or its geometry can't be used."""
 
     exit_code = 3
+    usual_hint = "check that the file is whole and of the right kind, or get it again"
 
 
 class WeightsError(CarlError):
     """Weights are missing, damaged or of another architecture."""
 
     exit_code = 4
+    usual_hint = "get the weights again (carl weights download NAME), or name another folder"
 
 
 class OutOfMemoryError(CarlError):
@@ -61,6 +65,12 @@ class OutputError(CarlError):
     """An output could not be written."""
 
     exit_code = 7
+
+
+class DoubtfulError(CarlError):
+    """All outputs are written, but the result does not look right (asked for by --strict)."""
+
+    exit_code = 8
 
 
 def as_carl_error(failure: Exception) -> CarlError | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from carl_cli.batching.status import StatusRow, read_rows, remove_partial, write_rows
 from carl_cli.errors import InputError
+from carl_cli.report.advice import grave_doubts
 from carl_cli.report.headlines import HEADLINES, OUTLIER, badness
 from carl_cli.report.index import Case, write_index
 from carl_cli.report.record import RunRecord, read_record
@@ -46,6 +47,15 @@ def summarise(
     states = [row.state for row in rows]
     done, failed = states.count("done"), states.count("failed")
     return Totals(done, failed, len(states) - done - failed)
+
+
+def doubtful(records: Mapping[str, Path]) -> list[str]:
+    """Names of the cases whose records, where there are any, give grave doubts."""
+    found = []
+    for name, path in records.items():
+        if path.exists() and grave_doubts(read_record(path).metrics):
+            found.append(name)
+    return found
 
 
 def _case(row: StatusRow, record: Path | None, out_dir: Path, thumbnails: bool) -> Case:

@@ -232,6 +232,14 @@ class RunArguments:
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and check the inputs; compute nothing.")
     ] = False
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with 8 when similarity did not improve, less than 20 % overlaps, or more "
+            "than 0.1 % folds; all outputs are written.",
+        ),
+    ] = False
     threads: Threads = None
     verbose: Verbose = False
     quiet: Quiet = False

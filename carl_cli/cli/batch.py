@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from carl_cli.cli import console
-from carl_cli.cli.arguments import NetworkArguments
+from carl_cli.cli.arguments import NetworkArguments, RunArguments
 from carl_cli.cli.batch_arguments import FolderArguments, ScheduleArguments, TableArguments
 from carl_cli.cli.batch_table import live_table
 from carl_cli.cli.cluster_arguments import ClusterArguments, check_cluster, submit
 from carl_cli.cli.grouping import grouped
 from carl_cli.cli.method import MethodArguments
-from carl_cli.errors import BatchError, InputError, UsageError
+from carl_cli.errors import BatchError, DoubtfulError, InputError, UsageError
 
 if TYPE_CHECKING:
     from carl_cli.batch import Policy
@@ -50,6 +50,7 @@ def batch(
     entries = _entries(table, method)
     if schedule.summary:
         _summarise(folder, entries)
+        _check_doubts(folder, entries, method.run)
         return
     if cluster.executor == "slurm" and not method.run.dry_run:
         submit(cluster, len(entries), table, folder, schedule, method)
@@ -72,6 +73,7 @@ def batch(
     _check_request(jobs, weights)
     refused = [entry for entry in mine if entry.row is None]
     _run(folder, shard, jobs, refused, weights, _policy(folder, schedule), setups, entries)
+    _check_doubts(folder, mine, method.run)
 
 
 def _entries(table: TableArguments, method: MethodArguments) -> list[Entry]:
@@ -206,21 +208,38 @@ def _run(
 
 
 def _summarise(folder: FolderArguments, entries: Sequence[Entry]) -> None:
-    from carl_cli.batching.naming import case_outputs
     from carl_cli.batching.summary import summarise
+
+    totals = summarise(
+        folder.out_dir,
+        [entry.name for entry in entries],
+        _records(folder, entries),
+        thumbnails=folder.thumbnails,
+    )
+    _conclude(totals.done, totals.failed, totals.open)
+
+
+def _records(folder: FolderArguments, entries: Sequence[Entry]) -> dict[str, Path]:
+    """Where the record of each case is, or will be."""
+    from carl_cli.batching.naming import case_outputs
 
     records = {
         e.name: case_outputs(folder.out_dir / e.name, e.row.fixed, e.row.moving).json
         for e in entries
         if e.row is not None
     }
-    totals = summarise(
-        folder.out_dir,
-        [entry.name for entry in entries],
-        {name: path for name, path in records.items() if path is not None},
-        thumbnails=folder.thumbnails,
-    )
-    _conclude(totals.done, totals.failed, totals.open)
+    return {name: path for name, path in records.items() if path is not None}
+
+
+def _check_doubts(folder: FolderArguments, entries: Sequence[Entry], run: RunArguments) -> None:
+    from carl_cli.batching.summary import doubtful
+
+    names = doubtful(_records(folder, entries)) if run.strict else []
+    if names:
+        raise DoubtfulError(
+            f"{len(names)} results are doubtful (--strict): {', '.join(names[:5])}",
+            "look at them first; index.html says why",
+        )
 
 
 def _conclude(done: int, failed: int, open_: int) -> None:

@@ -13,7 +13,7 @@ from carl_cli.cli.arguments import OutputArguments, PairArguments
 from carl_cli.cli.grouping import grouped
 from carl_cli.cli.method import MethodArguments
 from carl_cli.cli.outputs import check_outputs
-from carl_cli.errors import UsageError
+from carl_cli.errors import DoubtfulError, UsageError
 
 if TYPE_CHECKING:
     from carl_cli.case import CaseOutputs
@@ -44,6 +44,18 @@ def register(pair: PairArguments, outputs: OutputArguments, method: MethodArgume
     with console.progress() as progress:
         record = run_case(inputs, wanted, weights, options, settings, progress)
     _print(record)
+    if method.run.strict:
+        _check_doubts(record)
+
+
+def _check_doubts(record: RunRecord) -> None:
+    from carl_cli.report.advice import grave_doubts
+
+    if doubts := grave_doubts(record.metrics):
+        raise DoubtfulError(
+            f"the result is doubtful (--strict): {doubts[0]}",
+            "look at it with --report page.html; the outputs are written",
+        )
 
 
 def _named_once(pair: PairArguments) -> tuple[Path, Path]:

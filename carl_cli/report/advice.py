@@ -17,11 +17,19 @@ MOST_FOLDED_PERCENT = 0.1
 MOST_INVERSE_ERROR_MM = 5.0
 MOST_ROTATION_DEGREES = 45.0
 MOST_SPREAD_MM = 20.0
+ALIKE = 0.98
+"""Images that are as similar as this before and after need no gain."""
 
 
 def advise(metrics: Metrics) -> list[str]:
     """One sentence for each doubt; empty when nothing stands out. Unknown values are passed."""
     doubts = (_overlap, _similarity, _folds, _inverse, _flip, _rotation, _confidence)
+    return [text for text in (doubt(metrics) for doubt in doubts) if text]
+
+
+def grave_doubts(metrics: Metrics) -> list[str]:
+    """The doubts with which a strict run fails: poor overlap, no gain in similarity, folds."""
+    doubts = (_overlap, _similarity, _folds)
     return [text for text in (doubt(metrics) for doubt in doubts) if text]
 
 
@@ -40,7 +48,7 @@ def _similarity(metrics: Metrics) -> str:
     for name in ("lncc", "nmi", "ncc"):
         old, new = getattr(before, name), getattr(after, name)
         if old is not None and new is not None:
-            if new > old:
+            if new > old or min(old, new) >= ALIKE:
                 return ""
             return f"No gain: {name.upper()} was {old:.3f} before and is {new:.3f} after."
     return ""
