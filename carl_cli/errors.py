@@ -80,10 +80,20 @@ def as_carl_error(failure: Exception) -> CarlError | None:
     if _is_out_of_memory(failure):
         hint = "use a smaller image, --device cpu, or a machine with more memory"
         return OutOfMemoryError("out of memory", hint)
-    if isinstance(failure, OSError) and failure.errno in _DISK_ERRORS:
-        where = f"{failure.filename}: " if failure.filename else ""
-        return OutputError(f"{where}{failure.strerror}", "free some space or write elsewhere")
+    if isinstance(failure, OSError):
+        return _of_system(failure)
     return None
+
+
+def _of_system(failure: OSError) -> CarlError | None:
+    """Files are written through `io.atomic`, which tells of its own: the others were read."""
+    where = f"{failure.filename}: " if failure.filename else ""
+    if failure.errno in _DISK_ERRORS:
+        return OutputError(f"{where}{failure.strerror}", "free some space or write elsewhere")
+    if not where:
+        return None
+    hint = "check the path and its permissions"
+    return InputError(f"{where}can't be read: {failure.strerror}", hint)
 
 
 def _is_out_of_memory(failure: Exception) -> bool:

@@ -3,30 +3,70 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from carl_cli.errors import as_carl_error
 
 EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
 EXIT_BUG = 1
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP, which a scheduler or a closed terminal sends: what is open gets closed,
+    half-written files go away."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 def exit_code_of(call: Callable[[], object]) -> int:
     """Run the call; say on stderr what went wrong; return the exit code of the process."""
     try:
-        call()
+        with _ending_by_signal():
+            call()
         sys.stdout.flush()
     except SystemExit as stop:
         return _code_of_exit(stop)
     except KeyboardInterrupt:
         return _interrupted()
+    except Terminated as end:
+        _say("\nerror", f"ended by {end}")
+        return EXIT_SIGNAL + end.number
     except BrokenPipeError:
         return _reader_gone()
     except Exception as failure:
         return _report(failure)
     return 0
+
+
+@contextmanager
+def _ending_by_signal() -> Iterator[None]:
+    """Signals that would kill the process at once raise Terminated in it instead."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # nohup ignores SIGHUP, and then so do we
+    taken = [n for n in numbers if signal.getsignal(n) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _raise_terminated)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _raise_terminated(number: int, _frame: FrameType | None) -> None:
+    raise Terminated(number)
 
 
 def _report(failure: Exception) -> int:
