@@ -7,10 +7,13 @@ header reach neither the image nor any message.
 
 from __future__ import annotations
 
+import errno
+import lzma
 import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
 from carl_cli.io import dicom_header as header
-from carl_cli.io.sitk_bridge import GZIP_LIMIT, unreadable
+from carl_cli.io.sitk_bridge import GZIP_LIMIT, execute
 from carl_cli.io.volume import Image
 
 Vector = NDArray[np.float64]
@@ -125,7 +128,12 @@ def _unzip(path: Path, folder: Path) -> None:
             for number, member in enumerate(members):
                 with archive.open(member) as source, open(folder / f"{number:06}", "wb") as target:
                     shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except (
+        zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, ValueError,
+        zlib.error, lzma.LZMAError,
+    ) as error:  # fmt: skip
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise InputError(f"{path}: can't be unpacked ({error})", "get the zip again") from None
 
 
@@ -320,10 +328,7 @@ def _read_pixels(path: Path, files: list[DicomFile], frames: list[Frame]) -> NDA
     reader = _reader([str(file.path) for file in files])
     if len({frame.rescale for frame in frames}) > 1:
         reader.SetOutputPixelType(sitk.sitkFloat32)  # the first slice's type would cut the others
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise unreadable(path, error) from None
+    image = execute(reader, path)
     count, components = len(frames), image.GetNumberOfComponentsPerPixel()
     shape = (count, *files[0].shape[1:]) + ((components,) if components > 1 else ())
     array: NDArray[np.generic] = sitk.GetArrayFromImage(image).reshape(shape)

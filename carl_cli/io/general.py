@@ -13,7 +13,14 @@ import SimpleITK as sitk
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
-from carl_cli.io.sitk_bridge import GZIP_LIMIT, grid_of, read_header, unreadable
+from carl_cli.io.sitk_bridge import GZIP_LIMIT, execute, grid_of, read_header
+from carl_cli.io.text_headers import (
+    META_SUFFIXES,
+    TEXT_HEADERS,
+    check_meta_numbers,
+    check_packed_voxels,
+    read_text_header,
+)
 from carl_cli.io.volume import Image, from_sitk
 
 IMAGE_IOS = {
@@ -27,17 +34,8 @@ IMAGE_IOS = {
     ".tif": "TIFFImageIO",
 }
 PICTURES = (".png", ".jpg", ".tif")
-TEXT_HEADERS = (".nrrd", ".nhdr", ".mha", ".mhd")
-TEXT_HEADER_BYTES = 2**16
 TEXT_NUMBER_GROWTH = 8
 ORTHONORMAL_TOLERANCE = 1e-3
-DATA_FILE = re.compile(r"^(?:data ?file:|ElementDataFile *=) *(.*)$", re.MULTILINE | re.IGNORECASE)
-PACKED = re.compile(
-    r"^(?:encoding: *(?:gz|bz)|CompressedData *= *True)", re.MULTILINE | re.IGNORECASE
-)
-TEXT = re.compile(
-    r"^(?:encoding: *(?:txt|text|ascii|hex)|BinaryData *= *False)", re.MULTILINE | re.IGNORECASE
-)
 
 
 def read_general(path: Path) -> Image:
@@ -47,10 +45,9 @@ def read_general(path: Path) -> Image:
     claims more than its file can hold, and whatever SimpleITK can't read.
     """
     reader = _checked_header(path)
-    try:
-        image = from_sitk(reader.Execute(), str(path))
-    except RuntimeError as error:
-        raise unreadable(path, error) from None
+    if path.suffix.lower() in TEXT_HEADERS:
+        check_packed_voxels(read_text_header(path), _claimed_bytes(reader))
+    image = from_sitk(execute(reader, path), str(path))
     image = replace(image, grid=_in_lps(image.grid, path))
     return replace(image, channel_kind="rgb") if _is_colour(reader, path) else image
 
@@ -78,6 +75,8 @@ def _in_lps(grid: Grid, path: Path) -> Grid:
 
 
 def _checked_header(path: Path) -> sitk.ImageFileReader:
+    if path.suffix.lower() in META_SUFFIXES:
+        check_meta_numbers(read_text_header(path))
     reader = read_header(path, IMAGE_IOS[path.suffix.lower()], path)
     _check_pixels(reader, path)
     check_directions(grid_of(reader), path)
@@ -116,28 +115,17 @@ def _claimed_bytes(reader: sitk.ImageFileReader) -> int:
 
 
 def _check_claim(path: Path, claimed: int) -> None:
-    header = ""
+    available, growth = path.stat().st_size, GZIP_LIMIT
     if path.suffix.lower() in TEXT_HEADERS:
-        with open(path, "rb") as file:
-            header = file.read(TEXT_HEADER_BYTES).decode("latin-1")
-    available = sum(part.stat().st_size for part in (path, *_data_files(path, header)))
-    growth = GZIP_LIMIT if PACKED.search(header) or not header else 1
-    growth = TEXT_NUMBER_GROWTH if TEXT.search(header) else growth
+        header = read_text_header(path)
+        available += sum(part.stat().st_size for part in header.data_files)
+        growth = GZIP_LIMIT if header.packed else 1
+        growth = TEXT_NUMBER_GROWTH if header.numbers_as_text else growth
     if claimed > available * growth:
         raise InputError(
             f"{path}: the header claims {claimed} bytes of voxels, the file has {available}",
             "the file is truncated or its header damaged; get it again",
         )
-
-
-def _data_files(path: Path, header: str) -> list[Path]:
-    """Existing data files that a detached header names; a list or pattern: its whole folder."""
-    match = DATA_FILE.search(header)
-    name = match.group(1).strip() if match else "LOCAL"
-    if name.upper() == "LOCAL":
-        return []
-    named = path.parent / name
-    return [named] if named.is_file() else [p for p in path.parent.iterdir() if p.is_file()]
 
 
 def _is_colour(reader: sitk.ImageFileReader, path: Path) -> bool:

@@ -63,6 +63,8 @@ def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder", "check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a pipe or a device, a file was expected", "save it as a file")
     if is_dicom(path) or is_nifti(path) or path.suffix.lower() in IMAGE_IOS:
         return path
     raise InputError(

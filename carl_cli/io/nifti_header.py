@@ -24,6 +24,8 @@ COLOURS = {128: 3, 2304: 4}
 NIFTI1_HEADER, NIFTI2_HEADER = 348, 540
 SHEAR_TOLERANCE = 1e-3
 GZIP_MAGIC = b"\x1f\x8b"
+SINGLE_MAGIC, PAIR_MAGIC = b"n+1\0", b"ni1\0"
+NIFTI2_MAGIC = (b"n+2\0", b"ni2\0")
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,22 @@ def parse_header(raw: bytes, path: Path) -> Header:
     for endian in "<>":
         size = struct.unpack_from(endian + "i", raw)[0] if len(raw) >= NIFTI1_HEADER else 0
         if size == NIFTI1_HEADER:
+            _check_magic(raw, path)
             return _parse_nifti1(raw[:NIFTI1_HEADER], endian, path)
-        if size == NIFTI2_HEADER and len(raw) == NIFTI2_HEADER:
+        if size == NIFTI2_HEADER and raw[4:8] in NIFTI2_MAGIC and len(raw) == NIFTI2_HEADER:
             return _parse_nifti2(raw, endian, path)
     found = "it is empty" if not raw else "the header is not NIfTI or is truncated"
     raise InputError(f"{path}: {found}", "give a .nii, .nii.gz or .hdr/.img file")
+
+
+def _check_magic(raw: bytes, path: Path) -> None:
+    """Analyze 7.5 has no mark, but it has two files: one file without its mark is damaged."""
+    mark, single = raw[344:348], ".nii" in path.name.lower()
+    if mark != SINGLE_MAGIC and (single or (mark[:1] == b"n" and mark != PAIR_MAGIC)):
+        raise InputError(
+            f"{path}: the header is damaged: its mark is {mark!r}, {SINGLE_MAGIC!r} was expected",
+            "get the file again",
+        )
 
 
 def _parse_nifti1(raw: bytes, endian: str, path: Path) -> Header:
@@ -186,17 +199,25 @@ def as_nifti1(header: Header) -> bytes:
     if header.version == 1:
         return header.raw[:344] + b"n+1\0" + bytes(4)
     old, new, order = header.raw, bytearray(NIFTI1_HEADER + 4), header.endian
-    sizes = [min(int(n), 32767) for n in struct.unpack_from(order + "8q", old, 16)]
+    sizes = np.clip(struct.unpack_from(order + "8q", old, 16), -1, 32767).tolist()
     struct.pack_into(order + "i", new, 0, NIFTI1_HEADER)
     struct.pack_into(order + "8h", new, 40, *sizes)
     struct.pack_into(order + "2h", new, 70, header.datatype, 8 * header.dtype.itemsize)
-    struct.pack_into(order + "8f", new, 76, *struct.unpack_from(order + "8d", old, 104))
+    struct.pack_into(order + "8f", new, 76, *_as_floats(order + "8d", old, 104))
     struct.pack_into(order + "f", new, 108, NIFTI1_HEADER + 4)
-    struct.pack_into(order + "2h", new, 252, *struct.unpack_from(order + "2i", old, 344))
-    struct.pack_into(order + "6f", new, 256, *struct.unpack_from(order + "6d", old, 352))
-    struct.pack_into(order + "12f", new, 280, *struct.unpack_from(order + "12d", old, 400))
+    codes = np.clip(struct.unpack_from(order + "2i", old, 344), -1, 32767).tolist()
+    struct.pack_into(order + "2h", new, 252, *codes)
+    struct.pack_into(order + "6f", new, 256, *_as_floats(order + "6d", old, 352))
+    struct.pack_into(order + "12f", new, 280, *_as_floats(order + "12d", old, 400))
     new[344:348] = b"n+1\0"
     return bytes(new)
+
+
+def _as_floats(layout: str, raw: bytes, at: int) -> list[float]:
+    """Numbers beyond single precision become infinite ones, which are refused later."""
+    with np.errstate(over="ignore"):
+        values = np.asarray(struct.unpack_from(layout, raw, at)).astype(np.float32)
+    return [float(number) for number in values]
 
 
 def is_sheared(affine: NDArray[np.float64]) -> bool:

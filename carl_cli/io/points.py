@@ -57,12 +57,16 @@ def read_points(path: str | Path, *, frame: Frame | None = None, dimension: int 
         raise InputError(
             f"{path}: no point file has this suffix", f"Readable: {' '.join(READABLE)}"
         )
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file", "give a file of points")
     try:
         document = _parse(path.read_bytes(), suffix, str(path), dimension)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", "Check the name of the point file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from None
     if not np.isfinite(document.numbers).all():
         raise InputError(f"{path}: a coordinate is not finite", "Remove that point.")
     used = frame or document.frame or "LPS"

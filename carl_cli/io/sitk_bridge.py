@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,6 +19,13 @@ from carl_cli.geometry import Grid
 
 GZIP_LIMIT = 1100
 """No deflate stream grows more than 1032 times: a header that claims more is damaged."""
+
+DAMAGE = re.compile(r"corrupt|premature|uncompress failed", re.IGNORECASE)
+"""Words by which the libraries below ITK tell of damage while they go on reading."""
+ADDRESS = re.compile(r"\(0x[0-9a-f]+\)")
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 sitk.ProcessObject.GlobalWarningDisplayOff()  # its warnings print past our log
 
@@ -31,10 +45,39 @@ def read_header(path: Path, image_io: str, name: Path) -> sitk.ImageFileReader:
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        overheard(reader.ReadImageInformation)
     except RuntimeError as error:
         raise unreadable(name, error) from None
     return reader
+
+
+def execute(reader: sitk.ImageReaderBase, name: Path) -> sitk.Image:
+    """The voxels. Raises InputError for what the reader, or a library below it, calls damaged."""
+    try:
+        image, said = overheard(reader.Execute)
+    except RuntimeError as error:
+        raise unreadable(name, error) from None
+    if DAMAGE.search(said):
+        raise InputError(f"{name}: damaged: {said.splitlines()[0]}", "get the file again")
+    return image
+
+
+def overheard(call: Callable[[], Result]) -> tuple[Result, str]:
+    """What a call returns, and what C libraries wrote on stderr meanwhile; it goes to the log."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as heard:
+        ours = os.dup(2)
+        os.dup2(heard.fileno(), 2)
+        try:
+            result = call()
+        finally:
+            os.dup2(ours, 2)
+            os.close(ours)
+            heard.seek(0)
+            said = heard.read().decode("utf-8", "replace").strip()
+            if said:
+                log.debug("%s", said)
+    return result, said
 
 
 def read_grid(path: Path, image_io: str, name: Path) -> Grid:
@@ -51,4 +94,5 @@ def cause(error: RuntimeError) -> str:
     """The telling line of ITK's message, without its source paths and addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "ERROR" in line] or lines[-1:]
-    return telling[0].split("): ", 1)[-1].replace("sitk::ERROR: ", "").strip()
+    words = ADDRESS.sub("", telling[0].split("): ", 1)[-1])
+    return words.replace("sitk::ERROR: ", "").strip()

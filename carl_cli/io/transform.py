@@ -17,17 +17,24 @@ import SimpleITK as sitk
 from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
+from carl_cli.io.bounded import bounded_memory
+from carl_cli.io.general import check_directions
+from carl_cli.io.sitk_bridge import cause, overheard
 from carl_cli.io.transforms import dense_files, hdf5
 from carl_cli.io.transforms.conversion import (
     covering,
     from_sitk_transform,
+    leaves,
     to_sitk_transform,
 )
 from carl_cli.io.transforms.hdf5 import Precision
 from carl_cli.io.transforms.programs import READERS, Program, product, write_foreign
+from carl_cli.io.transforms.stated import check_stated
 from carl_cli.transform import (
+    BSplineTransform,
     CompositeTransform,
     Deformation,
+    DisplacementField,
     Transform,
     dense,
 )
@@ -46,7 +53,8 @@ def read_transform(path: str | Path, program: Program | None = None) -> Transfor
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file", "Check the name of the transform.")
+        what = "is not a file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {what}", "Check the name of the transform.")
     if program is not None:
         return READERS[program](path)
     suffix = full_suffix(path).lower()
@@ -55,14 +63,41 @@ def read_transform(path: str | Path, program: Program | None = None) -> Transfor
         **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
     }.get(suffix, _unknown_suffix)
     try:
-        return reader(path)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path}: not a readable transform: {reason}", _hint(path)) from error
+        transform = reader(path)
+        _check_sane(transform, path)
+    except InputError as error:
+        if str(path) in error.message:
+            raise
+        raise InputError(f"{path}: {error.message}", error.hint) from error
+    return transform
 
 
 def _read_itk(path: Path) -> Transform:
-    return from_sitk_transform(sitk.ReadTransform(str(path)))
+    try:
+        with bounded_memory(path):
+            read, _ = overheard(lambda: sitk.ReadTransform(str(path)))
+    except MemoryError:
+        raise InputError(f"{path}: its header claims more than the file can hold") from None
+    except RuntimeError as error:
+        reason = (
+            "its format is unknown or damaged" if "Transform IO" in str(error) else cause(error)
+        )
+        raise InputError(f"{path}: not a readable transform: {reason}", _hint(path)) from None
+    if full_suffix(path).lower() in AFFINE:
+        check_stated(path, list(leaves(read)))
+    return from_sitk_transform(read)
+
+
+def _check_sane(transform: Transform, path: Path) -> None:
+    """Finite numbers, and fields on a grid that can exist."""
+    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
+    for part in parts:
+        if isinstance(part, Deformation):
+            check_directions(part.sampling_grid, path)
+        if isinstance(part, DisplacementField) and not np.isfinite(part.displacement_mm).all():
+            raise InputError(f"{path}: a displacement is not finite")
+        if isinstance(part, BSplineTransform) and not np.isfinite(part.coefficients_mm).all():
+            raise InputError(f"{path}: a coefficient is not finite")
 
 
 def _unknown_suffix(path: Path) -> Transform:
@@ -72,10 +107,11 @@ def _unknown_suffix(path: Path) -> Transform:
 
 def _hint(path: Path) -> str:
     try:
-        matrix = np.loadtxt(path)
-    except (ValueError, UnicodeDecodeError):
+        words = path.read_bytes().decode("ascii").split()
+        values = [float(word) for word in words]
+    except ValueError:
         return ""
-    if matrix.shape == (4, 4):
+    if len(values) == 16:
         return "It is a 4x4 text matrix; if greedy wrote it: carl convert --from greedy"
     return ""
 

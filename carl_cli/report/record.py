@@ -285,6 +285,8 @@ def write_record(path: str | Path, record: RunRecord) -> None:
 def read_record(path: str | Path) -> RunRecord:
     """Raises InputError when the file is missing, not JSON or not a run record."""
     hint = "Give the file that `carl register --json` wrote."
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{path} is not a file.", hint)
     try:
         return RunRecord.model_validate_json(Path(path).read_bytes())
     except OSError as error:

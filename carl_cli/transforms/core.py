@@ -70,8 +70,11 @@ class AffineTransform(Transform):
         matrix = np.array(self.matrix, dtype=float)
         translation = np.array(self.translation, dtype=float)
         size = len(translation)
-        if matrix.shape != (size, size) or not np.isfinite(matrix).all():
-            raise InputError(f"an affine needs a finite matrix ({size}, {size}): {matrix.shape}")
+        finite = np.isfinite(matrix).all() and np.isfinite(translation).all()
+        if matrix.shape != (size, size) or not finite:
+            raise InputError(
+                f"an affine needs finite numbers in a matrix ({size}, {size}): {matrix.shape}"
+            )
         object.__setattr__(self, "matrix", matrix)
         object.__setattr__(self, "translation", translation)
 

@@ -25,8 +25,8 @@ def read_fcsv(content: bytes, name: str) -> Document:
     columns = header.get("columns", FCSV_COLUMNS).replace(" ", "").split(",")
     places = [k for k, line in enumerate(lines) if line.strip() and not line.startswith("#")]
     rows = [next(csv.reader([lines[k]])) for k in places]
-    where = [columns.index(axis) for axis in "xyz"]
     try:
+        where = [columns.index(axis) for axis in "xyz"]
         numbers = np.array([[row[c] for c in where] for row in rows], float).reshape(-1, 3)
     except (ValueError, IndexError) as error:
         raise InputError(f"{name}: a markup without three coordinates: {error}") from error
@@ -75,12 +75,14 @@ def read_markups(content: bytes, name: str) -> Document:
     """All control points of all markups that have a position; one coordinate system for all."""
     try:
         document = json.loads(content)
-        markups = document["markups"]
+        systems = [markup.get("coordinateSystem", "LPS") for markup in document["markups"]]
         points = _control_points(document)
-        numbers = np.array([p["position"] for p in points], float).reshape(-1, 3)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{name}: not a Slicer markups file: {error!r}") from error
-    frames = {_frame(markup.get("coordinateSystem", "LPS"), name) for markup in markups}
+        numbers = np.array([p["position"] for p in points], float).reshape(len(points), 3)
+        labels = tuple(str(p.get("label", "")) for p in points)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{name}: not a Slicer markups file: {reason}") from None
+    frames = {_frame(str(system), name) for system in systems}
     if len(frames) != 1:
         raise InputError(f"{name}: markups in several coordinate systems", "Save them separately.")
 
@@ -90,7 +92,7 @@ def read_markups(content: bytes, name: str) -> Document:
             point["position"] = [float(number(v)) for v in position]
         return json.dumps(copy, indent=4).encode()
 
-    return Document(numbers, frames.pop(), rewrite, tuple(p.get("label", "") for p in points))
+    return Document(numbers, frames.pop(), rewrite, labels)
 
 
 def _control_points(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Container
 
 import numpy as np
 
@@ -13,12 +14,17 @@ from carl_cli.geometry import Array
 from carl_cli.io.point_files.document import Document, number
 
 AXES = ("x", "y", "z")
+WORDS = re.compile(r"(?!(?i:[-+]?(?:nan|inf)))[^\d]*")
+"""A title, such as `x y z`: no digits, and no number in words."""
 LABEL_COLUMNS = ("label", "name", "id")
 
 
 def read_csv(content: bytes, name: str, dimension: int) -> Document:
     """Columns named x, y, z in any place; all others (t, label, comment) are kept as they are."""
-    rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"))))
+    try:
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+    except csv.Error as error:
+        raise InputError(f"{name}: not a CSV table: {error}") from None
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     missing = [axis for axis in AXES[:dimension] if axis not in header]
     if missing:
@@ -47,7 +53,7 @@ def read_csv(content: bytes, name: str, dimension: int) -> Document:
 
 def _labels(header: list[str], body: list[list[str]]) -> tuple[str, ...]:
     column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
-    return () if column is None else tuple(row[column] for row in body)
+    return () if column is None else tuple(row[column] if column < len(row) else "" for row in body)
 
 
 def _numbers(cells: list[list[str]], name: str, dimension: int) -> Array:
@@ -78,6 +84,7 @@ def read_text(content: bytes, name: str, dimension: int) -> Document:
     matches = {k: match for k, line in enumerate(lines) if (match := pattern.match(line))}
     if not matches:
         raise InputError(f"{name}: no line with {dimension} numbers", "One point a line: x y z")
+    _check_others(lines, matches, name)
     numbers = _numbers([list(match.groups()) for match in matches.values()], name, dimension)
 
     def rewrite(values: Array) -> bytes:
@@ -87,6 +94,22 @@ def read_text(content: bytes, name: str, dimension: int) -> Document:
         return "".join(result).encode()
 
     return Document(numbers, None, rewrite)
+
+
+def _check_others(lines: list[str], points: Container[int], name: str) -> None:
+    """A line that is no point may be blank, a comment, a title in words, or elastix's count."""
+    first = next(k for k in range(len(lines)) if k in points)
+    counted = lines[0].strip() == "point"
+    for k, line in enumerate(lines):
+        text = line.strip()
+        if k in points or not text or text.startswith("#") or (k == 1 and counted):
+            continue
+        if k > first or not WORDS.fullmatch(text):
+            raise InputError(f"{name}: line {k + 1} is no point: {text[:40]!r}")
+    announced = lines[1].strip() if counted and len(lines) > 1 else ""
+    found = sum(k in points for k in range(len(lines)))
+    if announced.isdigit() and int(announced) != found:
+        raise InputError(f"{name}: {announced} points were announced, {found} are there")
 
 
 def new_text(values: Array) -> bytes:

@@ -19,6 +19,7 @@ from carl_cli.io.point_files.document import Document, Frame, number
 log = logging.getLogger(__name__)
 
 POINTS = re.compile(rb"^POINTS\s+(\d+)\s+(\w+)[^\S\n]*\r?\n", re.MULTILINE)
+POINTS_FOLLOW = re.compile(rb"\s*(?:[A-Za-z#]|$)")
 LEGACY_TYPES = {"float": ">f4", "double": ">f8"}
 XML_TYPES = {"Float32": "f4", "Float64": "f8"}
 
@@ -36,14 +37,21 @@ def read_legacy(content: bytes, name: str) -> Document:
     frame = _space(head[1].decode("latin-1"))
     start = match.end()
     if head[2].strip().upper() == b"BINARY":
-        return _binary(content, start, count, np.dtype(LEGACY_TYPES[kind]), frame)
+        return _binary(content, start, count, np.dtype(LEGACY_TYPES[kind]), frame, name)
     return _ascii(content, start, count, frame, name)
 
 
 def _binary(
-    content: bytes, start: int, count: int, dtype: np.dtype[np.floating], frame: Frame | None
+    content: bytes,
+    start: int,
+    count: int,
+    dtype: np.dtype[np.floating],
+    frame: Frame | None,
+    name: str,
 ) -> Document:
     end = start + 3 * count * dtype.itemsize
+    if end > len(content):
+        raise InputError(f"{name}: {count} points were announced, the file ends before them")
     numbers = np.frombuffer(content[start:end], dtype).reshape(count, 3).astype(float)
 
     def rewrite(values: Array) -> bytes:
@@ -53,12 +61,16 @@ def _binary(
 
 
 def _ascii(content: bytes, start: int, count: int, frame: Frame | None, name: str) -> Document:
+    if count > len(content):
+        raise InputError(f"{name}: {count} points were announced, the file ends before them")
     words = list(islice(re.compile(rb"\S+").finditer(content, start), 3 * count))
     end = words[-1].end() if words else start
     try:
         numbers = np.array([word[0] for word in words], float).reshape(count, 3)
     except ValueError as error:
         raise InputError(f"{name}: {count} points were announced: {error}") from error
+    if POINTS_FOLLOW.match(content, end) is None:
+        raise InputError(f"{name}: more numbers than the {count} points that were announced")
 
     def rewrite(values: Array) -> bytes:
         return content[:start] + _lines(values).rstrip() + content[end:]
@@ -94,6 +106,7 @@ def read_xml(content: bytes, name: str) -> Document:
         root = ElementTree.fromstring(content)
         array = _point_array(root)
         numbers = _decode(root, array).reshape(-1, 3)
+        _check_count(root, len(numbers))
     except (ElementTree.ParseError, ValueError, KeyError, struct.error, zlib.error) as error:
         raise InputError(
             f"{name}: its points can't be read: {error}", "Save it as ASCII."
@@ -117,6 +130,13 @@ def _point_array(root: ElementTree.Element) -> ElementTree.Element:
     if len(arrays) != 1:
         raise ValueError(f"{len(arrays)} arrays of points, one was expected")
     return arrays[0]
+
+
+def _check_count(root: ElementTree.Element, found: int) -> None:
+    piece = root.find(".//Piece")
+    announced = None if piece is None else piece.get("NumberOfPoints")
+    if announced is not None and int(announced) != found:
+        raise ValueError(f"{announced} points were announced, {found} are there")
 
 
 def _decode(root: ElementTree.Element, array: ElementTree.Element) -> Array:

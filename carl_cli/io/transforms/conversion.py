@@ -114,16 +114,18 @@ def _coefficient_images(part: BSplineTransform) -> list[sitk.Image]:
 
 def from_sitk_transform(transform: sitk.Transform) -> Transform:
     """Any SimpleITK transform as ours: linear ones become affine, composites are flattened."""
-    parts = [_part_from_sitk(leaf) for leaf in _leaves(transform.Downcast())]
+    parts = [_part_from_sitk(leaf) for leaf in leaves(transform)]
     return parts[0] if len(parts) == 1 else CompositeTransform(tuple(parts))
 
 
-def _leaves(transform: sitk.Transform) -> Iterator[sitk.Transform]:
+def leaves(transform: sitk.Transform) -> Iterator[sitk.Transform]:
+    """The transforms that a composite is made of, in its order (io-internal)."""
+    transform = transform.Downcast()
     if not isinstance(transform, sitk.CompositeTransform):
         yield transform
         return
     for number in range(transform.GetNumberOfTransforms()):
-        yield from _leaves(transform.GetNthTransform(number).Downcast())
+        yield from leaves(transform.GetNthTransform(number))
 
 
 def _part_from_sitk(transform: sitk.Transform) -> Transform:

@@ -11,7 +11,9 @@ from numpy.typing import DTypeLike
 
 from carl_cli.errors import InputError
 from carl_cli.io.atomic import full_suffix
+from carl_cli.io.general import IMAGE_IOS
 from carl_cli.io.image import read_any
+from carl_cli.io.sitk_bridge import read_header
 from carl_cli.io.transforms import nifti
 from carl_cli.io.transforms.conversion import field_to_sitk
 from carl_cli.transform import DisplacementField
@@ -45,9 +47,7 @@ def is_field(path: Path) -> bool:
         return nifti.read_header(path).intent in (nifti.INTENT_VECTOR, nifti.INTENT_DISPLACEMENT)
     if suffix not in READABLE:
         return False
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    reader = read_header(path, IMAGE_IOS[suffix], path)
     real = reader.GetPixelID() in (sitk.sitkVectorFloat32, sitk.sitkVectorFloat64)
     return bool(real and reader.GetNumberOfComponents() == reader.GetDimension())
 

@@ -6,8 +6,7 @@ import gzip
 import struct
 from pathlib import Path
 
-from carl_cli.errors import InputError
-from carl_cli.io.nifti_header import NIFTI1_HEADER, NIFTI2_HEADER, Header, parse_header
+from carl_cli.io.nifti_header import NIFTI1_HEADER, Header, parse_header, start_of
 
 INTENT_DISPLACEMENT = 1006
 INTENT_VECTOR = 1007
@@ -18,13 +17,7 @@ BLOCK = 1 << 24
 
 def read_header(path: Path) -> Header:
     """Of a NIfTI file, compressed or not. Raises InputError."""
-    try:
-        with path.open("rb") as stream:
-            packed = stream.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as stream:
-            return parse_header(stream.read(NIFTI2_HEADER), path)
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: can't be read: {error}") from error
+    return parse_header(start_of(path), path)
 
 
 def intent_name(header: Header) -> str:
