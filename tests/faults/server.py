@@ -1,0 +1,114 @@
+"""A process that has imported carl and forks itself for each command: an import costs more
+than most commands that meet a damaged file.
+
+Reads one JSON object a line (args, folder, seconds, more_bytes), answers with one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+LIGHT = (
+    "carl_cli.cli.app",
+    "carl_cli.cli.console",
+    "carl_cli.cli.convert",
+    "carl_cli.cli.info",
+    "carl_cli.cli.outputs",
+    "carl_cli.cli.points",
+    "carl_cli.cli.warp",
+    "carl_cli.cli.weights",
+    "carl_cli.inspection",
+    "carl_cli.io.itk_bridge",
+    "carl_cli.transforming",
+    "carl_cli.warping",
+    "pydantic.main",
+)
+HEAVY = ("carl_cli.case", "carl_cli.cli.register", "carl_cli.cli.batch", "carl_cli.report.saved")
+
+
+def serve(modules: tuple[str, ...]) -> None:
+    for name in modules:
+        import_module(name)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(**json.loads(line))), flush=True)
+
+
+def answer(args: list[str], folder: str, seconds: float, more_bytes: int | None) -> dict[str, Any]:
+    """How `carl args` ended in a child of this process, and what it said."""
+    streams = os.memfd_create("out"), os.memfd_create("err")
+    before = resident_bytes()
+    child = os.fork()
+    if child == 0:
+        run(args, folder, streams, more_bytes)
+    late = not ended_within(child, seconds)
+    if late:
+        os.kill(child, signal.SIGKILL)
+    _, status, usage = os.wait4(child, 0)
+    out, err = (content_of(stream) for stream in streams)
+    return {
+        "code": os.waitstatus_to_exitcode(status),
+        "late": late,
+        "out": out,
+        "err": err,
+        "grown_bytes": max(0, usage.ru_maxrss * 1024 - before),
+    }
+
+
+def run(args: list[str], folder: str, streams: tuple[int, int], more_bytes: int | None) -> NoReturn:
+    """What the child does: the command, with a bound on how much more it may allocate."""
+    code = 1
+    try:
+        os.chdir(folder)
+        for number, stream in enumerate(streams, 1):
+            os.dup2(stream, number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if more_bytes is not None:
+            bound = virtual_bytes() + more_bytes
+            resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+        sys.argv = ["carl", *args]
+        from carl_cli.cli.app import main
+
+        main(args)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def ended_within(child: int, seconds: float) -> bool:
+    watched = os.pidfd_open(child)
+    try:
+        return bool(select.select([watched], [], [], seconds)[0])
+    finally:
+        os.close(watched)
+
+
+def content_of(stream: int) -> str:
+    os.lseek(stream, 0, os.SEEK_SET)
+    with os.fdopen(stream, "rb") as file:
+        return file.read().decode("utf-8", "replace")
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def virtual_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    serve(LIGHT + HEAVY if "--heavy" in sys.argv else LIGHT)
