@@ -65,6 +65,7 @@ class OutputError(CarlError):
     """An output could not be written."""
 
     exit_code = 7
+    usual_hint = "free some space, or write to another folder"
 
 
 class DoubtfulError(CarlError):

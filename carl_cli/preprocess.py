@@ -128,8 +128,8 @@ def _centre_mm(image: Image, modality: str, how: str) -> NDArray[np.float64]:
 def _check_dimensions(fixed: Image, moving: Image) -> None:
     if fixed.grid.dimension != moving.grid.dimension:
         raise InputError(
-            f"the fixed image has {fixed.grid.dimension} dimensions, "
-            f"the moving one {moving.grid.dimension}",
+            f"{fixed.source or 'the fixed image'} has {fixed.grid.dimension} dimensions, "
+            f"{moving.source or 'the moving one'} {moving.grid.dimension}",
             "give two images of the same dimension",
         )
 

@@ -89,9 +89,21 @@ def _terminal_handler(verbose: bool, quiet: bool) -> logging.Handler:
     return handler
 
 
+class _LogFile(logging.FileHandler):
+    """A log that can't be written any more is told of once; it does not end the run."""
+
+    complete = True
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if self.complete:
+            self.complete = False
+            reason = sys.exc_info()[1]
+            print(f"warning: the log {self.baseFilename} is incomplete: {reason}", file=sys.stderr)
+
+
 def _file_handler(path: Path) -> logging.Handler:
     try:
-        handler = logging.FileHandler(path)
+        handler = _LogFile(path)
     except OSError as failure:
         raise OutputError(f"the log {path} can't be written: {failure.strerror}") from failure
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -144,4 +144,5 @@ def _write_sitk(image: sitk.Image, temporary: Path, path: Path, compress: bool) 
     try:
         sitk.WriteImage(image, str(temporary), useCompression=compress)
     except RuntimeError as error:
-        raise OutputError(f"{path}: can't be written: {cause(error)}") from None
+        reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
+        raise OutputError(f"{path}: can't be written: {reason}") from None

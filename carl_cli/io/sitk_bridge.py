@@ -7,9 +7,10 @@ import os
 import re
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -65,7 +66,7 @@ def execute(reader: sitk.ImageReaderBase, name: Path) -> sitk.Image:
 def overheard(call: Callable[[], Result]) -> tuple[Result, str]:
     """What a call returns, and what C libraries wrote on stderr meanwhile; it goes to the log."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as heard:
+    with _scratch() as heard:
         ours = os.dup(2)
         os.dup2(heard.fileno(), 2)
         try:
@@ -83,6 +84,30 @@ def overheard(call: Callable[[], Result]) -> tuple[Result, str]:
 def read_grid(path: Path, image_io: str, name: Path) -> Grid:
     """Where a file's voxels lie, by ITK's reader."""
     return grid_of(read_header(path, image_io, name))
+
+
+def written_quietly(write: Callable[[], None]) -> None:
+    """Run a writer of ITK; what HDF5 prints about a full disk, also when it closes the file that
+    it could not write, goes to the log. Raises RuntimeError with ITK's words."""
+
+    def attempt() -> str:
+        try:
+            write()
+        except RuntimeError as error:
+            traceback.clear_frames(error.__traceback__)  # closes the writer's file, here
+            return str(error)
+        return ""
+
+    reason, _ = overheard(attempt)
+    if reason:
+        raise RuntimeError(reason)
+
+
+def _scratch() -> IO[bytes]:
+    """In memory where the system has such files: the disk may be what is in trouble."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("heard"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def unreadable(name: Path, error: RuntimeError) -> InputError:

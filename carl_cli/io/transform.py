@@ -19,7 +19,7 @@ from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.bounded import bounded_memory
 from carl_cli.io.general import check_directions
-from carl_cli.io.sitk_bridge import cause, overheard
+from carl_cli.io.sitk_bridge import cause, overheard, written_quietly
 from carl_cli.io.transforms import dense_files, hdf5
 from carl_cli.io.transforms.conversion import (
     covering,
@@ -156,10 +156,10 @@ def write_transform(
 def _write(path: Path, save: Callable[[Path], None]) -> None:
     with atomic_path(path) as temporary:
         try:
-            save(temporary)
+            written_quietly(lambda: save(temporary))
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise OutputError(f"{path}: can't be written: {reason}") from error
+            reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
+            raise OutputError(f"{path}: can't be written: {reason}") from None
 
 
 def natural_grid(transform: Transform) -> Grid:

@@ -91,7 +91,7 @@ class Bench:
         if self.kind in samples.POINT_FILES:
             chain = ["-t", self.still, "--from", "fixed", "-o", self.out / "out.csv"]
             return ["points", path, *chain]
-        return ["weights", "info", path]
+        return ["weights", "verify", path]
 
     def _outcome(self, ended: Ended, before: dict[str, str]) -> tuple[str, str]:
         told = f"{ended.code} {ended.err.strip()[-300:]}"

@@ -18,13 +18,15 @@ MORE_BYTES = 3 * 2**30
 
 @dataclass(frozen=True)
 class Ended:
-    """code: negative for a signal. grown_bytes: memory above that of the server."""
+    """code: negative for a signal. grown_bytes: memory above that of the server. struck: the
+    signal that was asked for met it alive."""
 
     code: int
     late: bool
     out: str
     err: str
     grown_bytes: int = 0
+    struck: bool = False
 
 
 def installed() -> list[str]:
@@ -84,12 +86,14 @@ class Server:
         folder: Path,
         seconds: float = SECONDS,
         more_bytes: int | None = MORE_BYTES,
+        blow: tuple[int, int, float] | None = None,
     ) -> Ended:
         question = {
             "args": [str(arg) for arg in args],
             "folder": str(folder),
             "seconds": seconds,
             "more_bytes": more_bytes,
+            "blow": blow,
         }
         assert self.child.stdin is not None
         assert self.child.stdout is not None

@@ -1,7 +1,7 @@
 """A process that has imported carl and forks itself for each command: an import costs more
 than most commands that meet a damaged file.
 
-Reads one JSON object a line (args, folder, seconds, more_bytes), answers with one.
+Reads one JSON object a line (the arguments of `answer`), answers with one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,21 @@ LIGHT = (
     "carl_cli.cli.outputs",
     "carl_cli.cli.points",
     "carl_cli.cli.warp",
-    "carl_cli.cli.weights",
     "carl_cli.inspection",
     "carl_cli.io.itk_bridge",
     "carl_cli.transforming",
     "carl_cli.warping",
     "pydantic.main",
 )
-HEAVY = ("carl_cli.case", "carl_cli.cli.register", "carl_cli.cli.batch", "carl_cli.report.saved")
+HEAVY = (
+    "carl_cli.case",
+    "carl_cli.cli.batch",
+    "carl_cli.cli.register",
+    "carl_cli.cli.weights",
+    "carl_cli.report.saved",
+    "carl_cli.weights",
+    "safetensors.torch",
+)
 
 
 def serve(modules: tuple[str, ...]) -> None:
@@ -43,13 +50,23 @@ def serve(modules: tuple[str, ...]) -> None:
         print(json.dumps(answer(**json.loads(line))), flush=True)
 
 
-def answer(args: list[str], folder: str, seconds: float, more_bytes: int | None) -> dict[str, Any]:
-    """How `carl args` ended in a child of this process, and what it said."""
+def answer(
+    args: list[str],
+    folder: str,
+    seconds: float,
+    more_bytes: int | None,
+    blow: tuple[int, int, float] | None = None,
+) -> dict[str, Any]:
+    """How `carl args` ended in a child of this process, and what it said.
+
+    blow: (signal, after this many lines on stderr, and so many seconds more).
+    """
     streams = os.memfd_create("out"), os.memfd_create("err")
     before = resident_bytes()
     child = os.fork()
     if child == 0:
         run(args, folder, streams, more_bytes)
+    struck = blow is not None and strike(child, streams[1], *blow)
     late = not ended_within(child, seconds)
     if late:
         os.kill(child, signal.SIGKILL)
@@ -58,6 +75,7 @@ def answer(args: list[str], folder: str, seconds: float, more_bytes: int | None)
     return {
         "code": os.waitstatus_to_exitcode(status),
         "late": late,
+        "struck": struck,
         "out": out,
         "err": err,
         "grown_bytes": max(0, usage.ru_maxrss * 1024 - before),
@@ -72,6 +90,7 @@ def run(args: list[str], folder: str, streams: tuple[int, int], more_bytes: int 
         for number, stream in enumerate(streams, 1):
             os.dup2(stream, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if more_bytes is not None:
             bound = virtual_bytes() + more_bytes
             resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
@@ -94,6 +113,17 @@ def ended_within(child: int, seconds: float) -> bool:
         return bool(select.select([watched], [], [], seconds)[0])
     finally:
         os.close(watched)
+
+
+def strike(child: int, stream: int, number: int, lines: int, seconds: float) -> bool:
+    """Send the signal at that moment; False when the child has ended before."""
+    while os.pread(stream, 2**20, 0).count(b"\n") < lines:
+        if ended_within(child, 0.001):
+            return False
+    if ended_within(child, seconds):
+        return False
+    os.kill(child, number)
+    return True
 
 
 def content_of(stream: int) -> str:

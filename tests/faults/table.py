@@ -34,14 +34,17 @@ def main() -> None:
     parser.add_argument("--kind", action="append", help="only these")
     wanted = parser.parse_args()
     counts: dict[str, Counter[str]] = {}
-    with tempfile.TemporaryDirectory() as folder, Server() as server:
+    with tempfile.TemporaryDirectory() as folder, Server(heavy=True) as server:
         for kind in wanted.kind or KINDS:
             seeds = range(wanted.first, wanted.first + wanted.each)
             verdicts = judged(kind, seeds, server, Path(folder))
             counts[kind] = Counter(verdict.outcome for _, verdict in verdicts)
             for seed, verdict in verdicts:
                 if not verdict.good:
-                    print(f"{kind} {seed} {verdict.change}: {verdict.outcome}: {verdict.why}", flush=True)
+                    print(
+                        f"{kind} {seed} {verdict.change}: {verdict.outcome}: {verdict.why}",
+                        flush=True,
+                    )
     print("\n".join(rows(counts)))
 
 

@@ -44,12 +44,24 @@ def check_stated(path: Path, leaves: Sequence[sitk.Transform]) -> None:
         )
     for said, leaf in zip(stated, leaves, strict=True):
         pairs = (said.values, leaf.GetParameters()), (said.fixed, leaf.GetFixedParameters())
-        if not all(_same(*pair) for pair in pairs):
+        if not all(_same(*pair) for pair in pairs) or not _of_right_length(leaf):
             raise InputError(
                 f"{path}: {said.values.size} parameters and {said.fixed.size} fixed ones, "
                 "not those of its transform",
                 "the file is damaged; get it again",
             )
+
+
+def _of_right_length(leaf: sitk.Transform) -> bool:
+    """ITK keeps numbers beyond those it needs; a new transform of the class has none."""
+    if not leaf.IsLinear() or type(leaf) is sitk.Transform:
+        return True
+    any_dimension = sitk.AffineTransform | sitk.ScaleTransform | sitk.TranslationTransform
+    new = type(leaf)(*([leaf.GetDimension()] if isinstance(leaf, any_dimension) else []))
+    return all(
+        len(getattr(new, get)()) == len(getattr(leaf, get)())
+        for get in ("GetParameters", "GetFixedParameters")
+    )
 
 
 def _same(said: Array, read: Sequence[float]) -> bool:
