@@ -16,6 +16,7 @@ from carl_cli.batching.shards import Shard
 from carl_cli.errors import OutputError
 from carl_cli.io.atomic import atomic_path
 from carl_cli.report.record import RunRecord
+from carl_cli.tabular import inert
 
 State = Literal["waiting", "running", "done", "failed"]
 FILE = "status.csv"
@@ -114,11 +115,11 @@ class StatusTable:
 
 
 def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
-    """A CSV table, whole or not at all."""
+    """A CSV table without formulas, whole or not at all."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]) if rows else list(StatusRow.model_fields))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(inert(row) for row in rows)
     with atomic_path(path) as temporary:
         temporary.write_text(stream.getvalue(), encoding="utf-8", newline="")
 

@@ -16,6 +16,7 @@ from carl_cli.batching.table import table_lines
 from carl_cli.errors import InputError
 from carl_cli.evaluating.scores import Row, Scores, row_of
 from carl_cli.evaluating.statistics import LEVEL, holm, interval, paired
+from carl_cli.tabular import inert
 
 Table = list[dict[str, Any]]
 
@@ -124,11 +125,11 @@ def _is_number(cell: str) -> bool:
 
 
 def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """Undefined figures are written as nan."""
+    """Undefined figures are written as nan; no text is a formula to a spreadsheet."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(table[0]) if table else ["id"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows(inert(row) for row in table)
     return stream.getvalue()
 
 

@@ -67,7 +67,9 @@ def test_expected_failures(carl: Carl, failing, kind, code) -> None:  # type: ig
         (KeyboardInterrupt(), 130, "interrupted"),
         (ValueError("two\nlines"), 1, "error: ValueError: two lines\nhint: this is a bug in carl"),
         (RuntimeError("shape mismatch"), 1, "this is a bug"),
-        (FileNotFoundError(2, "No such file", "/y"), 1, "this is a bug"),
+        (FileNotFoundError(2, "No such file", "/y"), 3, "/y: can't be read: No such file"),
+        (PermissionError(13, "Permission denied", "/y"), 3, "/y: can't be read: Permission denied"),
+        (FileNotFoundError(2, "No such file"), 1, "this is a bug"),
     ],
 )
 def test_other_failures(carl: Carl, failing, failure, code, words) -> None:  # type: ignore[no-untyped-def]
