@@ -62,7 +62,7 @@ class ShardTask:
     def __call__(self, index: int) -> None:
         """Ends the process with the exit code of the command unless that is 0."""
         code = _run([*self.command, "--shard", f"{index}/{self.count}"])
-        if code == -signal.SIGTERM:
+        if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
             # Preempted or cancelled: a task that ended by itself now would count as failed,
             # one that waits for its end is requeued or cancelled by Slurm.
             time.sleep(_GRACE_S)

@@ -18,7 +18,7 @@ MOST_INVERSE_ERROR_MM = 5.0
 MOST_ROTATION_DEGREES = 45.0
 MOST_SPREAD_MM = 20.0
 ALIKE = 0.98
-"""Images that are as similar as this before and after need no gain."""
+"""Images correlated like this before and after need no gain."""
 
 
 def advise(metrics: Metrics) -> list[str]:
@@ -48,7 +48,7 @@ def _similarity(metrics: Metrics) -> str:
     for name in ("lncc", "nmi", "ncc"):
         old, new = getattr(before, name), getattr(after, name)
         if old is not None and new is not None:
-            if new > old or min(old, new) >= ALIKE:
+            if new > old or (name != "nmi" and min(old, new) >= ALIKE):
                 return ""
             return f"No gain: {name.upper()} was {old:.3f} before and is {new:.3f} after."
     return ""
