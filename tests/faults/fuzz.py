@@ -52,7 +52,7 @@ def fuzz(minutes: float, seed: int, keep: Path, kinds: list[str]) -> Counter[str
                 keep.mkdir(parents=True, exist_ok=True)
                 (keep / name).write_bytes(content)
                 print(f"{name} {change}: {verdict.why}", flush=True)
-            if counts.total() % 200 == 0:
+            if counts.total() % 50 == 0:
                 print(dict(counts), flush=True)
     return counts
 

@@ -28,7 +28,8 @@ BAD = (
     "input",
 )
 """right: exit 0, and another reader says the same. refused: code 3 or 4, with words and a hint.
-mute: no error line, or one that does not name the file. left over: something half written."""
+hang: ten seconds of work, or of sleep. mute: no error line, or one that does not name the file.
+left over: something half written."""
 MOST_GROWN = 2**30
 PLACE_TOLERANCE = 0.05  # voxels, as carl allows two forms of one header to differ
 

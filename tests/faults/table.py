@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .judge import BAD, GOOD, KINDS, Bench, Verdict
 from .runner import Server
+from .samples import WEIGHTS
 
 
 def judged(kind: str, seeds: range, server: Server, folder: Path) -> list[tuple[int, Verdict]]:
@@ -34,9 +35,10 @@ def main() -> None:
     parser.add_argument("--kind", action="append", help="only these")
     wanted = parser.parse_args()
     counts: dict[str, Counter[str]] = {}
-    with tempfile.TemporaryDirectory() as folder, Server(heavy=True) as server:
+    seeds = range(wanted.first, wanted.first + wanted.each)
+    with tempfile.TemporaryDirectory() as folder, Server() as light, Server(heavy=True) as heavy:
         for kind in wanted.kind or KINDS:
-            seeds = range(wanted.first, wanted.first + wanted.each)
+            server = heavy if kind in WEIGHTS else light
             verdicts = judged(kind, seeds, server, Path(folder))
             counts[kind] = Counter(verdict.outcome for _, verdict in verdicts)
             for seed, verdict in verdicts:
@@ -45,6 +47,7 @@ def main() -> None:
                         f"{kind} {seed} {verdict.change}: {verdict.outcome}: {verdict.why}",
                         flush=True,
                     )
+            print(kind, dict(counts[kind]), flush=True)
     print("\n".join(rows(counts)))
 
 
