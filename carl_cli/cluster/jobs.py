@@ -22,7 +22,7 @@ FILE = "jobs.jsonl"
 ALIVE = {
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING"),
     *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SIGNALING"),
-    *("STAGE_OUT", "PREEMPTED"),
+    "STAGE_OUT",
 }
 """States from which a task still goes on, by itself or once it is released."""
 

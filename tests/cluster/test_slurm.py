@@ -16,6 +16,7 @@ from carl_cli.cluster.overview import log_of
 from carl_cli.report.record import read_record
 
 from ..batch.conftest import Study, digests, states
+from ..batch.test_scripts import SCRIPTS, environment
 
 pytestmark = pytest.mark.cluster
 FILES = ("*/*.h5", "*/*.nii.gz")
@@ -195,3 +196,22 @@ def test_weights_that_the_node_can_not_read(cluster: Cluster) -> None:
     assert log.startswith("error: ")
     assert f"{copy}/config.json: No such file or directory" in log.splitlines()[0]
     assert (cluster.out / FOLDER / f"{job.job}_submission.sh").exists()
+
+
+def test_the_ready_script_for_an_array(cluster: Cluster) -> None:
+    """Two tasks find their parts in Slurm's variables; the summary merges them."""
+    study = cluster.study
+    table, log = study.pairs(3), study.folder / "carl-%A_%a.log"
+    limits = ("--array=0-1", "--cpus-per-task=1", "--mem=2G", f"--output={log}", "--wait")
+    more = ("--weights", study.weights, "--device", "cpu", "--threads", 1)
+    words = ("sbatch", *limits, SCRIPTS / "array.slurm", table, cluster.out, *more)
+    done = subprocess.run(
+        [str(word) for word in words],
+        env=environment(study.folder),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert study.batch(table, cluster.out, "--summary").out == "done 3\nfailed 0\n"
+    parts = sorted(path.parent.name for path in cluster.out.glob("shards/*/status.csv"))
+    assert parts == ["1-of-2", "2-of-2"]
