@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +44,17 @@ def _seconds(call: Callable[[], object], device: str) -> float:
 def _wait_for(device: str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
+
+
+@contextmanager
+def peak_memory(device: str) -> Iterator[list[float]]:
+    """Within: what a GPU's allocator holds at most, in MiB; afterwards the list's only element."""
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    result: list[float] = []
+    yield result
+    result.append(torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else math.nan)
 
 
 def peak_flops(device: str, dtype: torch.dtype, rounds: int = 7, size: int = 1024) -> float:

@@ -1,0 +1,58 @@
+"""Instance optimisation of all parameters: ours beside icon_registration's, on equal weights.
+
+    python -m benchmarks.io --reference FOLDER --sides 32 --steps 2
+    python -m benchmarks.io --reference FOLDER --sides 175 --steps 50 --device cuda
+
+FOLDER holds the unpacked icon_registration 1.1.9. Ours includes what it does beside the steps:
+a private copy of the network, and the loss and the maps of the last state.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.measure import table
+from benchmarks.reference import ours, pair, their_steps, theirs
+from benchmarks.timing import call_seconds, machine, peak_memory
+from carl_cli.instance import InstanceOptions, Pair, optimise
+
+RATE = 2e-5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--sides", type=int, nargs="+", default=(32,))
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=1)
+    arguments = parser.parse_args()
+    rows = [row for side in arguments.sides for row in compare(side, arguments)]
+    print(machine(arguments.device))
+    print(table("", ["side", "steps", "network", "seconds", "GPU MiB", "ratio"], rows))
+
+
+def compare(side: int, arguments: argparse.Namespace) -> list[list[object]]:
+    shape, device, steps = (side,) * 3, arguments.device, arguments.steps
+    whole = theirs(arguments.reference, shape, device)
+    network = ours(whole, device)
+    fixed, moving = pair(shape, device)
+    options = InstanceOptions(steps=steps, learning_rate=RATE, sigma=4, regularisation=1.5)
+    calls = {
+        "ours": lambda: optimise(network, Pair(fixed, moving), options, align_corners=True),
+        "icon_registration": lambda: their_steps(whole, fixed, moving, steps, RATE),
+    }
+    measured = {}
+    for name, call in calls.items():
+        with peak_memory(device) as mib:
+            measured[name] = call_seconds(call, arguments.rounds, device), mib
+    first = measured["ours"][0].median
+    return [
+        [side, steps, name, seconds, *mib, seconds.median / first]
+        for name, (seconds, mib) in measured.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()
