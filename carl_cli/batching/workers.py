@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Lock
 from typing import Any
 
+from carl_cli.allocator import keep_freed_memory
 from carl_cli.batching.job import Job, Outcome
 from carl_cli.batching.pipeline import Watcher, run_jobs
 from carl_cli.threads import limit_threads
@@ -177,6 +178,7 @@ def _serve(connection: Connection, setup: Setup, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(parent)
     limit_threads(setup.threads)
+    keep_freed_memory()
     import torch
 
     torch.use_deterministic_algorithms(setup.deterministic)

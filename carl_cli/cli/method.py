@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from carl_cli.allocator import keep_freed_memory
 from carl_cli.cli import console
 from carl_cli.cli.arguments import (
     ImageArguments,
@@ -51,6 +52,7 @@ class MethodArguments:
         """Logging, thread limits, contradictions: before anything heavy. Returns the threads."""
         run = self.run
         threads = console.start(run.verbose, run.quiet, run.log_file, run.threads)
+        keep_freed_memory()
         self.check()
         return threads
 

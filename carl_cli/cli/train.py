@@ -51,9 +51,11 @@ def run(
 ) -> None:
     """Train a network. SIGTERM saves a checkpoint and exits with code 75: run again with
     --resume. Several GPUs: torchrun --nproc-per-node N -m carl_cli.cli.app train CONFIG."""
+    from carl_cli.allocator import keep_freed_memory
     from carl_cli.cli import console
 
     count = console.start(verbose, quiet, log_file, threads)
+    keep_freed_memory()
 
     import torch
 
