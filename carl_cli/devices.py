@@ -55,5 +55,7 @@ def chosen_weights(
     name: str, device: str = "auto", deterministic: bool = False, offline: bool = False
 ) -> Weights:
     """Weights by name, folder or repository on a device by name."""
-    torch.use_deterministic_algorithms(deterministic)
+    # The call imports torch's compiler, which takes seconds.
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
     return load_weights(locate(name, offline), chosen_device(device))

@@ -6,7 +6,7 @@ huggingface_hub keeps the cache and honours HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_H
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from carl_cli.errors import WeightsError
 from carl_cli.integrity import CARD, CONFIG, MODEL, check_files, stored_config, stored_hashes
 from carl_cli.registry import HubName
 
+Explain = Callable[[BaseException, HubName], "WeightsError | None"]
 FILES = (CONFIG, MODEL, CARD)
 NEEDED = (CONFIG, MODEL)
 
@@ -80,7 +81,7 @@ def download(wanted: HubName, force: bool = False) -> Path:
 
     if is_offline():
         raise absent(wanted)
-    with _own_words(wanted):
+    with own_words(wanted):
         folder = Path(
             snapshot_download(
                 wanted.repository,
@@ -99,16 +100,18 @@ def download(wanted: HubName, force: bool = False) -> Path:
 
 
 @contextmanager
-def _own_words(wanted: HubName) -> Iterator[None]:
-    """WeightsError for whatever goes wrong on the way to the cache."""
+def own_words(wanted: HubName, special: Explain | None = None) -> Iterator[None]:
+    """WeightsError for whatever goes wrong between here and the Hub.
+
+    special: asked first; by default what can go wrong with a download.
+    """
     try:
         yield
     except WeightsError:
         raise
     except Exception as error:
-        known = _named(error, wanted) or _by_status(error, wanted) or _by_disk(error)
-        if known is None:
-            known = _no_connection(error)
+        known = (special or _named)(error, wanted) or _by_status(error, wanted)
+        known = known or _by_disk(error) or _no_connection(error)
         if known is None:
             raise
         raise known from error
@@ -125,7 +128,7 @@ def _named(error: BaseException, wanted: HubName) -> WeightsError | None:
     from huggingface_hub import errors
 
     kinds = list(_chain(error))
-    page = f"{_endpoint()}/{wanted.repository}"
+    page = f"{endpoint()}/{wanted.repository}"
     if any(isinstance(e, errors.GatedRepoError) for e in kinds):
         return WeightsError(
             f"{wanted} is gated: its owners grant access",
@@ -133,7 +136,7 @@ def _named(error: BaseException, wanted: HubName) -> WeightsError | None:
         )
     if any(isinstance(e, errors.RepositoryNotFoundError) for e in kinds):
         return WeightsError(
-            f"no repository {wanted.repository} on {_endpoint()} that you may see "
+            f"no repository {wanted.repository} on {endpoint()} that you may see "
             "(and no folder of that name here)",
             _token_hint(),
         )
@@ -144,24 +147,29 @@ def _named(error: BaseException, wanted: HubName) -> WeightsError | None:
         )
     if any(isinstance(e, errors.FileMetadataError) for e in kinds):
         return WeightsError(
-            f"{_endpoint()} does not answer as a Hub does", "check HF_ENDPOINT and the proxy"
+            f"{endpoint()} does not answer as a Hub does", "check HF_ENDPOINT and the proxy"
         )
     if any(isinstance(e, errors.HFValidationError) for e in kinds):
         return WeightsError(f"{wanted}: no name of a repository", "org/repo[@revision] is expected")
     return None
 
 
-def _by_status(error: BaseException, wanted: HubName) -> WeightsError | None:
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that the Hub answered with, if that is what the error comes from."""
     responses = [getattr(e, "response", None) for e in _chain(error)]
-    status = next((r.status_code for r in responses if r is not None), None)
+    return next((int(r.status_code) for r in responses if r is not None), None)
+
+
+def _by_status(error: BaseException, wanted: HubName) -> WeightsError | None:
+    status = status_of(error)
     if status is None:
         return None
     if status in (401, 403):
-        return WeightsError(f"{_endpoint()} refuses access to {wanted} ({status})", _token_hint())
+        return WeightsError(f"{endpoint()} refuses access to {wanted} ({status})", _token_hint())
     if status == 404:
-        return WeightsError(f"a file of {wanted} is missing on {_endpoint()} (404)")
+        return WeightsError(f"a file of {wanted} is missing on {endpoint()} (404)")
     return WeightsError(
-        f"{_endpoint()} is out of order: it answered {status} for {wanted}",
+        f"{endpoint()} is out of order: it answered {status} for {wanted}",
         "try again later",
     )
 
@@ -186,20 +194,23 @@ def _by_disk(error: BaseException) -> WeightsError | None:
 def _no_connection(error: BaseException) -> WeightsError | None:
     from huggingface_hub import errors
 
-    words = ("Connect", "Timeout", "Protocol", "Network", "Proxy", "ReadError")
-    lost = any(any(word in type(e).__name__ for word in words) for e in _chain(error))
-    cut = "Consistency check failed" in str(error)
+    def is_called(*words: str) -> bool:
+        return any(word in type(e).__name__ for e in _chain(error) for word in words)
+
+    lost = is_called("Connect", "Timeout", "Network", "Proxy")
+    cut = is_called("Protocol", "ReadError") or "Consistency check failed" in str(error)
     if cut or lost or isinstance(error, errors.LocalEntryNotFoundError):
         what = "the connection broke off" if cut else "no connection"
         return WeightsError(
-            f"{what}: {_endpoint()}",
+            f"{what}: {endpoint()}",
             "check the network, or HF_ENDPOINT; on a compute node without one, run "
             "carl weights download on the login node first",
         )
     return None
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """HF_ENDPOINT, or the Hub itself."""
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT)

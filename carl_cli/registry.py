@@ -111,20 +111,31 @@ def hub_name(text: str) -> HubName | None:
 def locate(name_or_path: str, offline: bool = False) -> Path:
     """The folder of weights given by name, folder, model file, or `org/repo[@revision]`.
 
-    What lies here is taken first, without a look at the network; a repository of the Hub
-    that isn't in the cache is downloaded, unless offline. Raises WeightsError.
+    What lies here is taken first, without a look at the network; a repository of the Hub or
+    a release that isn't here is downloaded, unless offline. Raises WeightsError.
     """
     if (folder := local_folder(name_or_path)) is not None:
         return folder
-    if release(name_or_path):
-        raise _not_imported(name_or_path)
-    if (wanted := hub_name(name_or_path)) is None:
+    entry, wanted = release(name_or_path), hub_name(name_or_path)
+    if entry is None and wanted is None:
         raise WeightsError(f"no weights {name_or_path!r}", _choices())
     from carl_cli import hub
 
-    if offline or hub.is_offline():
+    offline = offline or hub.is_offline()
+    if entry is not None:
+        return _released(entry, offline)
+    assert wanted is not None
+    if offline:
         raise hub.absent(wanted)
     return hub.download(wanted)
+
+
+def _released(entry: Release, offline: bool) -> Path:
+    if offline:
+        raise _not_imported(entry.name)
+    from carl_cli.releases import install
+
+    return install(entry, imported_folder(entry.name))
 
 
 def local_folder(name_or_path: str) -> Path | None:

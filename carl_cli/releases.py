@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import urllib.error
 import urllib.request
@@ -14,6 +15,8 @@ from typing import Any
 from carl_cli.errors import WeightsError
 from carl_cli.progress import Progress, silent
 from carl_cli.registry import Release
+
+log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 2**18
 _TIMEOUT_S = 30
@@ -33,6 +36,7 @@ def install(entry: Release, folder: Path, progress: Progress = silent) -> Path:
     """Download a release and import it into a weights folder. Raises WeightsError."""
     from carl_cli.checkpoints import import_checkpoint
 
+    log.info("%s, licence %s; please cite: %s", entry.url, entry.licence, entry.citation)
     with downloaded(entry.url, progress) as file:
         origin = {"imported_from": entry.url, "bytes": file.stat().st_size}
         import_checkpoint(file, entry.family, folder, provenance=origin)

@@ -65,7 +65,11 @@ ENTRIES = (
     ),
     CommandEntry("train", _CLI + "train", "app", "Train a network from a config file.", NETWORKS),
     CommandEntry(
-        "weights", _CLI + "weights", "app", "List, download, check and import weights.", NETWORKS
+        "weights",
+        _CLI + "weights",
+        "app",
+        "List, download, check, import and publish weights.",
+        NETWORKS,
     ),
     CommandEntry("demo", _CLI + "demo", "demo", "Register a synthetic pair and score it.", HELP),
     CommandEntry("doctor", _CLI + "doctor", "doctor", "Check this installation and machine.", HELP),

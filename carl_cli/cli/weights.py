@@ -22,8 +22,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="List, download, check and import weights. Wherever --weights is asked for: a name of "
-    "the list, a folder, its model file, or org/repo[@revision] on the Hugging Face Hub.",
+    help="List, download, check, import and publish weights. Wherever --weights is asked for: a "
+    "name of the list, a folder, its model file, or org/repo[@revision] on the Hugging Face Hub.",
 )
 
 
@@ -108,6 +108,38 @@ def verify(name: Name) -> None:
         typer.echo("test pair: the network runs; config.json has no figures to compare with")
 
 
+@app.command()
+def push(
+    source: Annotated[
+        str, typer.Argument(metavar="FOLDER|RUN", help="Weights folder, or folder of a training.")
+    ],
+    repository: Annotated[str, typer.Argument(metavar="ORG/REPO[@BRANCH]")],
+    private: Annotated[
+        bool, typer.Option("--private", help="If the repository is new: only you can see it.")
+    ] = False,
+    message: Annotated[str, typer.Option("--message", "-m", help="Of the commit.")] = "",
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write weights to a repository on the Hub, and print the name of the commit.
+
+    They are verified first; of a training, the best network is exported. Repository and branch
+    are made where they are missing. A token that may write is taken from HF_TOKEN, or from
+    `hf auth login`.
+    """
+    from carl_cli import publishing
+    from carl_cli.cli import console
+    from carl_cli.errors import UsageError
+    from carl_cli.registry import hub_name
+
+    console.start(verbose, quiet)
+    wanted = hub_name(repository)
+    if wanted is None:
+        raise UsageError(f"{repository}: no name of a repository", "org/repo[@branch] is expected")
+    _progress_bars(quiet)
+    typer.echo(str(publishing.publish(source, wanted, private, message)))
+
+
 @app.command("import")
 def import_weights(
     file: Annotated[
@@ -179,7 +211,6 @@ def _released(entry: registry.Release, force: bool) -> Path:
     there = registry.local_folder(entry.name)
     if there is not None and not force:
         return there
-    console.LOGGER.info("%s, licence %s; please cite: %s", entry.url, entry.licence, entry.citation)
     with console.progress() as progress:
         folder = install(entry, registry.imported_folder(entry.name), progress)
     origin = stored_config(folder)["provenance"]
@@ -188,10 +219,15 @@ def _released(entry: registry.Release, force: bool) -> Path:
 
 
 def _from_hub(wanted: registry.HubName, force: bool, quiet: bool) -> Path:
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
     from carl_cli import hub
+
+    _progress_bars(quiet)
+    return hub.download(wanted, force)
+
+
+def _progress_bars(quiet: bool) -> None:
+    """huggingface_hub draws its own, also where nobody sees them."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if quiet or not sys.stderr.isatty():
         disable_progress_bars()
-    return hub.download(wanted, force)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,10 +12,11 @@ import pytest
 
 from carl_cli.cli.app import main
 from tests.conftest import REPOSITORY
+from tests.weights.forks import Forks, Outcome, started
 from tests.weights.hub import Hub, Repository, serving
 
 MODEL_BYTES = b"tensors" * 40_000
-Carl = Callable[..., "subprocess.CompletedProcess[str]"]
+Carl = Callable[..., Outcome]
 
 
 def weights_files(model: bytes = MODEL_BYTES) -> dict[str, bytes]:
@@ -44,26 +43,27 @@ def hub() -> Iterator[Hub]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with started(tmp_path_factory.mktemp("forks"), REPOSITORY) as running:
+        yield running
+
+
 @pytest.fixture
-def carl(hub: Hub, tmp_path: Path) -> Carl:
+def carl(hub: Hub, forks: Forks, tmp_path: Path) -> Carl:
     """`carl("weights", …, HF_TOKEN="…")` against the hub, with caches of its own."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
 
-    def run(*args: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*args: object, user: int = 0, terminal: str | None = None, **variables: str) -> Outcome:
         own = {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "hf"),
+            # Its upload protocol has servers of its own: here large files go as LFS has them.
+            "HF_HUB_DISABLE_XET": "1",
             "CARL_HOME": str(tmp_path / "carl"),
-            "PYTHONPATH": str(REPOSITORY),
         }
-        return subprocess.run(
-            [sys.executable, "-m", "carl_cli.cli.app", *map(str, args)],
-            env={**inherited, **own, **variables},
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            timeout=60,
-        )
+        environment = {**inherited, **own, **variables}
+        return forks.run([str(arg) for arg in args], environment, tmp_path, user, terminal)
 
     return run
 
@@ -72,12 +72,12 @@ def carl(hub: Hub, tmp_path: Path) -> Carl:
 def carl_here(capsys: pytest.CaptureFixture[str]) -> Carl:
     """`carl` inside this process, which has loaded torch already."""
 
-    def run(*args: object) -> subprocess.CompletedProcess[str]:
+    def run(*args: object) -> Outcome:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             main([str(arg) for arg in args])
         out, err = capsys.readouterr()
         assert isinstance(stop.value.code, int)
-        return subprocess.CompletedProcess(args, stop.value.code, out, err)
+        return Outcome(stop.value.code, out, err)
 
     return run

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,26 @@ def test_a_cut_transfer_goes_on_where_it_broke_off(carl: Carl, hub: Hub, tmp_pat
     assert done.returncode == 0
     assert hub.ranges == [f"bytes={10 * 2**20}-"]
     assert (tmp_path / SNAPSHOT / "model.safetensors").read_bytes() == model
+
+
+def test_a_connection_that_breaks_again_and_again(carl: Carl, hub: Hub, tmp_path: Path) -> None:
+    hub.cuts = 1000
+    done = carl("weights", "download", "org/net")
+    assert done.returncode == 4
+    assert "error: the connection broke off: http://127.0.0.1" in done.stderr
+    assert not (tmp_path / SNAPSHOT / "model.safetensors").exists()
+
+
+def test_a_terminal_shows_how_far_it_is(carl: Carl) -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+    done = carl("weights", "download", "org/net", terminal=os.ttyname(theirs))
+    os.set_blocking(ours, False)
+    shown = os.read(ours, 2**16).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0
+    assert "100%" in shown
 
 
 def test_a_wrong_hash_is_refused_until_the_right_file_comes(
@@ -181,6 +204,17 @@ def test_no_space_left(carl: Carl, hub: Hub, tmp_path: Path) -> None:
     assert done.returncode == 4
     assert f"no space left for the weights in {tmp_path}/hf/hub" in done.stderr
     assert not (tmp_path / SNAPSHOT / "model.safetensors").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_cache_of_another_user(carl: Carl, tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir(mode=0o755)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    done = carl("weights", "download", "org/net", user=65534)
+    assert done.returncode == 4
+    assert f"weights can't be written to {tmp_path}/hf/hub: Permission denied" in done.stderr
+    assert "set HF_HOME to a folder of yours" in done.stderr
 
 
 def test_a_cache_that_can_not_be_written(carl: Carl, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -156,7 +158,8 @@ def test_a_release_becomes_weights_by_name(
     model = ModelConfig(
         coarse="unet", refine_scales=(2, 1, 1), unet=UNetConfig(down=(2, 4), up=(2, 4))
     )
-    monkeypatch.setitem(checkpoints.FAMILIES, "unigradicon", (model,))
+    family = replace(checkpoints.FAMILIES["unigradicon"], models=(model,))
+    monkeypatch.setitem(checkpoints.FAMILIES, "unigradicon", family)
     entry = Release("unigradicon", "unigradicon", "MIT", f"{site}/net", "a paper")
     monkeypatch.setattr(registry, "RELEASES", (entry,))
     network = build_network(model)
@@ -165,7 +168,7 @@ def test_a_release_becomes_weights_by_name(
     torch.save({theirs: ours[key] for theirs, key in _translate(network)}, buffer)
     monkeypatch.setattr(_Site, "content", buffer.getvalue())
     with pytest.raises(WeightsError, match="unigradicon is not in"):
-        locate("unigradicon")
+        locate("unigradicon", offline=True)
     done = carl_here("weights", "download", "unigradicon")
     assert (done.returncode, done.stdout.strip()) == (0, str(imported_folder("unigradicon")))
     digest = sha256(buffer.getvalue()).hexdigest()
@@ -174,4 +177,6 @@ def test_a_release_becomes_weights_by_name(
     loaded = load_weights(locate("unigradicon")).network.state_dict()
     assert loaded.keys() == ours.keys()
     assert all(torch.equal(loaded[key], ours[key]) for key in ours)
+    shutil.rmtree(imported_folder("unigradicon"))
+    assert locate("unigradicon") == imported_folder("unigradicon"), "brought here when asked for"
     assert carl_here("weights", "verify", "unigradicon").returncode == 0

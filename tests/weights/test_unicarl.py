@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from carl_cli.checkpoints import authors_rule, import_checkpoint
 from carl_cli.errors import WeightsError
 from carl_cli.geometry import Grid
 from carl_cli.integrity import stored_config
-from carl_cli.io.image import from_sitk, to_sitk
+from carl_cli.io.image import Image, from_sitk, to_sitk
 from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, build_network
-from carl_cli.model.published import _translate
+from carl_cli.model.published import _translate, fits
 from carl_cli.preprocess import prepare_pair
 from carl_cli.similarity import by_name
 from tests.model.reference import CONFIGS, drawn_state, reference_outputs
@@ -72,9 +73,9 @@ def test_every_name_of_their_file_is_known(parity_dir: Path) -> None:
     with torch.device("meta"):
         state = {key: torch.empty(shape) for key, shape in shapes.items()}
         network = build_network(checkpoints.FAMILIES["unicarl"].models[0])
-        assert checkpoints.fits(network, state)
+        assert fits(network, state)
         del state[next(key for key in state if key.endswith("convs0.bias"))]
-        assert not checkpoints.fits(network, state)
+        assert not fits(network, state)
 
 
 def test_what_the_folder_says(small_weights: Path) -> None:
@@ -132,7 +133,9 @@ def test_a_batch_gives_the_transform_of_the_single_run(
     assert written.read_bytes() == (tmp_path / "t.h5").read_bytes()
 
 
-def test_images_are_prepared_as_their_code_does(make_image, any_grid: Grid) -> None:
+def test_images_are_prepared_as_their_code_does(
+    make_image: Callable[..., Image], any_grid: Grid
+) -> None:
     """Their steps by SimpleITK, NumPy and torch: axes to the left, back and bottom, slices of
     one value and one more cut, the 1st and the 99th of a hundred to 0 and 1, stretched."""
     black = sitk.ConstantPad(to_sitk(make_image(any_grid)), [2, 0, 1], [0, 3, 2], -50.0)
@@ -148,7 +151,8 @@ def test_images_are_prepared_as_their_code_does(make_image, any_grid: Grid) -> N
     low, high = (ordered[int(part * cut.size) - 1] for part in (0.01, 0.99))
     scaled = torch.from_numpy(np.clip((cut - low) / (high - low), 0, 1))[None, None]
     expected = torch.nn.functional.interpolate(scaled, (20, 24, 28), mode="trilinear")[0, 0]
-    found = prepare_pair(*[from_sitk(black)] * 2, authors_rule("unicarl", (20, 24, 28))).fixed
+    image, rule = from_sitk(black), authors_rule("unicarl", (20, 24, 28))
+    found = prepare_pair(image, image, rule).fixed
     # They take the nearest value, NumPy's percentiles lie between two: neighbours in order.
     neighbours = max(np.diff(ordered)[[*range(cut.size // 100 - 3, cut.size // 100 + 3)]])
     assert abs(found.intensity[0] - low) <= 3 * neighbours
