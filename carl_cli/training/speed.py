@@ -7,42 +7,29 @@ float32, because positions need more than the 8 bits of bfloat16.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from functools import wraps
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from carl_cli.model.encoder import Encoder
-from carl_cli.model.unet import DisplacementUNet
+from carl_cli.model.recompute import Call, heavy_calls, recomputed
 from carl_cli.training.config import RuntimeConfig
-
-Call = Callable[..., Tensor]
 
 
 def speed_up(network: nn.Module, runtime: RuntimeConfig, device: torch.device) -> None:
     """Replace the heavy calls of the network, in place. State dicts don't change."""
     if runtime.channels_last:
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    for module, name in _heavy_calls(network):
+    for module, name in heavy_calls(network):
         call: Call = getattr(module, name)
         if runtime.compile:
             call = torch.compile(call)
         if runtime.bfloat16:
             call = _in_bfloat16(call, device.type)
         if runtime.gradient_checkpointing:
-            call = _recomputed(call)
+            call = recomputed(call)
             _halve_momentum(module)
         setattr(module, name, call)
-
-
-def _heavy_calls(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    for module in network.modules():
-        if isinstance(module, Encoder):
-            yield module, "forward"
-        elif isinstance(module, DisplacementUNet):
-            yield module, "displacement"
 
 
 def _in_bfloat16(call: Call, device_type: str) -> Call:
@@ -52,17 +39,6 @@ def _in_bfloat16(call: Call, device_type: str) -> Call:
             return call(*inputs).float()
 
     return lowered
-
-
-def _recomputed(call: Call) -> Call:
-    @wraps(call)
-    def light(*inputs: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return call(*inputs)
-        result: Tensor = checkpoint(call, *inputs, use_reentrant=False)
-        return result
-
-    return light
 
 
 def _halve_momentum(module: nn.Module) -> None:
