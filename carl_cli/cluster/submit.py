@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import shutil
 import sys
@@ -15,6 +16,7 @@ from carl_cli.cluster.node import ShardTask, SummaryTask, versions
 from carl_cli.cluster.request import Request
 from carl_cli.errors import OutputError, UsageError
 
+LOGGER = logging.getLogger(__name__)
 _SUMMARY_MINUTES = 60
 _TIMEOUTS = 3
 """How often a task that runs out of time is requeued, if it may be."""
@@ -41,20 +43,36 @@ def submit(plan: Plan, request: Request) -> Submission:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} can't be made: {error.strerror}") from error
-    setup = _setup(plan)
-    parameters = request.parameters()
-    timeouts = 0 if request.requeue is False else _TIMEOUTS
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=timeouts)
-    executor.update_parameters(job_name="carl", setup=setup, **parameters)
-    task = ShardTask(plan.command, request.tasks)
-    jobs = _sent(lambda: executor.map_array(task, range(1, request.tasks + 1)))
-    job = jobs[0].job_id.split("_")[0]
-    last = submitit.SlurmExecutor(folder)
-    last.update_parameters(job_name="carl-summary", setup=setup, **_modest(parameters, job))
-    summary = _sent(lambda: last.submit(SummaryTask(plan.summary)))
-    new = Submission(job=job, tasks=request.tasks, cases=plan.cases, summary=summary.job_id)
+    job = _send_parts(submitit, folder, plan, request)
+    summary = _send_summary(submitit, folder, plan, request, job)
+    new = Submission(job=job, tasks=request.tasks, cases=plan.cases, summary=summary)
     note_submission(plan.out_dir, new)
     return new
+
+
+def _send_parts(submitit: Any, folder: Path, plan: Plan, request: Request) -> str:
+    timeouts = 0 if request.requeue is False else _TIMEOUTS
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=timeouts)
+    executor.update_parameters(job_name="carl", setup=_setup(plan), **request.parameters())
+    task = ShardTask(plan.command, request.tasks)
+    jobs = _sent(lambda: executor.map_array(task, range(1, request.tasks + 1)))
+    name: str = jobs[0].job_id.split("_")[0]
+    return name
+
+
+def _send_summary(
+    submitit: Any, folder: Path, plan: Plan, request: Request, job: str
+) -> str | None:
+    """The parts are on their way: a refusal is told, and does not stop them."""
+    executor = submitit.SlurmExecutor(folder)
+    modest = _modest(request.parameters(), job)
+    executor.update_parameters(job_name="carl-summary", setup=_setup(plan), **modest)
+    try:
+        name: str = _sent(lambda: executor.submit(SummaryTask(plan.summary))).job_id
+    except UsageError as error:
+        LOGGER.warning("%s: once all parts are done, run carl batch with --summary", error.message)
+        return None
+    return name
 
 
 def _submitit() -> Any:

@@ -149,6 +149,18 @@ def test_without_slurm_or_submitit(
     assert (told.code, "there is no sbatch here" in told.err) == (2, True)
 
 
+def test_without_the_job_after_it_the_array_is_still_known(study: Study, programs: Path) -> None:
+    """A quota of one job: the array runs, and can be cancelled."""
+    once = 'grep -q carl-summary "$1" && echo no more jobs >&2 && exit 1\necho job 41\n'
+    (programs / "sbatch").write_text(f"#!/bin/sh\n{once}")
+    told = study.batch(study.pairs(2), study.folder / "out", "--executor", "slurm")
+    assert (told.code, told.out) == (0, "job 41\n")
+    assert "no more jobs" in told.err
+    assert "--summary" in told.err
+    (entry,) = submissions(study.folder / "out")
+    assert (entry.job, entry.summary) == ("41", None)
+
+
 def test_a_batch_that_still_runs_and_a_refusal(study: Study, programs: Path) -> None:
     table, out = study.pairs(2), study.folder / "out"
     assert study.batch(table, out, "--executor", "slurm").code == 0
