@@ -113,6 +113,7 @@ PEAKS = (
     Peak(128, "carl-base", "all", "forward warped", 338, 1827),
     Peak(96, "paper", "", "forward", 476, 924),
     Peak(96, "paper", "all", "forward", 476, 3294),
+    Peak(96, "unet", "all", "forward", 596, 3419),
 )
 SUFFIXES = {"forward": ".h5", "inverse": ".h5", "report": ".html"}
 
