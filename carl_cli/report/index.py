@@ -95,7 +95,9 @@ def _verdict(case: Case, values: tuple[float | None, ...], bad: list[float]) -> 
 def _summary(judged: Sequence[_Judged]) -> str:
     failed = sum(bool(j.case.error) for j in judged)
     flagged = sum(bool(j.flags) for j in judged) - failed
-    return f"{len(judged)} cases, {failed} failed, {flagged} to look at"
+    counts = f"{len(judged)} cases, {failed} failed, {flagged} to look at"
+    pictures = any(j.case.thumbnail for j in judged)
+    return f"{counts}. Each picture: fixed, warped, their difference" if pictures else counts
 
 
 def _card(judged: _Judged, place: int, shown: Sequence[int]) -> str:

@@ -101,6 +101,7 @@ def test_bad_rows_of_every_kind_fail_alone(study: Study) -> None:
     assert len(list(out.glob("*/*.h5"))) == 2
     page = (out / "index.html").read_text(encoding="utf-8")
     assert f"{len(BAD_LINES) + 2} cases, {len(BAD_LINES)} failed" in page
+    assert "Each picture" not in page  # there are none without --thumbnails
 
 
 def test_results_are_those_of_register(study: Study) -> None:

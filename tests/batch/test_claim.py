@@ -16,6 +16,8 @@ from carl_cli.batching.claim import LAPSE_S, Claim, Owner
 from carl_cli.batching.shards import Shard
 from carl_cli.errors import OutputError
 
+from .conftest import Study
+
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -51,6 +53,17 @@ def test_the_second_run_is_refused_and_told_who_is_at_work(tmp_path: Path) -> No
     assert held(tmp_path) == []
     with Claim(tmp_path, Shard()):
         pass
+
+
+def test_the_command_is_refused_with_one_line(study: Study) -> None:
+    out = study.folder / "out"
+    with Claim(out, Shard()):
+        outcome = study.batch(study.pairs(1), out)
+        assert outcome.code == 7
+        (line,) = (line for line in outcome.err.splitlines() if line.startswith("error: "))
+        assert line.startswith(f"error: {out}: another run is at work there: process {os.getpid()}")
+        assert not (out / "ab").exists()
+    assert study.batch(study.pairs(1), out).code == 0
 
 
 def test_shards_of_one_division_go_together_and_others_do_not(tmp_path: Path) -> None:
