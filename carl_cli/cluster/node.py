@@ -18,6 +18,7 @@ from carl_cli.errors import InputError, OutputError, WeightsError
 from carl_cli.integrity import CONFIG, MODEL
 
 _GRACE_S = 600
+_TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def versions() -> str:

@@ -55,7 +55,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=batch_sched_delay=0,sched_interval=5
 NodeName=$(hostname) NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
-PartitionName=main Nodes=$(hostname) Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
+PartitionName=main Nodes=$(hostname) Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=5 State=UP
 PartitionName=urgent Nodes=$(hostname) MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF State=UP
 CONFIG
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from carl_cli.cluster.jobs import FOLDER, submissions
-from carl_cli.cluster.node import check_node, versions
+from carl_cli.cluster.node import ShardTask, check_node, versions
 from carl_cli.cluster.request import Request, minutes_of, other_options
 from carl_cli.errors import InputError, OutputError, UsageError, WeightsError
 
@@ -117,6 +117,33 @@ def test_checks_on_the_node(tmp_path: Path, batch_weights: Path) -> None:
         check_node(versions(), tmp_path, tmp_path)
     with pytest.raises(OutputError, match="nothing can be written"):
         check_node(versions(), batch_weights, tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("script", "waits", "code"),
+    [
+        ("raise SystemExit(6)", False, 6),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", True, 143),
+        ("raise SystemExit(143)", True, 143),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", False, 137),
+    ],
+)
+def test_a_part_that_slurm_ends_waits_for_its_end(
+    monkeypatch: pytest.MonkeyPatch, script: str, waits: bool, code: int
+) -> None:
+    """carl itself ends with 128 + SIGTERM; a task that then ended too would count as failed."""
+    waited: list[float] = []
+    monkeypatch.setattr("carl_cli.cluster.node.time.sleep", waited.append)
+    with pytest.raises(SystemExit) as stop:
+        ShardTask((sys.executable, "-c", script), 2)(1)
+    assert (stop.value.code, bool(waited)) == (code, waits)
+
+
+def test_a_part_hears_no_warning_and_is_told_its_place() -> None:
+    script = "import os, signal, sys; os.kill(os.getpid(), signal.SIGUSR2); sys.exit(len(sys.argv))"
+    with pytest.raises(SystemExit) as stop:
+        ShardTask((sys.executable, "-c", script), 2)(1)
+    assert stop.value.code == len(("-c", "--shard", "1/2"))
 
 
 @pytest.mark.parametrize(
