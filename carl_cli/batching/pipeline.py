@@ -38,46 +38,48 @@ def run_jobs(jobs: Iterator[Job], weights: Weights, watcher: Watcher) -> None:
     """Do all the jobs. The next one is taken when the one before it is started."""
     # On the way out, also after an interruption, what is computed is still written.
     with ThreadPoolExecutor(1, "files") as files:
-        _run_jobs(jobs, weights, watcher, files)
+        line = _Line(weights, watcher, files)
+        current = line.reading(next(jobs, None))
+        while current is not None:
+            passage = current.result()
+            watcher.started(passage.job)
+            current = line.turn(passage, next(jobs, None))
+        line.written.result()
 
 
-def _run_jobs(
-    jobs: Iterator[Job], weights: Weights, watcher: Watcher, files: ThreadPoolExecutor
-) -> None:
-    written: Future[None] = files.submit(lambda: None)
-    current = _reading(next(jobs, None), weights, files)
-    while current is not None:
-        passage = current.result()
-        watcher.started(passage.job)
-        following = next(jobs, None)
-        beside = following is not None and _both_fit(passage.job, following, weights)
-        current = _reading(following, weights, files) if beside else None
+class _Line:
+    """The network, which has one case after the other, and the thread for files."""
+
+    def __init__(self, weights: Weights, watcher: Watcher, files: ThreadPoolExecutor) -> None:
+        self.weights = weights
+        self.watcher = watcher
+        self.files = files
+        self.written: Future[None] = files.submit(lambda: None)
+
+    def reading(self, job: Job | None) -> Future[_Passage] | None:
+        if job is None:
+            return None
+        return self.files.submit(_Passage(job, self.weights).read)
+
+    def turn(self, passage: _Passage, following: Job | None) -> Future[_Passage] | None:
+        """Compute a case and have it written; the following one is read, meanwhile if it fits."""
+        beside = following is not None and self._room_for(passage.job, following)
+        upcoming = self.reading(following) if beside else None
         try:
             passage.compute()
         except BaseException:
-            if current is not None:
-                current.cancel()
+            if upcoming is not None:
+                upcoming.cancel()
             raise
-        written.result()
-        written = files.submit(_write, passage, watcher)
-        del passage  # the images of a case that is written are not kept
-        if not beside:
-            written.result()
-            current = _reading(following, weights, files)
-    written.result()
+        self.written.result()
+        self.written = self.files.submit(_write, passage, self.watcher)
+        if beside:
+            return upcoming
+        self.written.result()
+        return self.reading(following)
 
-
-def _both_fit(job: Job, following: Job, weights: Weights) -> bool:
-    return room_for_both(job.plan, following.plan, weights)
-
-
-def _reading(
-    job: Job | None, weights: Weights, files: ThreadPoolExecutor
-) -> Future[_Passage] | None:
-    if job is None:
-        return None
-    passage = _Passage(job, weights)
-    return files.submit(passage.read)
+    def _room_for(self, job: Job, following: Job) -> bool:
+        return room_for_both(job.plan, following.plan, self.weights)
 
 
 def _write(passage: _Passage, watcher: Watcher) -> None:
