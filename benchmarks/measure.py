@@ -43,7 +43,7 @@ def process_cost(command: Sequence[str | Path], environ: Mapping[str, str] | Non
     peak = 0.0
     # waitid leaves the child for wait4, which alone tells what it used.
     while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        peak = max(peak, tree_mib(child.pid))
+        peak = max(peak, tree_mib(child.pid), _high_water_mib(child.pid))
         time.sleep(POLL_SECONDS)
     seconds = time.perf_counter() - start
     _, status, usage = os.wait4(child.pid, 0)
@@ -53,7 +53,16 @@ def process_cost(command: Sequence[str | Path], environ: Mapping[str, str] | Non
         last = b"".join(words).decode(errors="replace").strip()[-2000:]
         raise SystemExit(f"failed: {' '.join(map(str, command))}\n{last}")
     cpu = usage.ru_utime + usage.ru_stime
-    return Cost(seconds, cpu, max(peak, usage.ru_maxrss / 1024))
+    return Cost(seconds, cpu, peak)
+
+
+def _high_water_mib(pid: int) -> float:
+    """What one process held at most since it began its program; rusage counts its parent too."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2]
+    except OSError:
+        return 0.0
+    return int(status.split()[0]) / 1024 if status else 0.0
 
 
 def tree_mib(pid: int) -> float:

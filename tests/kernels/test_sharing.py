@@ -1,0 +1,25 @@
+"""What both directions share is computed once."""
+
+from __future__ import annotations
+
+import torch
+
+from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, attention_of, build_network
+
+
+def test_each_image_s_features_are_computed_once_for_both_directions() -> None:
+    config = ModelConfig(
+        dimension=2,
+        coarse_symmetric=True,
+        refine_scales=(2, 1),
+        encoder=EncoderConfig(width=8, blocks=1, padding=3, smoothing=1),
+        unet=UNetConfig(down=(8,), up=(8,)),
+    )
+    network = build_network(config)
+    attention = attention_of(network)
+    assert attention is not None
+    calls: list[int] = []
+    attention.encoder.register_forward_hook(lambda *_: calls.append(1))
+    with torch.inference_mode():
+        network.both(*torch.rand(2, 1, 1, 32, 32))
+    assert len(calls) == 2
