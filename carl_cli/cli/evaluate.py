@@ -10,6 +10,7 @@ import typer
 
 from carl_cli.cli import options
 from carl_cli.cli.evaluate_network import register_commands
+from carl_cli.cli.evaluate_protocol import protocol
 from carl_cli.cli.grouping import DefaultGroup
 from carl_cli.cli.tables import Format, Out, check_out, deliver
 from carl_cli.errors import BatchError, CarlError, UsageError
@@ -34,7 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Score registrations, whoever made them: carl evaluate CASES.csv, a folder of carl batch, "
     "or one case by its files. Compare two runs: carl evaluate compare A.csv B.csv. How a network "
-    "follows images that move: carl evaluate equivariance, carl evaluate shifts.",
+    "follows images that move: carl evaluate equivariance, carl evaluate shifts. A published "
+    "experiment: carl evaluate protocol.",
 )
 
 Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Of the bootstrap.")]
@@ -155,6 +157,7 @@ def _scored(case: CaseFiles) -> Scores:
 
 
 register_commands(app)
+app.command()(protocol)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from carl_cli.batching.table import table_lines
 from carl_cli.errors import InputError
 from carl_cli.evaluating.scores import Row, Scores, row_of
 from carl_cli.evaluating.statistics import LEVEL, holm, interval, paired
+from carl_cli.io.atomic import atomic_path
 from carl_cli.tabular import inert
 
 Table = list[dict[str, Any]]
@@ -131,6 +132,12 @@ def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(inert(row) for row in table)
     return stream.getvalue()
+
+
+def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    """Whole or not at all. Raises OutputError."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(as_csv(table), encoding="utf-8", newline="")
 
 
 def as_json(content: Mapping[str, Any]) -> str:

@@ -1,0 +1,154 @@
+"""`carl evaluate protocol`: a published experiment, from the data set's files to the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from carl_cli.cli.arguments import InstanceArguments, NetworkArguments, RunArguments, StartArguments
+from carl_cli.cli.grouping import grouped
+from carl_cli.cli.method import MethodArguments
+from carl_cli.cli.tables import Form, deliver
+from carl_cli.errors import BatchError
+
+if TYPE_CHECKING:
+    from carl_cli.batching.job import Job
+    from carl_cli.batching.table import Entry
+    from carl_cli.evaluating.protocol import Protocol
+    from carl_cli.evaluating.scores import Scores
+    from carl_cli.weights import Weights
+
+
+@dataclass(frozen=True)
+class ProtocolArguments:
+    file: Annotated[Path, typer.Argument(metavar="PROTOCOL", help="TOML, see examples/protocols.")]
+    data: Annotated[Path, typer.Option("--data", help="Folder of the data set.")]
+    out_dir: Annotated[
+        Path, typer.Option("--out-dir", help="Folder for the table, the results and the scores.")
+    ]
+    preprocess: Annotated[
+        Literal["weights", "protocol"],
+        typer.Option(
+            "--preprocess",
+            help="weights: as the weights want it; protocol: as the paper's networks had it.",
+        ),
+    ] = "weights"
+    prepare_only: Annotated[
+        bool,
+        typer.Option("--prepare-only", help="Write the table for carl batch, compute nothing."),
+    ] = False
+    form: Annotated[
+        Form, typer.Option("--format", help="On stdout. auto: a table on a terminal, else CSV.")
+    ] = "auto"
+
+
+@grouped
+def protocol(
+    what: ProtocolArguments,
+    network: NetworkArguments,
+    instance: InstanceArguments,
+    start: StartArguments,
+    run: RunArguments,
+) -> None:
+    """Run a published experiment: register its pairs, score them, tell the figures.
+
+    The protocol says how the data set is laid out and which pairs are meant. Writes pairs.csv,
+    the results as carl batch does, and scores.csv; a challenge's files where the protocol has
+    one. What is finished is not done again. On a cluster: --prepare-only, then carl batch
+    OUT/pairs.csv --out-dir OUT/results --inverse, then this command again.
+    """
+    method = MethodArguments(network=network, instance=instance, start=start, run=run)
+    threads = method.begin()
+
+    from carl_cli.evaluating.protocol import prepared_table, read_protocol
+
+    described = read_protocol(what.file)
+    table = prepared_table(described, what.data, what.out_dir)
+    if what.prepare_only or run.dry_run:
+        typer.echo(str(table))
+        return
+    failed = _register(described, what, method, table, threads)
+    _tell(described, what)
+    if failed:
+        raise BatchError(f"{failed} pairs failed", "the reasons are in OUT/results/shards")
+
+
+def _register(
+    described: Protocol,
+    what: ProtocolArguments,
+    method: MethodArguments,
+    table: Path,
+    threads: int,
+) -> int:
+    """Number of pairs that failed."""
+    from carl_cli.batch import Batch, Policy
+    from carl_cli.batching.shards import Shard
+    from carl_cli.batching.table import read_table
+    from carl_cli.batching.workers import Setup
+    from carl_cli.devices import chosen_device
+
+    device = chosen_device(method.network.device)
+    weights = method.load(device)
+    if what.preprocess == "protocol" and described.preprocess is not None:
+        rule = described.preprocess.rule()
+        weights = replace(weights, config=weights.config.model_copy(update={"preprocess": rule}))
+    setup = Setup(weights.source, device, threads, method.network.deterministic)
+    entries = read_table(table)
+    results = what.out_dir / "results"
+    jobs = _jobs(entries, results, method, weights, setup.device, threads)
+    refused = [entry for entry in entries if entry.row is None]
+    batch = Batch(results, Shard(), jobs, refused, weights, Policy(resume=True))
+    return sum(row.state == "failed" for row in batch.run([setup]))
+
+
+def _jobs(
+    entries: Sequence[Entry],
+    results: Path,
+    method: MethodArguments,
+    weights: Weights,
+    device: str,
+    threads: int,
+) -> list[Job]:
+    from carl_cli.batching.job import Job
+    from carl_cli.batching.naming import case_outputs
+
+    options = method.options(weights, confidence=False)
+    settings = method.settings(options, device, threads)
+    jobs = []
+    for entry in entries:
+        if (row := entry.row) is not None:
+            inputs = method.but(row.options()).inputs(row.fixed, row.moving)
+            outputs = case_outputs(results / entry.name, row.fixed, row.moving, ("inverse",))
+            jobs.append(Job(entry.name, entry.line, inputs, outputs, options, settings))
+    return jobs
+
+
+def _tell(described: Protocol, what: ProtocolArguments) -> None:
+    from carl_cli.evaluating.cases import cases_of
+    from carl_cli.evaluating.protocol import beside_published
+    from carl_cli.evaluating.scores import score_files
+    from carl_cli.evaluating.tables import case_table, summary_table, write_csv
+
+    results: list[Scores] = [score_files(case) for case in cases_of(what.out_dir / "results")]
+    cases = case_table(results)
+    write_csv(what.out_dir / "scores.csv", cases)
+    _submit(described, what)
+    rows = beside_published(described, summary_table(cases, 10_000, seed=0))
+    content = {"protocol": described.name, "figures": rows}
+    deliver(what.form, None, rows=rows, shown=rows, content=content)
+
+
+def _submit(described: Protocol, what: ProtocolArguments) -> None:
+    if described.submission is None:
+        return
+    from carl_cli.evaluating.cases import cases_of
+    from carl_cli.evaluating.submission import submit_case
+
+    folder = what.out_dir / described.submission.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for case in cases_of(what.out_dir / "results"):
+        submit_case(case, folder)
