@@ -27,7 +27,7 @@ from carl_cli.model.carl import attention_of, coarse_images
 from carl_cli.preprocess import PreparedPair
 from carl_cli.preprocessing.rule import PreprocessRule
 from carl_cli.progress import Progress, silent
-from carl_cli.transform import AffineTransform, identity
+from carl_cli.transform import AffineTransform, from_homogeneous, identity
 from carl_cli.weights import Weights
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ SIDE = 48  # voxels a side, about, of the grid on which rotations are tried
 PADDING = 2  # of Ξ on that grid, in its voxels: the two centres coincide already
 QUERIES = 400  # fixed voxels of Ξ that judge a rotation
 FOREGROUND = 0.05  # of the intensity range
-FINALISTS, ROUNDS = 6, 3
+STAGES = (16, 6, 2, 2)  # how many of the best are refined, again and again
 SURE_VOXELS = 1.0  # spread below which a match counts as sure
 GOLDEN = (1 + 5**0.5) / 2
 
@@ -61,30 +61,25 @@ def search_rotation(
     """
     judge = _Judge(pair, weights)
     turns = rotations(pair.fixed.grid.dimension)
-    tried = []
+    opinions = []
     for k, turn in enumerate(turns):
-        tried.append(judge.opinion(judge.about_centres(turn)))
+        opinions.append(judge.opinion(judge.about_centres(turn)))
         progress("rotations", (k + 1) / len(turns))
-    best = sorted(tried, key=lambda o: o.score, reverse=True)[:FINALISTS]
-    return max((_refined(judge, o) for o in best), key=lambda o: o.score).transform
+    for count in STAGES:
+        best = sorted(opinions, key=lambda o: o.score, reverse=True)[:count]
+        opinions = [max(o, judge.opinion(o.better), key=lambda o: o.score) for o in best]
+    return max(opinions, key=lambda o: o.score).transform
 
 
 @dataclass(frozen=True, eq=False)
 class _Opinion:
     """score: mean log of the sum of the match weights over the queries: higher is better.
-    better: the transform with the rigid motion that the matches still show."""
+    better: the transform followed by the rigid motion that the matches still show, its angle
+    doubled: matches of an image that is turned show less than half of the turn."""
 
     transform: AffineTransform
     score: float
     better: AffineTransform
-
-
-def _refined(judge: _Judge, opinion: _Opinion) -> _Opinion:
-    best = opinion
-    for _ in range(ROUNDS):
-        opinion = judge.opinion(opinion.better)
-        best = max(best, opinion, key=lambda o: o.score)
-    return best
 
 
 class _Judge:
@@ -137,8 +132,11 @@ class _Judge:
         spacing = np.linalg.norm(self.places_mm[1] - self.places_mm[0])
         trust = (variance / spacing**2 + SURE_VOXELS**2) ** -2
         left = fit_points(self.query_places_mm, matches, trust, rigid=True)
-        better = transform.homogeneous @ left.homogeneous
-        return _Opinion(transform, score, AffineTransform(better[:-1, :-1], better[:-1, -1]))
+        centre = trust @ self.query_places_mm / trust.sum()
+        turn = left.matrix @ left.matrix
+        step = AffineTransform(turn, left(centre) - turn @ centre)
+        better = from_homogeneous(transform.homogeneous @ step.homogeneous)
+        return _Opinion(transform, score, better)
 
     def _coarse(self, array: NDArray[np.generic]) -> Tensor:
         device = next(self.network.parameters()).device
