@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 from carl_cli.demonstration import DemoFiles, write_phantom
+from carl_cli.model.carl import attention_of, build_network
 from carl_cli.phantom import make_phantom
+from carl_cli.training.config import load_config
+from carl_cli.weights import read_config
 
 from .cli.weights_folder import untrained_weights
 
@@ -31,3 +35,20 @@ def test_python_api(tmp_path: Path) -> None:
     np.testing.assert_allclose(transform.TransformPoint(start.tolist()), end, atol=0.02)
     warped = sitk.ReadImage(str(tmp_path / "results" / "warped.nii.gz"))
     assert warped.GetSize() == sitk.ReadImage(str(files.fixed)).GetSize()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((EXAMPLES / "training").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_training_configs_are_sound(path: Path) -> None:
+    """Read and checked as `carl train` does before it starts; named after their file."""
+    assert load_config(path).name == path.stem
+
+
+def test_the_displacement_network_is_of_the_size_of_the_default_one() -> None:
+    """What stands beside carl-base must not fail for want of parameters."""
+    default = read_config(EXAMPLES.parent / "weights" / "carl-base").model
+    other = load_config(EXAMPLES / "training" / "displacement.toml").model
+    ours, theirs = (sum(p.numel() for p in build_network(m).parameters()) for m in (default, other))
+    assert 1 <= theirs / ours < 1.2
+    assert attention_of(build_network(other)) is None
