@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import tempfile
 import urllib.error
@@ -12,7 +13,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from carl_cli.errors import WeightsError
+from carl_cli.errors import OutputError, WeightsError
 from carl_cli.progress import Progress, silent
 from carl_cli.registry import Release
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 2**18
 _TIMEOUT_S = 30
+_TMPDIR = "free some, or set TMPDIR to a folder with space"
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
@@ -39,7 +41,10 @@ def install(entry: Release, folder: Path, progress: Progress = silent) -> Path:
     log.info("%s, licence %s; please cite: %s", entry.url, entry.licence, entry.citation)
     with downloaded(entry.url, progress) as file:
         origin = {"imported_from": entry.url, "bytes": file.stat().st_size}
-        import_checkpoint(file, entry.family, folder, provenance=origin)
+        try:
+            import_checkpoint(file, entry.family, folder, provenance=origin)
+        except OutputError as error:
+            raise WeightsError(error.message, "set CARL_HOME to a folder of yours") from error
     return folder
 
 
@@ -52,6 +57,8 @@ def downloaded(url: str, progress: Progress = silent) -> Iterator[Path]:
         try:
             _fetch(url, target, progress)
         except (OSError, HTTPException) as error:  # URLError is an OSError
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise WeightsError(f"no space left in {scratch}", _TMPDIR) from error
             raise _in_words(url, error) from error
         yield target
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -66,6 +68,18 @@ def carl(hub: Hub, forks: Forks, tmp_path: Path) -> Carl:
         return forks.run([str(arg) for arg in args], environment, tmp_path, user, terminal)
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 kB, where one can be mounted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    order = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if which("mount") is None or subprocess.run(order, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -206,6 +206,13 @@ def test_no_space_left(carl: Carl, hub: Hub, tmp_path: Path) -> None:
     assert not (tmp_path / SNAPSHOT / "model.safetensors").exists()
 
 
+def test_a_full_disk(carl: Carl, hub: Hub, small_disk: Path) -> None:
+    done = carl("weights", "download", "org/net", HF_HOME=str(small_disk))
+    assert done.returncode == 4
+    assert f"no space left for the weights in {small_disk}/hub" in done.stderr
+    assert "set HF_HOME to a folder with space" in done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_cache_of_another_user(carl: Carl, tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir(mode=0o755)

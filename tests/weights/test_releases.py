@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,7 +51,8 @@ class _Site(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(self.content)))
         self.end_headers()
         half = len(self.content) // 2 if self.path == "/cut" else None
-        self.wfile.write(self.content[:half])
+        with suppress(ConnectionError):  # the client may have had enough
+            self.wfile.write(self.content[:half])
 
 
 @pytest.fixture
@@ -141,6 +144,30 @@ def test_what_arrives_otherwise_is_refused(
     with pytest.raises(WeightsError, match=said):
         install(entry, tmp_path / "own")
     assert not (tmp_path / "own").exists()
+
+
+def test_a_full_disk_under_a_release(
+    site: str, content: bytes, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with pytest.raises(WeightsError, match="no space left in") as refusal:
+        downloaded(f"{site}/net").__enter__()
+    assert "TMPDIR" in refusal.value.hint
+
+
+def test_a_release_that_can_not_be_kept(
+    site: str, parity_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = drawn_file("carl2d", parity_dir, tmp_path)
+    monkeypatch.setattr(_Site, "content", file.read_bytes())
+    model = checkpoints.FAMILIES["carl"].models[2]
+    family = replace(checkpoints.FAMILIES["carl"], models=(model,), shape_zyx=(96, 80))
+    monkeypatch.setitem(checkpoints.FAMILIES, "carl", family)
+    (tmp_path / "taken").write_text("no folder")
+    entry = Release("net", "carl", "MIT", f"{site}/net", "a paper")
+    with pytest.raises(WeightsError, match="can't be made") as refusal:
+        install(entry, tmp_path / "taken" / "net")
+    assert "CARL_HOME" in refusal.value.hint
 
 
 def test_an_unknown_certificate_is_refused(
