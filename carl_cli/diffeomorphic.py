@@ -18,18 +18,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from carl_cli.fields import (
     DisplacementMap,
     Map,
     Shape,
     identity,
-    jacobian_determinant,
     sample,
     voxels_per_unit,
 )
 from carl_cli.model.layers import pool
+from carl_cli.model.smoothing import unfolded
 from carl_cli.similarity import Similarity, blur
 
 SCALES = ((4, 2), (2, 2), (1, 1))  # one voxel in 4 of the network grid, twice `steps` there
@@ -37,9 +37,6 @@ LONGEST = 1.0  # voxels: the largest displacement of a step, to begin with
 SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowhere
 RELAXING = 0.4  # voxels: Gaussian over the whole displacement in each step
 CLOSING = 5  # rounds that make two maps each other's inverse
-LEAST_VOLUME = 0.02  # of a cell, before what surrounds it is blurred
-UNFOLDING = 20  # rounds of that, at most
-BLENDING = 20.0  # how far around a fold the blurred map takes over: where blur(fold) > 1 / 20
 
 Report = Callable[[float, float], None]
 
@@ -120,19 +117,7 @@ def _regular(sides: _Sides) -> _Sides:
     """Inverse to each other, and without folds on the voxels of their images."""
     for _ in range(CLOSING):
         sides = _closer(sides)
-    return _Sides(*(_unfolded(side) for side in sides))
-
-
-def _unfolded(side: _Side) -> _Side:
-    """The map blurred, and only there, until no cell of voxels is turned inside out."""
-    for _ in range(UNFOLDING):
-        cells = jacobian_determinant((side.grid + side.u) * _per_unit(side)) < LEAST_VOLUME
-        if not cells.any():
-            break
-        near = pad(cells[None].to(side.u), [1, 0] * cells[0].dim())
-        near = (blur(near, 2.0) * BLENDING).clamp(max=1)
-        side = replace(side, u=side.u + near * (blur(side.u, 2.0) - side.u))
-    return side
+    return _Sides(*(replace(side, u=unfolded(side.u, side.align_corners)) for side in sides))
 
 
 def _at_scale(side: _Side, scale: int) -> _Side:

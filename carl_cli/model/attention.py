@@ -8,6 +8,7 @@ from torch.nn.functional import pad
 
 from carl_cli.fields import DisplacementMap, Shape, cut, identity, voxels_per_unit
 from carl_cli.kernels.attention import mean_and_spread, mean_index
+from carl_cli.kernels.window import window_offset
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.operators import Registrar
 from carl_cli.model.smoothing import smooth_by_confidence
@@ -109,3 +110,36 @@ class CoordinateAttention(Registrar):
 def _on_grid(values_BND: Tensor, shape: Shape) -> Tensor:
     """(B, N, D) → (B, D, *shape)."""
     return values_BND.transpose(1, 2).reshape(values_BND.shape[0], -1, *shape)
+
+
+class WindowAttention(Registrar):
+    """Λ: coordinate attention within a window, for images that nearly match already.
+
+    Looks with the encoder of a CoordinateAttention, without parameters of its own, at images
+    that are finer than those Ξ sees. radius of the window in voxels; sharpness and smoothing
+    as there.
+    """
+
+    def __init__(
+        self, attention: CoordinateAttention, radius: int, sharpness: float, smoothing: int
+    ) -> None:
+        super().__init__()
+        self._borrowed = (attention,)  # in a tuple: its parameters are counted once, with Ξ
+        self.radius = radius
+        self.sharpness = sharpness
+        self.smoothing = smoothing
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
+        (attention,) = self._borrowed
+        shape, margin = fixed.shape[2:], attention.margin
+        inner = [slice(margin, margin + n) for n in shape]
+        around = [slice(margin - self.radius, margin + n + self.radius) for n in shape]
+        queries = self.sharpness * cut(attention.features(fixed), inner)
+        keys = cut(attention.features(moving), around)
+        offset, spread = window_offset(queries.contiguous(), keys, self.radius)
+        voxels = voxels_per_unit(shape, attention.align_corners).to(fixed)
+        voxels = voxels.view(1, -1, *[1] * len(shape))
+        if self.smoothing:
+            grid = identity(shape, attention.align_corners, fixed.device) * voxels
+            offset = smooth_by_confidence(offset, spread, grid.expand_as(offset), self.smoothing)
+        return attention.map_kind(offset / voxels, attention.align_corners)

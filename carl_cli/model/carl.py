@@ -19,10 +19,10 @@ from torch import Tensor
 
 from carl_cli.fields import DisplacementMap, ReflectedMap
 from carl_cli.kernels.attention import MAX_SHARPNESS
-from carl_cli.model.attention import CoordinateAttention
+from carl_cli.model.attention import CoordinateAttention, WindowAttention
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.layers import pool
-from carl_cli.model.operators import Blurred, Down, Registrar, Symmetric, TwoStep
+from carl_cli.model.operators import Blurred, Down, Registrar, Symmetric, SymmetricTwoStep, TwoStep
 from carl_cli.model.unet import DisplacementUNet
 
 
@@ -64,10 +64,21 @@ class UNetConfig(BaseModel):
         return self
 
 
+class WindowConfig(BaseModel):
+    """Λ: Ξ's encoder on finer images, each voxel matched within `radius` voxels. smoothing and
+    sharpness as of Ξ."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    radius: int = Field(default=3, ge=1)
+    smoothing: int = Field(default=1, ge=0)
+    sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)
+
+
 class ModelConfig(BaseModel):
     """Any member of the family. Scales are powers of two, 1 = the network grid.
 
-    coarse_symmetric: Ξ's two directions are made each other's inverse; the paper: no.
+    coarse_symmetric: Ξ's two directions, and Λ's, are made each other's inverse; the paper: no.
+    window_scales: where Λ follows Ξ, before any Ψ; the paper: nowhere.
     refine_unets: the scale of each refinement's U-Net; empty: where it refines.
     refine_blurs: sigma by which the map before each refinement is blurred, in voxels at its
     scale; empty: not at all. extrapolation: of maps, beyond the image's border."""
@@ -78,6 +89,8 @@ class ModelConfig(BaseModel):
     coarse: Literal["attention", "unet"] = "attention"
     coarse_scale: int = 4
     coarse_symmetric: bool = False
+    window_scales: tuple[int, ...] = ()
+    window: WindowConfig = WindowConfig()
     refine_scales: tuple[int, ...] = (2, 1)
     refine_unets: tuple[int, ...] = ()
     refine_blurs: tuple[int, ...] = ()
@@ -88,11 +101,23 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _scales_fall_to_one(self) -> ModelConfig:
-        scales = (self.coarse_scale, *self.refine_scales, 1)
+        scales = (self.coarse_scale, *self.window_scales, *self.refine_scales, 1)
         if any(s < 1 or s & (s - 1) for s in scales):
             raise ValueError(f"scales must be powers of two, found {scales[:-1]}")
         if list(scales) != sorted(scales, reverse=True):
             raise ValueError(f"scales must not grow, found {scales[:-1]}")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_can_look(self) -> ModelConfig:
+        if not self.window_scales:
+            return self
+        if self.coarse != "attention" or self.encoder.halvings:
+            raise ValueError("window_scales need coarse = attention whose encoder halves nothing")
+        if self.window.radius > self.encoder.padding:
+            raise ValueError(
+                f"window radius {self.window.radius} is above the padding {self.encoder.padding}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -129,6 +154,7 @@ def build_network(config: ModelConfig) -> Registrar:
     network, scale = _coarse(config), config.coarse_scale
     if config.coarse_symmetric:
         network = Symmetric(network, config.align_corners)
+    network, scale = _with_windows(network, config)
     blurs = config.refine_blurs or (0,) * len(config.refine_scales)
     for finer, at, sigma in zip(config.refine_scales, config.unet_scales, blurs, strict=True):
         network = _raise_to(network, scale, finer)
@@ -137,6 +163,18 @@ def build_network(config: ModelConfig) -> Registrar:
         network = TwoStep(network, _raise_to(_unet(config), at, finer), config.align_corners)
         scale = finer
     return _raise_to(network, scale, 1).eval()
+
+
+def _with_windows(network: Registrar, config: ModelConfig) -> tuple[Registrar, int]:
+    """The network at the last window's scale, and that scale."""
+    scale, attention, w = config.coarse_scale, attention_of(network), config.window
+    step = SymmetricTwoStep if config.coarse_symmetric else TwoStep
+    for finer in config.window_scales:
+        assert attention is not None
+        window = WindowAttention(attention, w.radius, w.sharpness, w.smoothing)
+        network = step(_raise_to(network, scale, finer), window, config.align_corners)
+        scale = finer
+    return network, scale
 
 
 def _raise_to(network: Registrar, scale: int, finer: int) -> Registrar:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
-from carl_cli.fields import ComposedMap, DisplacementMap, Map, identity, sample
+from carl_cli.fields import ComposedMap, DisplacementMap, Map, Shape, identity, sample
 from carl_cli.model.layers import pool
-from carl_cli.model.smoothing import blur_keeping_affine
+from carl_cli.model.smoothing import blur_keeping_affine, unfolded
 
 INVERSE_ROUNDS = 3  # each multiplies what is left by the displacement's slope
 
@@ -49,6 +50,19 @@ class TwoStep(Registrar):
         """phi ∘ Ψ[F, M ∘ phi], for the map phi that the first network found."""
         warped = sample(moving, phi.on_grid(fixed.shape[2:]), self.align_corners)
         return ComposedMap(phi, self.second(fixed, warped))
+
+
+class SymmetricTwoStep(TwoStep):
+    """Sym{TwoStep{Φ, Ψ}}: both directions made each other's inverse, and free of folds."""
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Map:
+        return self.both(fixed, moving)[0]
+
+    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        maps = super().both(fixed, moving)
+        means = mutual_mean(*maps, fixed.shape[2:], self.align_corners, fixed.device)
+        ahead, back = (unfolded(m.displacement_BDx, self.align_corners) for m in means)
+        return DisplacementMap(ahead, self.align_corners), DisplacementMap(back, self.align_corners)
 
 
 class Down(Registrar):
@@ -114,15 +128,23 @@ class Symmetric(Registrar):
 
     def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         ahead, back = self.inner.both(fixed, moving)
-        grid = identity(fixed.shape[2:], self.align_corners, fixed.device)
-        return self._mean(ahead, back, grid), self._mean(back, ahead, grid)
+        return mutual_mean(ahead, back, fixed.shape[2:], self.align_corners, fixed.device)
 
-    def _mean(self, ahead: Map, back: Map, grid: Tensor) -> DisplacementMap:
-        there = ahead.on_grid(grid.shape[2:])
-        inverse = there
-        for _ in range(INVERSE_ROUNDS):
-            inverse = inverse + grid - back(inverse)
-        return DisplacementMap((there + inverse) / 2 - grid, self.align_corners)
+
+def mutual_mean(
+    ahead: Map, back: Map, shape: Shape, align_corners: bool, device: torch.device
+) -> tuple[DisplacementMap, DisplacementMap]:
+    """Each map's mean with the inverse of the other, on the voxels of `shape`."""
+    grid = identity(shape, align_corners, device)
+    return _mean(ahead, back, grid, align_corners), _mean(back, ahead, grid, align_corners)
+
+
+def _mean(ahead: Map, back: Map, grid: Tensor, align_corners: bool) -> DisplacementMap:
+    there = ahead.on_grid(grid.shape[2:])
+    inverse = there
+    for _ in range(INVERSE_ROUNDS):
+        inverse = inverse + grid - back(inverse)
+    return DisplacementMap((there + inverse) / 2 - grid, align_corners)
 
 
 class Kept(Registrar):

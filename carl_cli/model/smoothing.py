@@ -13,10 +13,16 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from carl_cli.fields import identity, jacobian_determinant, voxels_per_unit
 from carl_cli.similarity import blur
 
 SHARPEST_SPREAD = 1.0  # voxels; below this a match counts as sure
+LEAST_VOLUME = 0.02  # of a cell, before what surrounds it is blurred
+UNFOLDING = 20  # rounds of that, at most
+UNFOLDING_SIGMA = 2.0  # voxels
+NEAR = 0.05  # share of folds in a Gaussian around a voxel from which on it is blurred entirely
 FADE = 1e-2  # of the largest weight: where the weights are smaller, the affine map takes over
 
 
@@ -84,3 +90,21 @@ def _windows(n: int, sigma: int, dtype: torch.dtype, device: torch.device) -> tu
             for m, index in zip(matrices, (clamped, folded), strict=True)
         )
     return a, b
+
+
+def unfolded(u_BDx: Tensor, align_corners: bool) -> Tensor:
+    """A displacement in unit coordinates, blurred near folds until no cell is turned inside out.
+
+    Elsewhere it is kept. After `UNFOLDING` rounds what is left stays.
+    """
+    shape = u_BDx.shape[2:]
+    grid = identity(shape, align_corners, u_BDx.device)
+    voxels = voxels_per_unit(shape, align_corners).to(u_BDx).view(1, -1, *[1] * len(shape))
+    for _ in range(UNFOLDING):
+        cells = jacobian_determinant((grid + u_BDx) * voxels) < LEAST_VOLUME
+        if not cells.any():
+            break
+        near = pad(cells[:, None].to(u_BDx), [1, 0] * len(shape))
+        near = (blur(near, UNFOLDING_SIGMA) / NEAR).clamp(max=1)
+        u_BDx = u_BDx + near * (blur(u_BDx, UNFOLDING_SIGMA) - u_BDx)
+    return u_BDx

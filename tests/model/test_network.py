@@ -12,6 +12,7 @@ from carl_cli.model.carl import (
     EncoderConfig,
     ModelConfig,
     UNetConfig,
+    WindowConfig,
     attention_of,
     build_network,
 )
@@ -75,6 +76,45 @@ def test_moving_content_takes_the_correspondence_along_by_multiples_of_4(shift: 
     before = _voxels(network, fixed, _block(80, 2))
     after = _voxels(network, fixed, _block(80 + shift, 2))
     torch.testing.assert_close(after, before + _along(shift), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [-36, 24])
+def test_windows_keep_the_equivariance(shift: int) -> None:
+    """Λ sees the fixed image and what Ξ warped: the same as before the shift."""
+    window = WindowConfig(radius=2, smoothing=1, sharpness=2.0)
+    config = CONFIG.model_copy(update={"window_scales": (2,), "window": window})
+    network, fixed = _network(config), _noise(*SHAPE, seed=1)
+    before = _voxels(network, fixed, _block(80, 2))
+    after = _voxels(network, fixed, _block(80 + shift, 2))
+    torch.testing.assert_close(after, before + _along(shift), rtol=0, atol=1e-3)
+    without = _voxels(_network(), fixed, _block(80, 2))
+    assert (before - without).abs().max() > 0.1
+
+
+def test_symmetric_windows_leave_equal_images_in_place() -> None:
+    encoder = EncoderConfig(width=8, blocks=1, padding=9, smoothing=1, sharpness=4.0)
+    model = {"coarse_symmetric": True, "window_scales": (2,), "refine_scales": ()}
+    network = _network(CONFIG.model_copy(update={**model, "encoder": encoder}))
+    image = _block(80, 1)
+    with torch.inference_mode():
+        ahead, back = network.both(image, image)
+    assert torch.equal(ahead.on_grid(SHAPE), back.on_grid(SHAPE))
+    moved = (ahead.on_grid(SHAPE) - identity(SHAPE, False))[:, :, 84:92, 12:20, 12:20]
+    assert (moved * torch.tensor(SHAPE).view(1, 3, 1, 1, 1)).abs().max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"coarse": "unet"}, "attention"),
+        ({"encoder": {"padding": 2}}, "radius 3"),
+        ({"window_scales": (8,)}, "grow"),
+        ({"window_scales": (2,), "refine_scales": (4,)}, "grow"),
+    ],
+)
+def test_windows_that_can_not_look_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        ModelConfig(**{"window_scales": (2,), **changes})
 
 
 @pytest.mark.parametrize("shift", [-CONFIG.stride, 2 * CONFIG.stride])

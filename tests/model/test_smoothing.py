@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from carl_cli.fields import jacobian_determinant
-from carl_cli.model.smoothing import smooth_by_confidence
+from carl_cli.fields import identity, jacobian_determinant, voxels_per_unit
+from carl_cli.model.smoothing import smooth_by_confidence, unfolded
 
 SHAPE = (14, 12, 16)
 
@@ -54,3 +54,20 @@ def test_unsure_voxels_follow_the_sure_ones() -> None:
     assert int((jacobian_determinant(x + found) <= 0).sum()) == 0
     inner = (..., slice(6, 8), slice(6, 7), slice(7, 10))
     torch.testing.assert_close(found[inner], moved[inner], rtol=0, atol=0.05)
+
+
+def test_folds_are_blurred_away_and_nothing_else() -> None:
+    """A voxel thrown by four voxels folds its cells: afterwards none is, and ten voxels away
+    all is as it was."""
+    shape = (30, 28, 32)
+    voxels = voxels_per_unit(shape, False).view(1, 3, 1, 1, 1)
+    grid = identity(shape, False) * voxels
+    u = 0.4 * torch.sin(grid / 6)
+    assert torch.equal(unfolded(u / voxels, False), u / voxels)
+    thrown = u.clone()
+    thrown[0, :, 8, 8, 8] += 4
+    assert (jacobian_determinant(grid + thrown) <= 0).any()
+    found = unfolded(thrown / voxels, False) * voxels
+    assert jacobian_determinant(grid + found).min() > 0
+    far = (..., slice(18, None), slice(18, None), slice(18, None))
+    torch.testing.assert_close(found[far], u[far], rtol=0, atol=1e-6)
