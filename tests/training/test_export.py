@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from carl_cli.errors import InputError, UsageError
+from carl_cli.io.image import write_image
+from carl_cli.io.transform import read_transform
+from carl_cli.phantom import make_phantom
 from carl_cli.training.checkpoint import load_state
 from carl_cli.training.config import TrainConfig, load_config, model_at
 from carl_cli.training.export import export
@@ -126,6 +131,35 @@ def test_the_command_trains_stops_resumes_and_exports(
     assert carl("export", out, "-o", weights) == 0
     assert load_weights(weights).config.name == "x"
     assert carl(str(tmp_path / "none.toml")) == 3
+
+
+def test_the_small_example_becomes_weights_that_register(tmp_path: Path) -> None:
+    from carl_cli.cli.app import main
+
+    text = (EXAMPLES / "small.toml").read_text()
+    for line in ("steps = 200\n", "steps = 100\n", "validation_pairs = 4\n"):
+        assert line in text
+        text = text.replace(line, line.split("=")[0] + "= 1\n")
+    (tmp_path / "small.toml").write_text(text)
+    phantom = make_phantom(0, 9.0)
+    files = [tmp_path / f"{end}.nii.gz" for end in ("fixed", "moving")]
+    for file, image in zip(files, (phantom.fixed, phantom.moving), strict=True):
+        write_image(file, image)
+    run, weights, transform = (str(tmp_path / n) for n in ("run", "weights", "T.h5"))
+    for command in (
+        ["train", str(tmp_path / "small.toml"), "--out", run, "--threads", "1"],
+        ["train", "export", run, "-o", weights],
+        ["register", *map(str, files), "-o", transform, "--weights", weights, "--threads", "1"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert not stop.value.code
+    shape = load_config(EXAMPLES / "small.toml").stages[-1].shape_zyx
+    assert load_weights(weights).config.preprocess.max_voxels == math.prod(shape)
+    centre = phantom.fixed.grid.points_mm().reshape(-1, 3).mean(axis=0)
+    # Hardly trained: that the point stays in the field of view is all that can be asked.
+    reach = np.ptp(phantom.moving.grid.corners_mm(), axis=0).max() / 2
+    assert np.linalg.norm(read_transform(transform)(centre) - centre) < reach
 
 
 def test_a_machine_with_torch_alone_trains_in_pieces(tmp_path: Path) -> None:
