@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from benchmarks import validation
 from benchmarks.contest.bent import Bend, bent_pair
 from benchmarks.contest.contenders import (
     FailedError,
@@ -21,7 +23,7 @@ from benchmarks.contest.contenders import (
 )
 from benchmarks.contest.measures import figures, jacobian_determinant, score
 from benchmarks.contest.moving import KINDS, moved_pair
-from benchmarks.contest.pairs import Pair
+from benchmarks.contest.pairs import SETS, Pair, PairSet
 from benchmarks.contest.table import BEGIN, END, Row, markdown, replace_block
 
 TURN = [0, 0, 1, 1, 0, 0, 0, 1, 0]
@@ -95,6 +97,32 @@ def difference(fixed: sitk.Image, a: np.ndarray, moving: sitk.Image, b: np.ndarr
         for im, points in ((fixed, a), (moving, b))
     ]
     return float(np.median(np.abs(np.subtract(*grey))))
+
+
+def test_the_command_writes_table_rows_changes_and_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = PairSet("boxes", "Boxes", lambda _data, folder: iter([boxes(folder, 2)]))
+    monkeypatch.setitem(SETS, "boxes", made)
+    monkeypatch.setattr(validation, "carl", lambda _weights: centres)
+    card, out = tmp_path / "README.md", tmp_path / "table.md"
+    card.write_text(f"{BEGIN}\n{END}\n")
+    options = ["--sets", "boxes", "--methods", "before,centres,Affine", "--kept", "--shift"]
+    options += ["--cache", str(tmp_path / "cache"), "--out", str(out), "--card", str(card)]
+    monkeypatch.setattr(sys, "argv", ["validation.py", *options])
+    validation.main()
+    record = json.loads(out.with_suffix(".json").read_text())
+    # Affine was never computed, and --kept computes nothing.
+    assert [(r["method"], r["score"]) for r in record["rows"]] == [
+        ("before", 0.75),
+        ("centres", 0.75),
+    ]
+    still = [c["change"] for c in record["moved"] if c["kind"] == KINDS[0]]
+    margins = [c["change"] for c in record["moved"] if c["kind"] == KINDS[1]]
+    assert still == [0, 0, 0]  # centres follow an image that is moved
+    assert min(margins) < -0.5  # but not one that is put off centre
+    assert "boxes, Dice, moved | 3 | +0.0000 | 0.0000 |" in out.read_text()
+    assert card.read_text() == f"{BEGIN}\n{out.read_text()}{END}\n"
 
 
 def test_a_program_runs_once_for_the_same_images(tmp_path: Path) -> None:
