@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from carl_cli.integrity import stored_config
+from carl_cli.training.config import TrainConfig
+from carl_cli.training.loop import train
 from tests.cli.weights_folder import untrained_weights
+from tests.training.conftest import make_config  # noqa: F401 (a fixture)
 from tests.weights.conftest import Carl
 from tests.weights.hub import Hub
 
@@ -44,6 +49,24 @@ def test_what_was_pushed_comes_back_by_the_name_that_was_printed(
     assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: carl\n")
     assert card.endswith("---\nAn untrained network.")
     assert carl("weights", "verify", done.stdout.strip()).returncode == 0
+
+
+def test_a_training_is_exported_under_the_name_of_the_repository(
+    carl: Carl,
+    hub: Hub,
+    make_config: Callable[..., TrainConfig],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    stage = {"kind": "correspondence", "loss": {"attention": 1.0, "queries": 50}, "steps": 1}
+    train(make_config([stage]), tmp_path / "run")
+    done = carl("weights", "push", tmp_path / "run", "org/mine", **TOKEN)
+    assert done.returncode == 0, done.stderr
+    files = hub.repositories["org/mine"].tree(done.stdout.strip().split("@")[1])
+    config = json.loads(files["config.json"])
+    assert (config["name"], config["provenance"]["steps"]) == ("mine", 1)
+    assert config["files"]["model.safetensors"] == sha256(files["model.safetensors"]).hexdigest()
+    assert "# mine\n" in files["README.md"].decode()
+    assert not (tmp_path / "run" / "model.safetensors").exists(), "the run stays as it is"
 
 
 def test_a_card_is_written_where_there_is_none(carl: Carl, hub: Hub, own: Path) -> None:
