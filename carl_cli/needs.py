@@ -32,6 +32,7 @@ PREPARING = 22
 MAPS = 36
 ENCODING = 5  # feature maps that exist at once
 FITTING = 350  # instance optimisation: losses, maps and their gradients on the network's grid
+FITTING_FIELD = 200  # the same without a network
 FITTING_UNET = 1.5  # what U-Nets keep for their gradients, in what a forward pass takes
 FITTING_ENCODER = 30  # feature maps of the encoder, of both images
 PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
@@ -144,16 +145,18 @@ def _network(model: ModelConfig, shape: tuple[int, ...]) -> float:
 
 def _fitting(model: ModelConfig, shape: tuple[int, ...], scope: str) -> float:
     """Bytes that a step of instance optimisation takes beside those of a forward pass."""
+    if scope == "field":
+        return FITTING_FIELD * prod(shape)
     encoder = FITTING_ENCODER * _features(model, shape) if scope == "all" else 0.0
     unets = sum(_unet(model, shape, scale) for scale in _unet_scales(model))
     return encoder + FITTING_UNET * unets + FITTING * prod(shape)
 
 
 def _features(model: ModelConfig, shape: tuple[int, ...]) -> float:
-    """Bytes of the encoder's result for one image, padding included."""
+    """Bytes of the encoder's largest result for one image, padding included."""
     if model.coarse != "attention":
         return 0.0
-    encoder, finer = model.encoder, model.coarse_scale
+    encoder, finer = model.encoder, min((model.coarse_scale, *model.window_scales))
     cells = prod((n / finer + 2 * encoder.padding) / 2**encoder.halvings for n in shape)
     return FLOAT * encoder.width * cells
 
