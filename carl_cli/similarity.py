@@ -37,13 +37,15 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 def _band(n: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(n, n) symmetric matrix whose rows hold the window of 4σ + 1 taps."""
     reach = math.ceil(2 * sigma)
-    tap = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    window = torch.exp(-0.5 * (tap / sigma) ** 2)
-    window = window / window.sum()
-    i = torch.arange(n)
-    gap = (i[:, None] - i[None, :]).abs()
-    near = window[reach + gap.clamp_max(reach)]
-    return torch.where(gap <= reach, near, 0.0).to(dtype=dtype, device=device)
+    # It is kept, and a tensor made in inference mode could not serve a backward pass later.
+    with torch.inference_mode(False):
+        tap = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        window = torch.exp(-0.5 * (tap / sigma) ** 2)
+        window = window / window.sum()
+        i = torch.arange(n)
+        gap = (i[:, None] - i[None, :]).abs()
+        near = window[reach + gap.clamp_max(reach)]
+        return torch.where(gap <= reach, near, 0.0).to(dtype=dtype, device=device)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,0 +1,32 @@
+"""Similarities: the blur against scipy, and a window that serves every mode of torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter1d
+
+from carl_cli.similarity import blur, lncc
+
+
+@pytest.mark.parametrize("sigma", [0.4, 1.0, 2, 3])
+def test_blur_is_a_truncated_gaussian_with_zeros_outside(sigma: float) -> None:
+    x = torch.rand(1, 2, 11, 9, 13, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = x.numpy()
+    for axis in (2, 3, 4):
+        expected = gaussian_filter1d(
+            expected, sigma, axis=axis, mode="constant", radius=int(np.ceil(2 * sigma))
+        )
+    np.testing.assert_allclose(blur(x, sigma).numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_window_made_without_gradients_serves_with_them() -> None:
+    """A forward pass alone, then instance optimisation, in one process."""
+    a, b = torch.rand(2, 1, 1, 17, 17, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        lncc(a, b, sigma=2)
+    leaf = a.clone().requires_grad_()
+    lncc(leaf, b, sigma=2).backward()
+    assert leaf.grad is not None
+    assert leaf.grad.abs().max() > 0
