@@ -43,15 +43,20 @@ def voxels_per_unit(shape: Shape, align_corners: bool) -> Tensor:
 def sample(values_BCx: Tensor, points_BDx: Tensor, align_corners: bool) -> Tensor:
     """Values at unit coordinates: linear interpolation, border voxels continued outside.
 
-    values (B, C, *shape), points (B, D, *any) → (B, C, *any).
+    values (B, C, *shape), points (B, D, *any) → (B, C, *any); either may have batch size 1.
     """
     dimension = points_BDx.shape[1]
     grid = (2 * points_BDx - 1).flip(1).movedim(1, -1)
     flat = grid.reshape(grid.shape[0], *([1] * (dimension - 1)), -1, dimension)
     grid = grid if grid.dim() == dimension + 2 else flat
-    values = values_BCx.expand(grid.shape[0], *values_BCx.shape[1:])
+    batch = max(grid.shape[0], values_BCx.shape[0])
+    values = values_BCx.expand(batch, *values_BCx.shape[1:])
     out = torch.nn.functional.grid_sample(
-        values, grid, mode="bilinear", padding_mode="border", align_corners=align_corners
+        values,
+        grid.expand(batch, *grid.shape[1:]),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=align_corners,
     )
     return out.reshape(out.shape[0], out.shape[1], *points_BDx.shape[2:])
 
