@@ -54,9 +54,9 @@ def main() -> None:
 
 
 def cells(config: RetinaConfig) -> list[Cell]:
-    """All that is trained, one whole figure after the other."""
-    order = product(config.seeds, SETS, config.networks)
-    return [Cell(network, kind, seed) for seed, kind, network in order]
+    """All that is trained: the baseline with every seed first, which is what generalises or not."""
+    order = product(SETS, config.seeds, config.networks)
+    return [Cell(network, kind, seed) for kind, seed, network in order]
 
 
 class Experiment:
