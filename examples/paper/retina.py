@@ -160,7 +160,7 @@ def draw(values: dict[tuple[str, str, str], np.ndarray], path: Path) -> None:
             panel.plot([], [], f"C{k}", lw=6, alpha=0.5, label=network)
         before = values["before", "", tested_on].mean()
         panel.axhline(before, color="grey", ls=":", label="before")
-        panel.set(title=f"tested on {tested_on}", ylim=(0, 1), xlabel="trained on")
+        panel.set(title=f"tested on {tested_on}", ylim=(0, 0.8), xlabel="trained on")
         panel.set_xticks([1, 5, 9], SETS)
     panels[0].set_ylabel("Dice of the vessels")
     panels[0].legend(loc="upper left", ncols=2)
