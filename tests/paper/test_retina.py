@@ -128,7 +128,7 @@ def test_every_cell_of_the_figure_is_run_and_found_again() -> None:
     results = {name: {kind: [k / 10] for kind in SETS} for k, name in enumerate(names)}
     found = gathered(results)
     assert len(found) == 27
-    assert found["attention", "scale shift", "shift"] == [[0.7], [1.6]]
+    assert found["attention", "scale shift", "shift"] == [[1.3], [1.6]]
 
 
 @pytest.mark.parametrize("name", ["retina.toml", "retina-quick.toml", "retina-full.toml"])
