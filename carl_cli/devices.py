@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
@@ -51,11 +52,21 @@ def worker_devices(device: str, workers: int, share: bool = False) -> list[str]:
     return [there[number % len(there)] for number in range(workers)]
 
 
+def set_deterministic(wanted: bool) -> None:
+    """Only operations whose result does not depend on how a GPU schedules them; torch raises
+    RuntimeError for one that has no such form. cuBLAS needs its workspace fixed before it starts.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    # The call imports torch's compiler, which takes seconds.
+    if wanted != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(wanted)
+
+
 def chosen_weights(
     name: str, device: str = "auto", deterministic: bool = False, offline: bool = False
 ) -> Weights:
     """Weights by name, folder or repository on a device by name."""
-    # The call imports torch's compiler, which takes seconds.
-    if deterministic != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(deterministic)
+    set_deterministic(deterministic)
     return load_weights(locate(name, offline), chosen_device(device))

@@ -78,9 +78,25 @@ def load_weights(folder: str | Path, device: str = "cpu") -> Weights:
     folder = Path(folder)
     config = read_config(folder)
     sha256 = check_files(folder, config.files)
-    network = build_network(config.model)
+    network = _built(config.model, folder)
     _load_tensors(network, folder / MODEL)
     return Weights(network.to(device), config, str(folder), sha256)
+
+
+def _built(model: ModelConfig, folder: Path) -> Registrar:
+    """First without memory: config.json may be damaged and ask for any number of channels."""
+    try:
+        with torch.device("meta"):
+            count = sum(p.numel() for p in build_network(model).parameters())
+    except (ValueError, RuntimeError, TypeError, IndexError, ArithmeticError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{folder / CONFIG}: no network can be built: {reason}") from None
+    held = (folder / MODEL).stat().st_size
+    if count > held:
+        raise WeightsError(
+            f"{folder / CONFIG}: a network of {count} numbers, {MODEL} has {held} bytes"
+        )
+    return build_network(model)
 
 
 def read_config(folder: Path) -> WeightsConfig:

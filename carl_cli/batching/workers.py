@@ -179,9 +179,9 @@ def _serve(connection: Connection, setup: Setup, parent: int) -> None:
     _die_with(parent)
     limit_threads(setup.threads)
     keep_freed_memory()
-    import torch
+    from carl_cli.devices import set_deterministic
 
-    torch.use_deterministic_algorithms(setup.deterministic)
+    set_deterministic(setup.deterministic)
     weights = load_weights(setup.weights, setup.device)
     while True:
         try:

@@ -93,6 +93,7 @@ def download(
 @app.command()
 def verify(name: Name) -> None:
     """Hash the files, run the network on a small pair, compare with config.json."""
+    from carl_cli.errors import WeightsError
     from carl_cli.selftest import check_figures, figures
     from carl_cli.weights import load_weights
 
@@ -100,7 +101,11 @@ def verify(name: Name) -> None:
     config = weights.config
     hashed = "as config.json says" if config.files else "config.json has none to compare with"
     typer.echo(f"{config.name}: SHA-256 {weights.sha256}, {hashed}")
-    found = figures(weights.network, config.model)
+    try:
+        found = figures(weights.network, config.model)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{weights.source}: the network does not run: {reason}") from None
     if config.self_test:
         gap = check_figures(found, config.self_test, weights.source)
         typer.echo(f"test pair: within {gap:.0e} of the figures in config.json")

@@ -197,6 +197,8 @@ def _frame(path: Path, elements: header.Elements, number: int, count: int) -> Fr
 
 
 def _check_claim(path: Path, elements: header.Elements, pixels: int) -> None:
+    if header.short(elements, header.SIGNED, 0) > 1:
+        raise InputError(f"{path}: a damaged DICOM header", "get the file again")
     samples = header.short(elements, header.SAMPLES, 1)
     claimed = pixels * samples * header.short(elements, header.BITS, 16) // 8
     growth = 1 if header.syntax_of(elements) in RAW_SYNTAXES else GZIP_LIMIT

@@ -15,9 +15,8 @@ from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
 from carl_cli.io.sitk_bridge import GZIP_LIMIT, execute, grid_of, read_header
 from carl_cli.io.text_headers import (
-    META_SUFFIXES,
     TEXT_HEADERS,
-    check_meta_numbers,
+    check_numbers,
     check_packed_voxels,
     read_text_header,
 )
@@ -36,6 +35,8 @@ IMAGE_IOS = {
 PICTURES = (".png", ".jpg", ".tif")
 TEXT_NUMBER_GROWTH = 8
 ORTHONORMAL_TOLERANCE = 1e-3
+FARTHEST_MM = 1e9
+"""Beyond it positions lose so many digits that they mean nothing."""
 
 
 def read_general(path: Path) -> Image:
@@ -75,8 +76,8 @@ def _in_lps(grid: Grid, path: Path) -> Grid:
 
 
 def _checked_header(path: Path) -> sitk.ImageFileReader:
-    if path.suffix.lower() in META_SUFFIXES:
-        check_meta_numbers(read_text_header(path))
+    if path.suffix.lower() in TEXT_HEADERS:
+        check_numbers(read_text_header(path))
     reader = read_header(path, IMAGE_IOS[path.suffix.lower()], path)
     _check_pixels(reader, path)
     check_directions(grid_of(reader), path)
@@ -98,7 +99,8 @@ def check_directions(grid: Grid, path: Path) -> None:
     """Refuse a geometry that no rigid scanner frame has: shear, zero or non-finite numbers."""
     axes = grid.direction_matrix
     numbers = (*grid.spacing_mm, *grid.origin_mm, *grid.direction)
-    if not np.isfinite(numbers).all() or min(grid.spacing_mm) <= 0:
+    within = np.isfinite(numbers).all() and np.abs(numbers).max() < FARTHEST_MM
+    if not within or min(grid.spacing_mm) <= 1 / FARTHEST_MM:
         raise InputError(f"{path}: spacing {grid.spacing_mm} or origin is not usable")
     if np.abs(axes.T @ axes - np.eye(grid.dimension)).max() > ORTHONORMAL_TOLERANCE:
         raise InputError(

@@ -43,6 +43,7 @@ COMPLEX = (32, 1792, 2048)
 INTENT_DISPVECT = 1006
 FORM_TOLERANCE_VOXELS = 0.05
 SCALED_AT_ONCE = 2**20
+DRAINED_AT_ONCE = 2**20
 
 
 def is_nifti(path: Path) -> bool:
@@ -195,7 +196,8 @@ def _read_voxels(path: Path, header: Header, offset: int) -> NDArray[np.generic]
         with open_packed(path) as file:
             file.seek(offset)
             missing = _fill(file, voxels.view(np.uint8).data)
-            file.read(1)  # at the end of a gzip stream: verifies its checksum
+            while file.read(DRAINED_AT_ONCE):  # at its end a gzip stream verifies its checksum
+                pass
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: damaged or truncated ({error})", "get the file again") from None
     if missing:

@@ -109,7 +109,8 @@ def parse_header(raw: bytes, path: Path) -> Header:
 def _check_magic(raw: bytes, path: Path) -> None:
     """Analyze 7.5 has no mark, but it has two files: one file without its mark is damaged."""
     mark, single = raw[344:348], ".nii" in path.name.lower()
-    if mark != SINGLE_MAGIC and (single or (mark[:1] == b"n" and mark != PAIR_MAGIC)):
+    near = any(word in raw[300:] for word in (b"ni1", b"n+1")) or mark[:1] == b"n"
+    if mark != SINGLE_MAGIC and (single or (near and mark != PAIR_MAGIC)):
         raise InputError(
             f"{path}: the header is damaged: its mark is {mark!r}, {SINGLE_MAGIC!r} was expected",
             "get the file again",
@@ -128,7 +129,7 @@ def _parse_nifti1(raw: bytes, endian: str, path: Path) -> Header:
         endian=endian,
         shape=_checked_shape(get("8h", 40), path),
         datatype=int(get("h", 70)[0]),
-        offset=int(get("f", 108)[0]) if nifti else 0,
+        offset=_checked_offset(get("f", 108)[0], NIFTI1_HEADER, raw, path) if nifti else 0,
         rescale=get("2f", 112) if nifti else (1.0, 0.0),
         intent=int(get("h", 68)[0]) if nifti else 0,
         pixdim=pixdim[1:],
@@ -150,7 +151,7 @@ def _parse_nifti2(raw: bytes, endian: str, path: Path) -> Header:
         endian=endian,
         shape=_checked_shape(get("8q", 16), path),
         datatype=int(get("h", 12)[0]),
-        offset=int(get("q", 168)[0]),
+        offset=_checked_offset(get("q", 168)[0], NIFTI2_HEADER, raw, path),
         rescale=get("2d", 176),
         intent=int(get("i", 504)[0]),
         pixdim=pixdim[1:],
@@ -159,6 +160,14 @@ def _parse_nifti2(raw: bytes, endian: str, path: Path) -> Header:
         prefers_sform=scode == 1 or qcode <= 0,
         raw=raw,
     )
+
+
+def _checked_offset(offset: float, header: int, raw: bytes, path: Path) -> int:
+    """Where the voxels begin: after the header, in one file. An offset of 0 means just there."""
+    single = raw[4:8] == b"n+2\0" or raw[344:348] == SINGLE_MAGIC
+    if not 0 <= offset < 2**62 or (single and 0 < offset < header):
+        raise InputError(f"{path}: the header puts the voxels at byte {offset}", "get it again")
+    return header + 4 if single and offset == 0 else int(offset)
 
 
 def _checked_shape(dim: tuple[float, ...], path: Path) -> tuple[int, ...]:

@@ -115,7 +115,7 @@ def unreadable(name: Path, error: RuntimeError) -> InputError:
     return InputError(f"{name}: can't be read: {cause(error)}", "check that the file is whole")
 
 
-def cause(error: RuntimeError) -> str:
+def cause(error: Exception) -> str:
     """The telling line of ITK's message, without its source paths and addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "ERROR" in line] or lines[-1:]

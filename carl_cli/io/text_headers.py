@@ -7,6 +7,7 @@ whose checksum is wrong: both would hand on voxels that are not those of the fil
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -42,6 +43,9 @@ META_NUMBERS = {
     "CenterOfRotation": ONE_PER_AXIS, "TransformMatrix": MATRIX, "Rotation": MATRIX,
     "Orientation": MATRIX,
 }  # fmt: skip
+META_LINE = re.compile(r"\s*([^=:\s][^=:]*?)\s*[=:](.*)")
+NRRD_FINITE = {"dimension", "space dimension", "sizes", "space directions", "space origin"}
+NRRD_NUMBERS = NRRD_FINITE | {"spacings", "thicknesses", "axis mins", "axis maxs"}
 META_SWITCHES = (
     "BinaryData", "CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB",
 )  # fmt: skip
@@ -68,13 +72,13 @@ class TextHeader:
     def data_files(self) -> list[Path]:
         """Existing files that a detached header names; a list or pattern: its whole folder."""
         match = DATA_FILE.search(self.text.encode("latin-1"))
-        name = match[1].decode("latin-1").strip() if match else "LOCAL"
+        name = os.fsdecode(match[1].strip()) if match else "LOCAL"
         if name.upper() == "LOCAL":
             return []
         named = self.path.parent / name
-        return (
-            [named] if named.is_file() else [p for p in self.path.parent.iterdir() if p.is_file()]
-        )
+        if "\0" not in name and named.is_file():
+            return [named]
+        return [p for p in self.path.parent.iterdir() if p.is_file()]
 
 
 def read_text_header(path: Path) -> TextHeader:
@@ -86,8 +90,15 @@ def read_text_header(path: Path) -> TextHeader:
     return TextHeader(path, text.decode("latin-1"), match.end() if match else None)
 
 
-def check_meta_numbers(header: TextHeader) -> None:
-    """Raise InputError for a MetaImage number that is cut short, missing or not finite."""
+def check_numbers(header: TextHeader) -> None:
+    """Raise InputError for a number that is cut short, missing, too many or not finite."""
+    if header.path.suffix.lower() in META_SUFFIXES:
+        _check_meta(header)
+    else:
+        _check_nrrd(header)
+
+
+def _check_meta(header: TextHeader) -> None:
     fields = dict(_meta_fields(header))
     axes = fields.get("NDims", "")
     count = int(axes) if axes.isascii() and axes.isdigit() else 0
@@ -97,18 +108,44 @@ def check_meta_numbers(header: TextHeader) -> None:
             raise _damaged(header.path, f"{key} = {_shown(value)}, {expected} numbers expected")
         if key in META_SWITCHES and not SWITCH.fullmatch(value):
             raise _damaged(header.path, f"{key} = {_shown(value)}, True or False expected")
+    _check_data_file(header, fields.get("ElementDataFile", ""))
+
+
+def _check_data_file(header: TextHeader, value: str) -> None:
+    """MetaIO crashes over some names that lead nowhere."""
+    named = value.upper() == "LOCAL" or value.upper().startswith("LIST") or "%" in value
+    if not named and len(header.data_files) != 1:
+        raise _damaged(header.path, f"ElementDataFile = {_shown(value)}, no such file")
+
+
+def _check_nrrd(header: TextHeader) -> None:
+    """Lists of numbers, and vectors in parentheses; `none` stands for an axis without one."""
+    for line in header.text.splitlines():
+        key, colon, value = line.partition(":")
+        if not colon or key.strip().lower() not in NRRD_NUMBERS:
+            continue
+        words = re.sub(r"[(),]", " ", value.replace("none", " ")).split()
+        lone = key.strip().lower() in NRRD_FINITE
+        if not all(_is_number(word, lone) for word in words):
+            raise _damaged(header.path, f"{key}: {_shown(value.strip())}, numbers were expected")
 
 
 def _meta_fields(header: TextHeader) -> Iterator[tuple[str, str]]:
     for line in header.text.splitlines():
-        key, equals, value = line.partition("=")
-        if equals:
-            yield key.strip(), value.strip()
+        match = META_LINE.fullmatch(line)
+        if match:
+            yield match[1], match[2].strip()
+        elif line.strip():
+            raise _damaged(header.path, f"{_shown(line)} in its header, a field was expected")
 
 
 def _are_numbers(words: list[str], count: int) -> bool:
+    return len(words) == count and all(_is_number(word, True) for word in words)
+
+
+def _is_number(word: str, finite: bool) -> bool:
     try:
-        return len(words) == count and all(isfinite(float(word)) for word in words)
+        return word.isascii() and "_" not in word and (isfinite(float(word)) or not finite)
     except ValueError:
         return False
 

@@ -78,7 +78,7 @@ def _read_itk(path: Path) -> Transform:
             read, _ = overheard(lambda: sitk.ReadTransform(str(path)))
     except MemoryError:
         raise InputError(f"{path}: its header claims more than the file can hold") from None
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         reason = (
             "its format is unknown or damaged" if "Transform IO" in str(error) else cause(error)
         )

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid
+from carl_cli.io.general import FARTHEST_MM
 from carl_cli.io.image import grid_of, set_grid
 from carl_cli.transform import (
     AffineTransform,
@@ -144,5 +145,7 @@ def _affine_from_sitk(transform: sitk.Transform) -> AffineTransform:
     """Exact for every linear type, whatever its parameters and centre mean."""
     dimension = transform.GetDimension()
     start = np.array(transform.TransformPoint([0.0] * dimension))
+    if not np.abs(start).max() < FARTHEST_MM:
+        raise InputError(f"an affine that moves points by {np.abs(start).max():.3g} mm")
     columns = [np.array(transform.TransformPoint(e.tolist())) - start for e in np.eye(dimension)]
     return AffineTransform(np.column_stack(columns), start)
