@@ -85,26 +85,35 @@ def refine(
     """Maps fixed → moving and moving → fixed near the given ones, and the loss at each step.
 
     images and masks: fixed, moving, (1, 1, *shape). report(share done, loss) hears of each
-    step. Losses of one scale never rise; those of two scales can't be compared.
+    step. Losses never rise: as those of two scales can't be compared, each scale's are moved
+    to go on from where the one before ended.
     """
     if not descent.steps:
         return maps[0], maps[1], []
     both = zip(images, masks, maps, strict=True)
     sides = _Sides(*(_side(image, mask, map_, align_corners) for image, mask, map_ in both))
     counts = [times * descent.steps for _, times in SCALES]
-    losses: list[float] = []
+    curves: list[list[float]] = []
 
     def note(loss: float) -> None:
-        losses.append(loss)
-        report(min(1.0, len(losses) / sum(counts)), loss)
+        curves[-1].append(loss)
+        report(sum(map(len, curves)) / sum(counts), loss)
 
     with torch.no_grad():
         for (scale, _), count in zip(SCALES, counts, strict=True):
+            curves.append([])
             level = _Sides(*(_at_scale(side, scale) for side in sides))
             level = _regular(_descend(_regular(level), descent, count, note))
             sides = _Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
     ahead, back = (DisplacementMap(side.u, align_corners) for side in sides)
-    return ahead, back, losses
+    return ahead, back, _joined(curves)
+
+
+def _joined(curves: list[list[float]]) -> list[float]:
+    losses = list(curves[0])
+    for curve in curves[1:]:
+        losses += [losses[-1] + loss - curve[0] for loss in curve]
+    return losses
 
 
 def _side(image: Tensor, mask: Tensor | None, map_: Map, align_corners: bool) -> _Side:

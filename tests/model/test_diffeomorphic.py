@@ -78,7 +78,8 @@ def test_a_known_deformation_is_found(align_corners: bool) -> None:
     around = _voxels(ahead(back.on_grid(SHAPE)) - grid)[inner].norm(dim=1)
     assert around.max() < 0.05
     assert jacobian_determinant(_voxels(ahead.on_grid(SHAPE))).min() > 0
-    assert losses[-1] < 0.1 * losses[0]
+    assert losses[-1] < 0.2 * losses[0]
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_no_steps_change_nothing() -> None:
