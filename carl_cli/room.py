@@ -23,7 +23,7 @@ Grids = tuple[Grid, Grid]
 def check_room(plan: Plan, weights: Weights) -> None:
     """Raise OutOfMemoryError, with figures and with what would fit. Reads headers only.
 
-    Images that can't be read pass: the one who reads them says why.
+    Images that can't be read or don't belong together pass: what reads them says why.
     """
     grids = _grids(plan.inputs)
     if grids is None:
@@ -55,7 +55,7 @@ def _grids(inputs: CaseInputs) -> Grids | None:
         fixed, moving = (read_grid(path, series_uid=inputs.series_uid) for path in paths)
     except (InputError, OSError):
         return None
-    return fixed, moving
+    return (fixed, moving) if fixed.dimension == moving.dimension else None
 
 
 def _pairs(need: Need, settings: RunSettings) -> Iterator[tuple[float, Allowance]]:

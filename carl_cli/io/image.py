@@ -84,6 +84,9 @@ def read_image(
     complex numbers, for NaN or infinite voxels and for a geometry that makes no sense.
     """
     image = _choose_volume(read_any(path, series_uid=series_uid), time_index)
+    if not image.array.size:
+        size = " x ".join(map(str, image.grid.size_xyz))
+        raise InputError(f"{path}: {size} voxels, an image with some was expected")
     if image.channels > 1:
         raise InputError(
             f"{path}: {image.channels} components per voxel, a scalar image was expected",

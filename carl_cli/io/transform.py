@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
-from carl_cli.io.bounded import bounded_memory
+from carl_cli.io.bounded import try_out
 from carl_cli.io.general import check_directions
 from carl_cli.io.sitk_bridge import cause, overheard, written_quietly
 from carl_cli.io.transforms import dense_files, hdf5
@@ -73,11 +73,9 @@ def read_transform(path: str | Path, program: Program | None = None) -> Transfor
 
 
 def _read_itk(path: Path) -> Transform:
+    try_out(path, lambda: sitk.ReadTransform(str(path)))
     try:
-        with bounded_memory(path):
-            read, _ = overheard(lambda: sitk.ReadTransform(str(path)))
-    except MemoryError:
-        raise InputError(f"{path}: its header claims more than the file can hold") from None
+        read, _ = overheard(lambda: sitk.ReadTransform(str(path)))
     except (RuntimeError, UnicodeDecodeError) as error:
         reason = (
             "its format is unknown or damaged" if "Transform IO" in str(error) else cause(error)

@@ -22,10 +22,10 @@ Index = NDArray[np.int64]
 SLAB_POINTS = 1 << 21
 
 
-def slabs(grid: Grid, points: int = SLAB_POINTS) -> Iterator[slice]:
-    """Ranges of the slowest array axis holding about that many voxels each."""
+def slabs(grid: Grid, points: int | None = None) -> Iterator[slice]:
+    """Ranges of the slowest array axis holding about that many voxels each (`SLAB_POINTS`)."""
     slices = grid.shape_zyx[0]
-    step = max(1, points * slices // max(1, int(np.prod(grid.size_xyz))))
+    step = max(1, (points or SLAB_POINTS) * slices // max(1, int(np.prod(grid.size_xyz))))
     for start in range(0, slices, step):
         yield slice(start, min(start + step, slices))
 
