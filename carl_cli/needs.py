@@ -35,6 +35,7 @@ FITTING = 350  # instance optimisation: losses, maps and their gradients on the 
 FITTING_FIELD = 200  # the same without a network
 FITTING_UNET = 1.5  # what U-Nets keep for their gradients, in what a forward pass takes
 FITTING_ENCODER = 30  # feature maps of the encoder, of both images
+FITTING_WINDOW = 140  # the same of window attention, which sees warped images too
 PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
 SCORING = 220
 RETAINED = 0.35  # of the network's memory is not given back to the system
@@ -147,7 +148,8 @@ def _fitting(model: ModelConfig, shape: tuple[int, ...], scope: str) -> float:
     """Bytes that a step of instance optimisation takes beside those of a forward pass."""
     if scope == "field":
         return FITTING_FIELD * prod(shape)
-    encoder = FITTING_ENCODER * _features(model, shape) if scope == "all" else 0.0
+    maps = FITTING_WINDOW if model.window_scales else FITTING_ENCODER
+    encoder = maps * _features(model, shape) if scope == "all" else 0.0
     unets = sum(_unet(model, shape, scale) for scale in _unet_scales(model))
     return encoder + FITTING_UNET * unets + FITTING * prod(shape)
 

@@ -105,12 +105,11 @@ class Peak(NamedTuple):
 
 
 PEAKS = (
-    Peak(64, "carl-base", "", "forward warped", 346, 545),
-    Peak(128, "carl-base", "", "forward warped", 346, 853),
-    Peak(256, "carl-base", "", "forward warped inverse inverse_warped jacobian", 346, 1286),
-    Peak(256, "carl-base", "", "forward warped report", 346, 1137),
-    Peak(128, "carl-base", "refine", "forward warped", 338, 1299),
-    Peak(128, "carl-base", "all", "forward warped", 338, 1827),
+    Peak(64, "carl-base", "", "forward warped", 346, 664),
+    Peak(128, "carl-base", "", "forward warped", 346, 1224),
+    Peak(256, "carl-base", "", "forward warped inverse inverse_warped jacobian", 346, 1484),
+    Peak(128, "carl-base", "field", "forward warped", 346, 1490),
+    Peak(128, "carl-base", "all", "forward warped", 346, 11104),
     Peak(96, "paper", "", "forward", 476, 924),
     Peak(96, "paper", "all", "forward", 476, 3294),
     Peak(96, "unet", "all", "forward", 596, 3419),
