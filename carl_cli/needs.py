@@ -31,6 +31,7 @@ STORED = 4  # bytes of a voxel as it is kept after reading; int16 needs less, fl
 PREPARING = 22
 MAPS = 36
 ENCODING = 5  # feature maps that exist at once
+ENCODING_WINDOW = 10  # the same with window attention, on its finer grid
 FITTING = 350  # instance optimisation: losses, maps and their gradients on the network's grid
 FITTING_FIELD = 200  # the same without a network
 FITTING_UNET = 1.5  # what U-Nets keep for their gradients, in what a forward pass takes
@@ -40,7 +41,7 @@ PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
 SCORING = 220
 RETAINED = 0.35  # of the network's memory is not given back to the system
 KEPT = 130  # bytes per network voxel that a result holds, with what scoring leaves behind
-LIBRARIES_MIB = 130.0  # ITK's transforms
+LIBRARIES_MIB = 130.0  # ITK's transforms: beside what the network used, which is kept
 PICTURES_MIB = 60.0
 SLAB_POINTS, SLAB = 1 << 21, 75
 WRITING = 2.5  # copies of an output while it is compressed
@@ -113,7 +114,7 @@ def need_of(plan: Plan, fixed: Grid, moving: Grid, weights: Weights) -> Need:
         SCORING * voxels + left,
         _writing(plan, sizes),
     )
-    main = (sizes.images + _beside(plan, sizes) + max(stages)) / MIB
+    main = (sizes.images + _beside(plan, sizes) + max(stages)) / MIB + LIBRARIES_MIB
     return Need(main, network / MIB if on_gpu else 0.0, sizes.network_shape)
 
 
@@ -141,7 +142,8 @@ def _beside(plan: Plan, sizes: Sizes) -> int:
 def _network(model: ModelConfig, shape: tuple[int, ...]) -> float:
     """Bytes of a forward pass."""
     unets = max((_unet(model, shape, scale) for scale in _unet_scales(model)), default=0.0)
-    return ENCODING * _features(model, shape) + unets + MAPS * prod(shape)
+    encoding = ENCODING_WINDOW if model.window_scales else ENCODING
+    return encoding * _features(model, shape) + unets + MAPS * prod(shape)
 
 
 def _fitting(model: ModelConfig, shape: tuple[int, ...], scope: str) -> float:
@@ -182,7 +184,7 @@ def _writing(plan: Plan, sizes: Sizes) -> float:
     pictures = PICTURES_MIB * MIB if {"figure", "report"} & wanted.keys() else 0.0
     points = min(max(sizes.fixed, sizes.moving), SLAB_POINTS)
     kept = KEPT * prod(sizes.network_shape)
-    return kept + LIBRARIES_MIB * MIB + SLAB * points + WRITING * written + pictures
+    return kept + SLAB * points + WRITING * written + pictures
 
 
 def _bytes_per_voxel(role: str, path: Path, native: bool) -> int:
