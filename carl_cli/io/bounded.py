@@ -6,6 +6,7 @@ memory. A limit of memory for this process would also hit what its other threads
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def try_out(path: Path, read: Callable[[], object]) -> None:
 def _end(path: Path, read: Callable[[], object]) -> None:
     """In the child: read, and leave without any of the parent's own endings."""
     code = 0
+    faulthandler.disable()  # the parent tells of a crash
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _limit_memory(path)

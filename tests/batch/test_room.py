@@ -204,6 +204,8 @@ def test_register_refuses_with_figures_and_says_what_would_fit(
     monkeypatch.setattr(room, "need_of", noted)
     if "--io" in options:
         monkeypatch.setattr(needs, "LIBRARIES_MIB", 0.0)  # beside which a tiny network is nothing
+    if "-w" in options:
+        monkeypatch.setattr(needs, "WRITING", 1e4)  # the images are tiny, and so are the outputs
     monkeypatch.setattr(room, "_before_the_first_case", lambda: 300.0)
     allowed = [1e6]
     monkeypatch.setattr(room, "main_memory", lambda: Allowance(allowed[0], "the test"))
