@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     """From now on this process keeps large blocks it frees, for the next ones it needs.
 
     A network frees and asks for hundreds of megabytes from layer to layer. glibc hands each
-    large block back at once, and the kernel clears every page of the next one: a tenth to a
-    fifth of the time of convolutions on a CPU. The peak stays the same, but memory is only
+    large block back at once, and the kernel clears every page of the next one: up to a fifth of
+    the time of convolutions on a CPU. The peak stays the same, but memory is only
     given back at the end, so commands that hold whole images beside little else don't ask for
     this. Where the C library isn't glibc nothing happens.
     """

@@ -32,6 +32,7 @@ from carl_cli.preprocess import PreprocessRule, prepare_pair
 
 from ..cli.conftest import Carl, carl  # noqa: F401 (a fixture)
 from ..cli.weights_folder import untrained_weights
+from ..drawn import draw_apart_from_ground
 
 SHAPE = (24, 32, 40)
 SPACING = (2.0, 2.0, 2.0)
@@ -131,13 +132,7 @@ def attention_network() -> Registrar:
     network = build_network(config)
     attention = attention_of(network)
     assert attention is not None
-    encoder = attention.encoder
-    for parameter in encoder.blocks.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    torch.nn.init.constant_(encoder.blocks[0].norm.weight, 1.0)
-    torch.nn.init.constant_(encoder.blocks[0].convs[-1].bias, -1.0)
-    torch.nn.init.uniform_(encoder.stem.weight, 0.0, 1.0)
-    torch.nn.init.zeros_(encoder.stem.bias)
+    draw_apart_from_ground(attention.encoder)
     return network
 
 

@@ -9,18 +9,13 @@ from torch import Tensor
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.encoder import Encoder
 
+from ..drawn import draw_apart_from_ground
+
 
 def _network(dimension: int) -> CoordinateAttention:
-    """Features of the empty ground point away from those of content, so that no weight falls
-    on it: the mean position of the ground moves with the field of view, not with content."""
     torch.manual_seed(0)
     encoder = Encoder(dimension, 1, 12, 1)
-    for parameter in encoder.blocks.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    torch.nn.init.constant_(encoder.blocks[0].norm.weight, 1.0)
-    torch.nn.init.constant_(encoder.blocks[0].convs[-1].bias, -1.0)
-    torch.nn.init.uniform_(encoder.stem.weight, 0.0, 1.0)
-    torch.nn.init.zeros_(encoder.stem.bias)
+    draw_apart_from_ground(encoder)
     return CoordinateAttention(encoder.eval(), 9, align_corners=False)
 
 

@@ -18,6 +18,8 @@ from carl_cli.model.carl import (
 )
 from carl_cli.model.operators import Kept, Registrar, Symmetric
 
+from ..drawn import draw_apart_from_ground
+
 SHAPE = (192, 32, 32)
 CONFIG = ModelConfig(
     encoder=EncoderConfig(width=8, blocks=1, padding=9),
@@ -27,8 +29,6 @@ CONFIG = ModelConfig(
 
 
 def _network(config: ModelConfig = CONFIG) -> Registrar:
-    """Weights drawn, not trained: equivariance must not need training. The encoder's features
-    of empty ground point away from those of content, so that no weight falls on the ground."""
     torch.manual_seed(0)
     network = build_network(config)
     for name, parameter in network.named_parameters():
@@ -36,13 +36,7 @@ def _network(config: ModelConfig = CONFIG) -> Registrar:
             torch.nn.init.normal_(parameter, std=0.02)
     attention = attention_of(network)
     assert attention is not None
-    encoder = attention.encoder
-    for parameter in encoder.blocks.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    torch.nn.init.constant_(encoder.blocks[0].norm.weight, 1.0)
-    torch.nn.init.constant_(encoder.blocks[0].convs[-1].bias, -1.0)
-    torch.nn.init.uniform_(encoder.stem.weight, 0.0, 1.0)
-    torch.nn.init.zeros_(encoder.stem.bias)
+    draw_apart_from_ground(attention.encoder)
     return network
 
 
