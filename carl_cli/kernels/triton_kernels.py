@@ -58,8 +58,9 @@ def forward(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     PRODUCT: tl.constexpr,
+    FINE: tl.constexpr,
 ):
-    """sums (B, N, 16) = Σ 2^logit · columns of the key."""
+    """sums (B, N, 16) = Σ 2^logit · columns of the key. FINE: weights in two parts."""
     batch = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     channel = tl.arange(0, WIDTH)
@@ -75,7 +76,11 @@ def forward(
         z, y, x = _doubled_index(number, size_y, size_x, size_z)
         values = _columns(z[:, None], y[:, None], x[:, None], column[None, :])
         values = tl.where((number < n_keys)[:, None], values, 0.0)
-        total = tl.dot(_rounded(weight, PRODUCT), _rounded(values, PRODUCT), acc=total)
+        values = _rounded(values, PRODUCT)
+        upper = _rounded(weight, PRODUCT)
+        total = tl.dot(upper, values, acc=total)
+        if FINE:
+            total = tl.dot(_rounded(weight - upper.to(tl.float32), PRODUCT), values, acc=total)
     place = sums + (batch * n_queries + row[:, None]) * 16 + column[None, :]
     tl.store(place, total, mask=(row < n_queries)[:, None])
 

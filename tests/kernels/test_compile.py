@@ -15,15 +15,13 @@ pytest.importorskip("triton", reason="triton is not installed (it comes with tor
 SCRIPT = """
 import os, re, subprocess, sys, tempfile
 import triton
-import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from carl_cli.kernels import fused, triton_kernels as kernels
-import torch
 
 def compiled(kernel, backward, capability, channels):
-    queries = torch.empty(1, 1, channels)
-    settings = fused._settings(queries, backward) | {"PRODUCT": tl.bfloat16}
+    settings = fused._settings(channels, True, backward)
+    channels *= 3 if settings.get("FINE") else 1
     options = {name: settings.pop(name) for name in ("num_warps", "num_stages")}
     sizes = {"size_z": 62, "size_y": 62, "size_x": 62, "channels": channels}
     constants = settings | sizes

@@ -61,6 +61,18 @@ def test_backward_equals_the_definition(
         assert off < WEIGHT_ERROR
 
 
+@pytest.mark.parametrize("sharpness", [1.0, 3.0])
+@pytest.mark.parametrize("channels", [32, 128])
+def test_positions_are_close_to_the_definition(sharpness: float, channels: int) -> None:
+    """To 0.02 voxel; narrow features, whose logits spread most, to a tenth of that."""
+    shape = (11, 26, 28)
+    q, k = _features(shape, channels, 128)
+    mean, _, _ = fused.forward((sharpness * q).to(DEVICE), k.to(DEVICE), shape)
+    expected, _ = exact(sharpness * q, k, shape)
+    off = (mean.double().cpu() + middle(shape, expected) - expected).abs().max()
+    assert off < (0.002 if channels <= fused.SPLIT_CHANNELS else 0.02)
+
+
 def test_sharpest_logits_stay_in_range() -> None:
     shape = (4, 3, 6)
     q, k = _features(shape, 24, 5)
