@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -24,9 +24,21 @@ def load(entry: CommandEntry) -> Any:
     if not isinstance(target, typer.Typer):
         function, target = target, typer.Typer(add_completion=False)
         target.command(entry.name, context_settings=CONTEXT)(function)
+    _leave_reading_to(target)
     command = get_command(target)
     command.name = entry.name
     return command
+
+
+def _leave_reading_to(commands: typer.Typer) -> None:
+    """Typer takes a file that may not be read for a wrong option (code 2); where a command
+    reads it, that is an error of input, with a hint and a code of its own."""
+    for command in commands.registered_commands:
+        hints = get_type_hints(command.callback, include_extras=True)
+        for parameter in hints.values():
+            for declared in getattr(parameter, "__metadata__", ()):
+                declared.readable = False
+        command.callback.__annotations__ = hints  # else Typer would work them out anew
 
 
 class LazyGroup(TyperGroup):

@@ -52,7 +52,13 @@ def spaced_grid(grid: Grid, spacing_mm: float) -> Grid:
 
 
 def dense(transform: Transform, grid: Grid) -> DisplacementField:
-    """T(x) - x at each voxel centre of `grid`, mm LPS, float32."""
+    """T(x) - x at each voxel centre of `grid`, mm LPS, float32.
+
+    A field on that very grid is returned as it is, in its own precision: samples at its own
+    points would differ from it by rounding.
+    """
+    if isinstance(transform, DisplacementField) and transform.grid == grid:
+        return transform
     values = np.empty((*grid.shape_zyx, grid.dimension), np.float32)
     for part in slabs(grid):
         points = slab_grid(grid, part).points_mm()

@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
+import SimpleITK
 
 from carl_cli import errors
 from carl_cli.cli import commands
@@ -146,3 +147,22 @@ def test_an_interrupt_from_outside_is_130() -> None:
 
 def _carl(*args: str) -> list[str]:
     return [sys.executable, "-m", "carl_cli.cli.app", *args]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("info", "a.tfm"), 0),
+        (("convert", "a.tfm", "-o", "b.txt"), 0),
+        (("report", "a.tfm", "-o", "b.html"), 3),
+    ],
+)
+def test_a_file_is_refused_where_it_is_read(
+    carl: Carl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], code: int
+) -> None:
+    """What the system says of permissions beforehand makes no wrong usage of a file."""
+    SimpleITK.WriteTransform(SimpleITK.AffineTransform(3), str(tmp_path / "a.tfm"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda _, mode, **__: mode != os.R_OK)
+    outcome = carl(*command)
+    assert outcome.code == code, outcome.err

@@ -6,21 +6,17 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import SimpleITK as sitk
 
 from carl_cli.io.image import write_image
 
 from .judge import fingerprint
-from .runner import REPOSITORY, Ended, Server, environment, process
+from .runner import Ended, Server, environment, installed, process
 from .samples import TRANSFORMS, dicom_folder, image, phantom_pair
 
-NOBODY = 65534
 ROOT = os.geteuid() == 0
 SECONDS = 300.0
 
@@ -141,67 +137,95 @@ def test_a_full_disk_for_the_log(heavy: Server, inputs: Path, full: Path) -> Non
     assert (ended.code, out.exists()) in ((0, True), (7, False))
 
 
-def as_nobody(args: list[object], folder: Path) -> Ended:
-    """`carl args` by a user with no rights on anything of ours but to read."""
-    code = "import sys; from carl_cli.cli.app import main; main(sys.argv[1:])"
+def as_owner(args: list[object], folder: Path) -> Ended:
+    """`carl args` by a user who owns the files and whom their permissions bind; root's own
+    privilege to pass them over is taken away."""
+    if ROOT and shutil.which("setpriv") is None:
+        pytest.skip("root without setpriv can't give up its privileges")
+    bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if ROOT else []
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
-        cwd="/",
-        env=environment(HOME=str(folder), TMPDIR=str(folder)),
+        [*bound, *installed(), *map(str, args)],
+        cwd=folder,
+        env=environment(),
         capture_output=True,
         text=True,
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
         check=False,
     )
     return Ended(done.returncode, False, done.stdout, done.stderr)
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that another user can reach; pytest's own are private."""
-    if not ROOT:
-        pytest.skip("only root can become another user")
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    folder.chmod(0o777)
-    try:
-        able = as_nobody(["--version"], folder).code == 0
-    except PermissionError:  # this Python itself lies in a private folder
-        able = False
-    if not able:
-        shutil.rmtree(folder)
-        pytest.skip(f"another user can't read {REPOSITORY} or this Python")
+def forbidden(inputs: Path) -> Iterator[Path]:
+    """A folder whose files nobody may read, and in which nobody may write."""
+    folder = inputs.parent / "forbidden"
+    shutil.copytree(inputs, folder)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        path.chmod(0)
+    folder.chmod(0o555)
     yield folder
-    shutil.rmtree(folder)
+    folder.chmod(0o755)
+    for path in files:
+        path.chmod(0o644)
+
+
+UNREADABLE: dict[str, tuple[object, ...]] = {
+    "image.nii.gz": ("warp", "image.nii.gz", "-o", "w.nii.gz"),
+    "image.nii.gz info": ("info", "image.nii.gz"),
+    "series": ("warp", "series", "-o", "w.nii.gz"),
+    "composite.h5": ("convert", "composite.h5", "-o", "t.nii.gz"),
+    "affine.tfm": ("convert", "affine.tfm", "-o", "t.h5"),
+    "points.csv": ("points", "points.csv", "-t", "affine.tfm", "--from", "fixed", "-o", "p.csv"),
+}
 
 
 @pytest.mark.slow
-def test_no_permission(open_folder: Path) -> None:
-    source, secret = open_folder / "image.nii.gz", open_folder / "secret.nii.gz"
-    for path in (source, secret):
-        write_image(path, image())
-    source.chmod(0o644)
-    secret.chmod(0o600)
-    locked = open_folder / "locked"
-    locked.mkdir(mode=0o755)
-    table = open_folder / "secret.csv"
-    table.write_text("x,y,z\n1,2,3\n")
-    table.chmod(0o600)
-    transform = open_folder / "secret.tfm"
-    sitk.WriteTransform(sitk.AffineTransform(3), str(transform))
-    transform.chmod(0o600)
-    out = open_folder / "out.nii.gz"
-    before = fingerprint(open_folder)
-    refused(as_nobody(["warp", source, "-o", locked / "w.nii.gz"], open_folder), 7, str(locked))
-    refused(as_nobody(["warp", secret, "-o", out], open_folder), 3, secret.name)
-    refused(as_nobody(["info", secret], open_folder), 3, secret.name)
-    refused(as_nobody(["warp", source, "-t", transform, "-o", out], open_folder), 3, transform.name)
-    points = ["points", table, "-t", transform, "--from", "fixed", "-o", open_folder / "p.csv"]
-    refused(as_nobody(points, open_folder), 3)
-    register = ["register", secret, source, "-w", out, "--weights", open_folder / "none"]
-    refused(as_nobody(register, open_folder), 4, "none")
-    assert fingerprint(open_folder) == before
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_no_permission_to_read(inputs: Path, forbidden: Path, tmp_path: Path, name: str) -> None:
+    (forbidden / "affine.tfm").chmod(0o444 if name == "points.csv" else 0)
+    out = tmp_path / "out"
+    out.mkdir()
+    refused(as_owner(command(UNREADABLE[name], forbidden, out), tmp_path), 3, name.split()[0])
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_no_permission_to_read_in_a_registration(
+    inputs: Path, forbidden: Path, weights: Path, tmp_path: Path
+) -> None:
+    image, secret, out = inputs / "image.nii.gz", forbidden / "image.nii.gz", tmp_path / "w.nii.gz"
+    ends = ["--weights", weights, "-w", out]
+    refused(as_owner(["register", image, secret, *ends], tmp_path), 3, str(secret))
+    closed = tmp_path / "closed"
+    shutil.copytree(weights, closed)
+    (closed / "model.safetensors").chmod(0)
+    ends = ["--weights", closed, "-w", out]
+    refused(as_owner(["register", image, image, *ends], tmp_path), 4, str(closed))
+    assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITING)
+def test_a_folder_that_is_read_only(
+    inputs: Path, forbidden: Path, tmp_path: Path, name: str
+) -> None:
+    """By its permissions."""
+    words = command(WRITING[name], inputs, tmp_path)
+    words[words.index("-o") + 1] = forbidden / str(WRITING[name][WRITING[name].index("-o") + 1])
+    before = sorted(forbidden.iterdir())
+    refused(as_owner(words, tmp_path), 7, str(forbidden))
+    assert sorted(forbidden.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_a_disk_that_is_read_only(heavy: Server, inputs: Path, full: Path, name: str) -> None:
+    """By its mount: nothing is worked out that could not be written."""
+    (full / "filler").unlink()
+    remount = ["mount", "-o", "remount,ro", str(full)]
+    subprocess.run(remount, check=True)
+    ended = heavy.run(command(WRITING[name], inputs, full), inputs.parent, SECONDS)
+    refused(ended, 7, str(full))
+    assert list(full.iterdir()) == []
 
 
 def test_output_is_input(heavy: Server, inputs: Path, weights: Path) -> None:

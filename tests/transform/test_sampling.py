@@ -194,3 +194,14 @@ def test_sitk_and_we_map_alike(any_grid: Grid, affine: AffineTransform) -> None:
     points = inner_points(any_grid)
     mapped = np.array([theirs.TransformPoint(p.tolist()) for p in points])
     np.testing.assert_allclose(mapped, chain(points), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_field_on_its_own_grid_loses_nothing(dtype: type) -> None:
+    """Beside a displacement of 1e30 mm, one of 1e-30: no weight of interpolation keeps both."""
+    grid = make_grid((7, 6, 5), (1.5, 2.0, 2.5), (1e6, -4.0, 5.0), rotation((8, -12, 20)))
+    values = np.full((*grid.shape_zyx, 3), 1e-30, dtype)
+    values[::2] = 1e30
+    same = dense(DisplacementField(grid, values), grid)
+    np.testing.assert_array_equal(same.displacement_mm, values)
+    assert same.displacement_mm.dtype == dtype
