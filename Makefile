@@ -13,7 +13,7 @@ INSTALL   := $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.tx
 WORKERS   ?= 2
 TEST_ENV  := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1
 
-.PHONY: demo test test-cluster lint docs constraints clean
+.PHONY: demo test test-cluster lint docs constraints audit clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/carl demo -o demo-output --overwrite
@@ -41,8 +41,14 @@ constraints: $(VENV)/.dev
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
 	  --no-header --no-annotate --output-file constraints.txt
 
+# Known weaknesses of the pinned packages; asks the advisory data of PyPI, so it needs the network.
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet $(PIP_FLAGS) pip-audit
+	$(VENV)-audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
+
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) $(VENV)-audit demo-output
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else f"Python 3.10-3.13 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'

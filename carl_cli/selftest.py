@@ -39,6 +39,11 @@ def _side(model: ModelConfig) -> int:
 
 def check_figures(found: tuple[float, ...], expected: tuple[float, ...], source: str) -> float:
     """Largest difference. Raises WeightsError if it is more than rounding explains."""
+    if len(found) != len(expected):
+        raise WeightsError(
+            f"{source}: {len(expected)} figures of the self-test in its config.json, "
+            f"{len(found)} expected"
+        )
     gap = max(abs(a - b) for a, b in zip(found, expected, strict=True))
     if not gap <= _TOLERANCE:
         raise WeightsError(

@@ -12,7 +12,7 @@ refinements at finer ones:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
@@ -25,6 +25,18 @@ from carl_cli.model.layers import pool
 from carl_cli.model.operators import Blurred, Down, Registrar, Symmetric, SymmetricTwoStep, TwoStep
 from carl_cli.model.unet import DisplacementUNet
 
+MOST_CHANNELS = 2**14
+MOST_LAYERS = 64
+FARTHEST = 512
+"""Voxels. All three are far above what any network has: a damaged config.json must not ask for
+work without end."""
+
+Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+Reach = Annotated[int, Field(ge=0, le=FARTHEST)]
+Scale = Annotated[int, Field(ge=1, le=FARTHEST)]
+Scales = Annotated[tuple[Scale, ...], Field(max_length=MOST_LAYERS)]
+Levels = Annotated[tuple[Channels, ...], Field(max_length=FARTHEST.bit_length())]
+
 
 class EncoderConfig(BaseModel):
     """Conv_θ: features per voxel, residual blocks, voxels of zero padding. smoothing: of Ξ's
@@ -33,13 +45,13 @@ class EncoderConfig(BaseModel):
     before the blocks (uniCARL)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    width: int = Field(default=128, ge=1)
-    blocks: int = Field(default=3, ge=0)
-    padding: int = Field(default=9, ge=0)
-    smoothing: int = Field(default=0, ge=0)
+    width: Channels = 128
+    blocks: int = Field(default=3, ge=0, le=MOST_LAYERS)
+    padding: Reach = 9
+    smoothing: Reach = 0
     sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)
-    dilations: tuple[int, ...] = (1, 2, 4)
-    halvings: int = Field(default=0, ge=0)
+    dilations: Scales = (1, 2, 4)
+    halvings: int = Field(default=0, ge=0, lt=FARTHEST.bit_length())
 
     @model_validator(mode="after")
     def _whole_features(self) -> EncoderConfig:
@@ -54,8 +66,8 @@ class UNetConfig(BaseModel):
     """Ψ: channels after each halving and each doubling, finest level first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    down: tuple[int, ...] = (16, 32, 64, 256, 512)
-    up: tuple[int, ...] = (16, 32, 64, 128, 256)
+    down: Levels = (16, 32, 64, 256, 512)
+    up: Levels = (16, 32, 64, 128, 256)
 
     @model_validator(mode="after")
     def _same_depth(self) -> UNetConfig:
@@ -69,8 +81,8 @@ class WindowConfig(BaseModel):
     sharpness as of Ξ."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    radius: int = Field(default=3, ge=1)
-    smoothing: int = Field(default=1, ge=0)
+    radius: Scale = 3
+    smoothing: Reach = 1
     sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)
 
 
@@ -85,15 +97,15 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     dimension: Literal[2, 3] = 3
-    channels: int = Field(default=1, ge=1)
+    channels: Channels = 1
     coarse: Literal["attention", "unet"] = "attention"
-    coarse_scale: int = 4
+    coarse_scale: Scale = 4
     coarse_symmetric: bool = False
-    window_scales: tuple[int, ...] = ()
+    window_scales: Scales = ()
     window: WindowConfig = WindowConfig()
-    refine_scales: tuple[int, ...] = (2, 1)
-    refine_unets: tuple[int, ...] = ()
-    refine_blurs: tuple[int, ...] = ()
+    refine_scales: Scales = (2, 1)
+    refine_unets: Scales = ()
+    refine_blurs: Annotated[tuple[Reach, ...], Field(max_length=MOST_LAYERS)] = ()
     extrapolation: Literal["border", "reflected"] = "border"
     encoder: EncoderConfig = EncoderConfig()
     unet: UNetConfig = UNetConfig()
@@ -102,7 +114,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _scales_fall_to_one(self) -> ModelConfig:
         scales = (self.coarse_scale, *self.window_scales, *self.refine_scales, 1)
-        if any(s < 1 or s & (s - 1) for s in scales):
+        if any(s & (s - 1) for s in scales):
             raise ValueError(f"scales must be powers of two, found {scales[:-1]}")
         if list(scales) != sorted(scales, reverse=True):
             raise ValueError(f"scales must not grow, found {scales[:-1]}")
@@ -126,8 +138,6 @@ class ModelConfig(BaseModel):
         for name in ("refine_unets", "refine_blurs"):
             if len(getattr(self, name)) not in (0, count):
                 raise ValueError(f"{name}: {count} expected, as many as refine_scales")
-        if any(b < 0 for b in self.refine_blurs):
-            raise ValueError(f"refine_blurs {self.refine_blurs}: sigmas can't be negative")
         for unet, scale in zip(self.unet_scales, self.refine_scales, strict=True):
             if unet < scale or unet & (unet - 1):
                 raise ValueError(f"refine_unets: {unet} can't refine at scale {scale}")

@@ -8,8 +8,10 @@ import gzip
 import io
 import json
 import shutil
+import socket
 import struct
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -122,24 +124,79 @@ def test_few_modules_know_the_network() -> None:
         assert not used or allowed, (path, used)
 
 
+def called(prefix: list[str], *args: object) -> subprocess.CompletedProcess[str]:
+    """`carl args` with weights that lie in the package, as a process of its own."""
+    words = [*prefix, *installed(), *map(str, args)]
+    return subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.parametrize("options", [(), ("--io", "--io-steps", 2)])
 def test_a_registration_opens_no_connection(
-    tmp_path: Path, weights: Path, sound_pair: tuple[Path, Path]
+    tmp_path: Path, sound_pair: tuple[Path, Path], options: tuple[object, ...]
 ) -> None:
     """Every socket and connect of the process and its children, as the kernel saw them."""
     trace = tmp_path / "trace"
-    call = ["register", *sound_pair, "--weights", weights, "-o", tmp_path / "t.h5",
-            "--report", tmp_path / "p.html", "--threads", 1]  # fmt: skip
-    traced = ["strace", "-f", "-e", "trace=connect,sendto,sendmsg,socket", "-o", str(trace)]
-    done = subprocess.run(
-        [*traced, *installed(), *map(str, call)], env=environment(), capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    traced = ["strace", "-f", "-e", "trace=%network", "-o", str(trace)]
+    done = called(traced, "register", *sound_pair, "-o", tmp_path / "t.h5", "--report",
+                  tmp_path / "p.html", "--threads", 1, *options)  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = trace.read_text().splitlines()
     assert any("exited with 0" in line for line in lines)
     assert [line for line in lines if "AF_INET" in line] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_a_download_is_seen_to_open_one(tmp_path: Path) -> None:
+    """The other test can fail: weights of the Hub ask the network, and the trace shows it."""
+    trace = tmp_path / "trace"
+    traced = ["strace", "-f", "-e", "trace=%network", "-o", str(trace)]
+    closed = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    ask = [*traced, *installed(), "weights", "download", "nobody/nothing"]
+    done = subprocess.run(ask, env=environment(**closed), capture_output=True, check=False)
+    assert done.returncode == 4
+    assert any("AF_INET" in line for line in trace.read_text().splitlines())
+
+
+def reached(prefix: list[str], port: int) -> bool:
+    code = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
+    asked = [*prefix, sys.executable, "-c", code]
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def offline() -> list[str]:
+    """What runs a command in a network namespace of its own, with nothing in it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert reached([], port)
+        for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
+            able = subprocess.run([*prefix, "true"], capture_output=True, check=False)
+            if able.returncode == 0 and not reached(prefix, port):
+                return prefix
+    pytest.skip("network namespaces are refused here (unshare --net)")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("unshare"), reason="unshare is not installed")
+def test_a_machine_without_a_network(
+    offline: list[str], sound_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The same bytes as with one, and the same words."""
+    outputs = {}
+    for name, prefix in (("online", []), ("offline", offline)):
+        path = tmp_path / f"{name}.h5"
+        done = called(prefix, "register", *sound_pair, "-o", path, "--threads", 1,
+                      "--report", tmp_path / f"{name}.html")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        outputs[name] = path.read_bytes(), done.stderr.replace(name, "")
+    assert outputs["online"] == outputs["offline"]
+    table = tmp_path / "pairs.csv"
+    table.write_text("id,fixed,moving\na,{},{}\n".format(*sound_pair))
+    done = called(offline, "batch", table, "--out-dir", tmp_path / "study", "--threads", 1)
+    assert done.returncode == 0, done.stderr
 
 
 def test_members_of_a_zip_stay_in_their_folder(tmp_path: Path) -> None:

@@ -210,3 +210,19 @@ def test_symmetric_leaves_equal_images_in_place() -> None:
         float((m.on_grid((20, 20, 20)) - grid)[inner].abs().max()) for m in (ahead, one_way)
     )
     assert gap < 0.06 * plain
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"encoder": {"halvings": 10**20}},
+        {"encoder": {"blocks": 10**9}},
+        {"encoder": {"dilations": (1, 10**9)}},
+        {"unet": {"down": (16,) * 40, "up": (16,) * 40}},
+        {"coarse_scale": 2**60},
+        {"refine_scales": (1,) * 10**4},
+    ],
+)
+def test_a_description_can_not_ask_for_work_without_end(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"less than|at most"):
+        ModelConfig(**fields)  # type: ignore[arg-type]

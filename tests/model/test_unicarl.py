@@ -154,7 +154,7 @@ def test_the_stride_counts_the_encoder_and_the_pooled_unets() -> None:
     [
         ({"refine_unets": (4,)}, "refine_unets: 2 expected"),
         ({"refine_blurs": (1, 2, 3)}, "refine_blurs: 2 expected"),
-        ({"refine_blurs": (-1, 2)}, "can't be negative"),
+        ({"refine_blurs": (-1, 2)}, "greater than or equal to 0"),
         ({"refine_unets": (1, 1)}, "1 can't refine at scale 2"),
         ({"refine_unets": (6, 1)}, "6 can't refine at scale 2"),
         ({"encoder": {"halvings": 2, "padding": 9}}, "padding 9 is no multiple of 4"),
