@@ -47,9 +47,11 @@ def report(
     Without a record: `carl report --fixed F --moving M -t T -o report.html`, where the
     transform may come from another program.
     """
+    from carl_cli.cli.console import start
     from carl_cli.cli.outputs import check_outputs
     from carl_cli.errors import UsageError
 
+    start()
     outputs = [path for path in (output, figure) if path]
     if not outputs:
         raise UsageError(

@@ -29,6 +29,7 @@ from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path
 
+PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "SimpleITK", "itk", "numpy")
 
 
@@ -267,9 +268,14 @@ def peak_memory_mib() -> float | None:
 
 
 def command_line(arguments: Sequence[str] | None = None) -> str:
-    """The command as it can be pasted into a POSIX shell; default: this process's own."""
+    """The command as it can be pasted into a POSIX shell; default: this process's own.
+
+    `python -m carl_cli.cli.app` puts a file of this package where the name would stand.
+    """
     words = list(sys.argv if arguments is None else arguments)
-    return printable(shlex.join([Path(words[0]).name, *words[1:]]))
+    program = Path(words[0])
+    name = "carl" if program.resolve().is_relative_to(PACKAGE) else program.name
+    return printable(shlex.join([name, *words[1:]]))
 
 
 def utc_now() -> str:

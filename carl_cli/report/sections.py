@@ -30,7 +30,10 @@ def _base_name(record: RunRecord | None, role: str) -> str:
 def subtitle(record: RunRecord | None) -> str:
     if record is None:
         return ""
-    parts = [record.started.replace("T", " "), f"on {record.environment.device}"]
+    parts = [
+        record.started.replace("T", " ").replace("+00:00", " UTC"),
+        f"on {record.environment.device}",
+    ]
     if record.weights:
         parts.append(f"weights {record.weights.name}")
     if record.timings_s:

@@ -140,22 +140,32 @@ def test_register_convert_and_report(
 
 
 @pytest.mark.slow
-def test_batch(heavy: Server, weights: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """One case that works, one whose series is damaged: its error goes into the tables."""
+def test_batch(weights: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """A process of its own that makes all it can: of one case that works, one whose series is
+    damaged and one whose columns are wrong, so that errors go into tables, logs and pages."""
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in sorted(pair[0].iterdir()):
         content = path.read_bytes()
         (broken / path.name).write_bytes(content[: len(content) // 2])
+    lines = (f"good,{pair[0]},{pair[1]},", f"bad,{broken},{pair[1]},",
+             f"odd,{pair[0]},{pair[1]},{broken / '0.dcm'}")  # fmt: skip
     table = tmp_path / "pairs.csv"
-    table.write_text(f"id,fixed,moving\ngood,{pair[0]},{pair[1]}\nbad,{broken},{pair[1]}\n")
+    table.write_text("\n".join(("id,fixed,moving,fixed_mask", *lines)) + "\n")
     results = tmp_path / "results"
     call = ["batch", table, "--out-dir", results, "--weights", weights, "--report", "--thumbnails",
-            "--threads", 1, "-v", "--log-file", tmp_path / "log.txt"]  # fmt: skip
-    ended = heavy.run(call, tmp_path, SECONDS)
-    assert ended.code == 6, ended.err
-    assert betrayals(results, [ended]) == []
-    assert MARK.lower() not in (tmp_path / "log.txt").read_text().lower()
+            "--inverse", "--inverse-warped", "--jacobian", "--confidence", "--figure",
+            "--threads", 1, "-v", "--log-file", results / "log.txt"]  # fmt: skip
+    results.mkdir()
+    ended = [process(call, tmp_path, SECONDS, CARL_DEBUG="1")]
+    assert ended[0].code == 6, ended[0].err
+    for command in (["batch", "status", results], ["report", *results.glob("*/*.json")]):
+        more = ["-o", results / "again.html"] * (command[0] == "report")
+        ended.append(process([*command, *more], tmp_path))
+    assert [e.code for e in ended] == [6, 0, 0], [e.err for e in ended]
+    made = {"".join(path.suffixes) for path in results.rglob("*.*")}
+    assert made >= {".html", ".csv", ".json", ".h5", ".nii.gz", ".png", ".txt"}, made
+    assert betrayals(results, ended) == []
 
 
 @pytest.mark.slow

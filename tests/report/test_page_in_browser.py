@@ -23,7 +23,8 @@ from tests.report.browser import Browser
 from tests.report.conftest import Pair
 
 RIGHT, LEFT, UP, SPACE = "\ue014", "\ue012", "\ue013", " "
-WIDTHS = {"phone": (390, 844, True), "tablet": (820, 1180, True), "desktop": (1360, 900, False)}
+WIDTHS = {"phone": (390, 844, True), "tablet": (820, 1180, True), "small": (760, 800, False),
+          "desktop": (1360, 900, False)}  # fmt: skip
 
 
 @pytest.fixture
@@ -221,6 +222,35 @@ def test_click_moves_the_cursor_in_the_other_planes(page: Browser) -> None:
     assert "R 3" in page.run("return document.querySelector('#readout').textContent")
 
 
+def contour_pixels(browser: Browser, pair: Pair, path: Path, side: int) -> int:
+    """Pixels of the warped axial slice with the contour of fixed (0) or of moving (1) in them."""
+    labels = [None, None]
+    labels[side] = pair.labels[side]
+    write_report(path, pair.fixed, pair.moving, pair.warped, pair.transform, labels=tuple(labels))
+    browser.screen(1360, 900)
+    browser.open(path)
+    browser.click("[name=cross]")
+    script = """
+      const data = document.querySelectorAll('#planes canvas')[2].getContext('2d')
+        .getImageData(0, 0, ...arguments).data;
+      let count = 0;
+      for (let k = 0; k < data.length; k += 4) count += data[k] > data[k + 2] + 100;
+      return count;"""
+    size = browser.run(
+        "const c = document.querySelectorAll('#planes canvas')[2]; return [c.width, c.height]"
+    )
+    return int(browser.run(script, *size))
+
+
+def test_warped_contours_are_dashed(browser: Browser, pair: Pair, tmp_path: Path) -> None:
+    """The same border drawn for fixed and for the warped labels: 4 of 7 parts of it are left."""
+    solid, dashed = (
+        contour_pixels(browser, pair, tmp_path / f"{side}.html", side) for side in (0, 1)
+    )
+    assert solid > 200
+    assert 0.4 < dashed / solid < 0.75
+
+
 def test_a_landmark_row_leads_to_its_place(page: Browser, record: object) -> None:
     page.click("[data-jump='4']")
     x, y, z = record.metrics.landmarks[4].fixed_mm
@@ -260,6 +290,12 @@ def test_nothing_sticks_out_at_any_width(
             ".map((c) => c.clientWidth)"
         )
         assert min(widths) > (100 if mode == "all" else 200)
+        sticking_out = """
+            const right = (e) => e.getBoundingClientRect().right;
+            return [...document.querySelectorAll('.plane *')].filter((e) =>
+              e.getClientRects().length && right(e) > right(e.closest('.plane')) + 1)
+              .map((e) => e.outerHTML)"""
+        assert browser.run(sticking_out) == []
     ink, paper = browser.run(
         "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
     )

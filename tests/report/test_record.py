@@ -15,6 +15,7 @@ import pytest
 
 from carl_cli.errors import InputError, OutputError
 from carl_cli.geometry import Grid
+from carl_cli.report import record as record_module
 from carl_cli.report.record import (
     Environment,
     InputFile,
@@ -100,6 +101,12 @@ def test_names_that_are_not_utf8_still_make_json(tmp_path: Path) -> None:
 def test_command_line_can_be_pasted() -> None:
     words = ["/opt/venv/bin/carl", "register", "my head.nii", "it's.nii", "-o", "$HOME.h5"]
     assert shlex.split(command_line(words)) == ["carl", *words[1:]]
+
+
+def test_a_module_that_is_run_goes_by_the_name_of_the_command() -> None:
+    words = [str(Path(record_module.__file__).parents[1] / "cli" / "app.py"), "batch", "a.csv"]
+    assert command_line(words) == "carl batch a.csv"
+    assert command_line(["/home/a/study.py", "x"]) == "study.py x"
 
 
 def test_spread_agrees_with_numpy_and_leaves_undefined_values_out() -> None:

@@ -140,28 +140,47 @@ function drawContours(scene, plane, index, sheet, kind, view) {
   sheet.context.setLineDash([]);
 }
 
-// Label → path along the pixel edges where that label ends.
+// Label → path along the pixel edges where that label ends, in whole loops: dashes run along them.
 function borders(scene, plane, index, { width, height }, volume) {
   const columns = scene.size[plane.column];
   const rows = scene.size[plane.row];
   const slice = new Uint8Array(columns * rows);
   eachPixel(scene, plane, index, (offset, column, row) => (slice[row * columns + column] = volume[offset]));
   const at = (c, r) => (c < 0 || r < 0 || c >= columns || r >= rows ? 0 : slice[r * columns + c]);
-  const paths = new Map();
-  const add = (label, x0, y0, x1, y1) => {
+  const corner = (c, r) => r * (columns + 1) + c;
+  const place = (k) => [((k % (columns + 1)) / columns) * width, (Math.floor(k / (columns + 1)) / rows) * height];
+  const edges = new Map();
+  const add = (label, from, to) => {
     if (!label) return;
-    if (!paths.has(label)) paths.set(label, new Path2D());
-    paths.get(label).moveTo((x0 / columns) * width, (y0 / rows) * height);
-    paths.get(label).lineTo((x1 / columns) * width, (y1 / rows) * height);
+    if (!edges.has(label)) edges.set(label, new Map());
+    edges.get(label).set(from, [...(edges.get(label).get(from) ?? []), to]);
   };
   for (let r = 0; r <= rows; r++) {
     for (let c = 0; c <= columns; c++) {
       const [here, left, above] = [at(c, r), at(c - 1, r), at(c, r - 1)];
-      if (here !== left) [here, left].forEach((label) => add(label, c, r, c, r + 1));
-      if (here !== above) [here, above].forEach((label) => add(label, c, r, c + 1, r));
+      const [start, down, right] = [corner(c, r), corner(c, r + 1), corner(c + 1, r)];
+      if (here !== left) {
+        add(here, down, start);
+        add(left, start, down);
+      }
+      if (here !== above) {
+        add(here, start, right);
+        add(above, right, start);
+      }
     }
   }
-  return paths;
+  return new Map([...edges].map(([label, steps]) => [label, loops(steps, place)]));
+}
+
+// Steps run round their label clockwise, so that a walk along them ends where it began.
+function loops(steps, place) {
+  const path = new Path2D();
+  for (const start of steps.keys()) {
+    if (!steps.get(start).length) continue;
+    path.moveTo(...place(start));
+    for (let at = start; steps.get(at).length; path.lineTo(...place(at))) at = steps.get(at).pop();
+  }
+  return path;
 }
 
 function drawLandmarks(scene, plane, index, sheet) {
