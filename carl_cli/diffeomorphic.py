@@ -32,10 +32,11 @@ from carl_cli.model.layers import pool
 from carl_cli.model.smoothing import unfolded
 from carl_cli.similarity import Similarity, blur
 
-SCALES = ((4, 2), (2, 2), (1, 1))  # one voxel in 4 of the network grid, twice `steps` there
+# One voxel in 8 of the network grid first, with four times `steps` there: where the network is
+# off by more than a window of the similarity, only such a scale sees it, and it costs little.
+SCALES = ((8, 4), (4, 4), (2, 3), (1, 1))
 LONGEST = 1.0  # voxels: the largest displacement of a step, to begin with
 SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowhere
-RELAXING = 0.4  # voxels: Gaussian over the whole displacement in each step
 CLOSING = 5  # rounds that make two maps each other's inverse
 
 Report = Callable[[float, float], None]
@@ -43,9 +44,9 @@ Report = Callable[[float, float], None]
 
 @dataclass(frozen=True)
 class Descent:
-    """similarity of images (1, 1, *shape) and a mask. steps: at most, on the network grid;
-    twice as many at a half and at a quarter of it. smoothing: width of the Gaussian over each
-    step, in voxels of the scale."""
+    """similarity of images (1, 1, *shape) and a mask. steps: at most, on the network grid; up
+    to four times as many on coarser ones. smoothing: width of the Gaussian over each step, in
+    voxels of the scale."""
 
     similarity: Similarity
     steps: int
@@ -204,10 +205,7 @@ def _stepped(sides: _Sides, direction: tuple[Tensor, Tensor], length: float) -> 
     steps = [
         step * (length / 2 / _per_unit(side)) for side, step in zip(sides, direction, strict=True)
     ]
-    moved = _Sides(_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1]))
-    # Relaxed as much as it moved: diffusion for a time in proportion to the step.
-    width = RELAXING * math.sqrt(length / LONGEST)
-    return _Sides(*(replace(side, u=blur(side.u, width)) for side in _closer(moved)))
+    return _closer(_Sides(_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1])))
 
 
 def _per_unit(side: _Side) -> Tensor:

@@ -32,7 +32,7 @@ class InstanceOptions:
 
     scope "all" trains every parameter (the paper) and "refine" all but Ξ's: `steps` of Adam at
     `learning_rate`, λ = regularisation. scope "field" changes the maps themselves: `steps` at
-    most on the network grid, twice that below, each smoothed by `smoothing` voxels.
+    most on the network grid, up to four times that below, each smoothed by `smoothing` voxels.
     """
 
     steps: int = 50

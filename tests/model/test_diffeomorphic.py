@@ -82,6 +82,16 @@ def test_a_known_deformation_is_found(align_corners: bool) -> None:
     assert losses == sorted(losses, reverse=True)
 
 
+def test_a_deformation_wider_than_a_pattern_is_found() -> None:
+    """Bumps of up to 11 voxels among waves of 10 to 40: only coarse scales tell them apart."""
+    grid = identity(SHAPE, False)
+    truth = _bump(grid, 9.0)
+    ahead, _, _ = _refined(_texture(truth), _texture(grid), False)
+    missed = _voxels(ahead.on_grid(SHAPE) - truth)[:, :, 8:-8, 8:-8].norm(dim=1)
+    assert missed.mean() < 0.3
+    assert jacobian_determinant(_voxels(ahead.on_grid(SHAPE))).min() > 0
+
+
 def test_no_steps_change_nothing() -> None:
     image = _texture(identity(SHAPE, False))
     maps = [_at_rest(SHAPE, False) for _ in range(2)]
