@@ -59,6 +59,7 @@ def diagnose(folder: Path) -> Iterator[Finding]:
     yield _attempt(f"writing to {folder}", lambda: _write_speed(folder))
     for name in dict.fromkeys((DEFAULT, *embedded())):
         yield _attempt(f"weights {name}", partial(_embedded_weights, name))
+    yield _attempt("self-test, devices", _device_test)
     yield _attempt("self-test, network", _network_test)
     yield _attempt("self-test, transforms", _transform_test)
 
@@ -140,7 +141,7 @@ def _embedded_weights(name: str) -> tuple[str, str]:
     return f"{millions:.1f} million parameters, SHA-256 {weights.sha256[:12]}… as stated", ""
 
 
-def _network_test() -> tuple[str, str]:
+def _device_test() -> tuple[str, str]:
     """A 3D convolution on each device against the sum that it is."""
     import torch
 
@@ -152,6 +153,19 @@ def _network_test() -> tuple[str, str]:
         if abs(total - 351.0) > 0.5:
             return "wrong sum", f"{name} computes {total} where 351 is right: update its driver"
     return f"3D convolution right on {', '.join(names)}", ""
+
+
+def _network_test() -> tuple[str, str]:
+    """The usual weights register a pair of noise images as they did where they were made."""
+    from carl_cli.selftest import check_figures, figures
+    from carl_cli.weights import load_weights
+
+    weights = load_weights(embedded_folder(DEFAULT))
+    start = time.perf_counter()
+    found = figures(weights.network, weights.config.model)
+    gap = check_figures(found, weights.config.self_test, DEFAULT)
+    seconds = time.perf_counter() - start
+    return f"{DEFAULT} maps noise as stated, to {gap:.0e} of the image, in {seconds:.1f} s", ""
 
 
 def _transform_test() -> tuple[str, str]:

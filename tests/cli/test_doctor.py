@@ -12,6 +12,7 @@ import pytest
 from carl_cli import diagnosis
 from carl_cli.registry import DEFAULT, embedded_folder
 from carl_cli.transform import DisplacementField
+from carl_cli.weights import read_config
 
 from .conftest import Carl
 from .weights_folder import untrained_weights
@@ -34,7 +35,9 @@ def test_a_sound_installation(carl: Carl, tmp_path: Path, monkeypatch: pytest.Mo
     assert "SLURM_CPUS_PER_TASK=3" in found["threads"]
     digest = hashlib.sha256((embedded_folder(DEFAULT) / "model.safetensors").read_bytes())
     assert digest.hexdigest()[:12] in found["weights carl-base"]
-    assert "3D convolution right on cpu" in found["self-test, network"]
+    assert "3D convolution right on cpu" in found["self-test, devices"]
+    assert "carl-base maps noise as stated, to " in found["self-test, network"]
+    assert "--log-file log.txt" in found["for a bug report"]
     assert ".h5 and .nii.gz read back" in found["self-test, transforms"]
     assert list(tmp_path.iterdir()) == []
 
@@ -50,7 +53,7 @@ def test_a_missing_package_is_named(carl: Carl, monkeypatch: pytest.MonkeyPatch)
 def test_one_fault_does_not_hide_the_next(carl: Carl, tmp_path: Path) -> None:
     outcome = carl("doctor", "--folder", tmp_path / "absent")
     assert outcome.code == 1
-    last = outcome.out.splitlines()[-4:]
+    last = outcome.out.splitlines()[-6:]
     assert "FileNotFoundError" in last[0]
     assert "←" not in "".join(last[1:])
 
@@ -74,3 +77,11 @@ def test_damaged_weights_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(diagnosis, "embedded_folder", lambda _: folder)
     finding = diagnosis._attempt("weights", lambda: diagnosis._embedded_weights("carl-base"))
     assert "is damaged: SHA-256" in finding.fault
+
+
+def test_a_network_that_maps_otherwise_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = read_config(embedded_folder(DEFAULT)).self_test
+    moved = (stated[0] + 0.01, *stated[1:])
+    monkeypatch.setattr("carl_cli.selftest.figures", lambda *_: moved)
+    finding = diagnosis._attempt("network", diagnosis._network_test)
+    assert "1.0e-02 of the image away" in finding.fault
