@@ -36,11 +36,22 @@ def window_offset(queries_BCx: Tensor, keys_BCx: Tensor, radius: int) -> tuple[T
     frame = _frame(radius, len(shape), queries)
     rows = range(0, queries.shape[2], BLOCK)  # of blocks: the boxes of all at once are large
     slabs = [
-        _slab(queries[:, :, k : k + BLOCK], keys[:, :, k : k + BLOCK + 2 * radius], frame)
+        _light_slab(queries[:, :, k : k + BLOCK], keys[:, :, k : k + BLOCK + 2 * radius], frame)
         for k in rows
     ]
     mean, square = cut(torch.cat(slabs, 2), [slice(n) for n in shape]).split(len(shape), dim=1)
     return mean, (square - mean**2).clamp_min(0).sqrt()
+
+
+def _light_slab(queries: Tensor, keys: Tensor, frame: Frame) -> Tensor:
+    """A slab of which the backward pass keeps views of queries and keys, and makes the boxes and
+    the weights again: in 3D at radius 3 boxes hold each key 16 times."""
+    if not torch.is_grad_enabled() or not (queries.requires_grad or keys.requires_grad):
+        return _slab(queries, keys, frame)
+    slab: Tensor = checkpoint(
+        _slab, queries, keys, frame, use_reentrant=False, preserve_rng_state=False
+    )
+    return slab
 
 
 def _slab(queries: Tensor, keys: Tensor, frame: Frame) -> Tensor:
@@ -50,7 +61,7 @@ def _slab(queries: Tensor, keys: Tensor, frame: Frame) -> Tensor:
     boxes = zip(
         _boxes(queries, BLOCK).split(AT_ONCE), _boxes(keys, side).split(AT_ONCE), strict=True
     )
-    moments = torch.cat([_moments(q, k, frame) for q, k in boxes])
+    moments = torch.cat([_weighted(q, k, *frame) for q, k in boxes])
     return _grid(moments, queries.shape[0], blocks)
 
 
@@ -80,13 +91,6 @@ def _frame(radius: int, dimension: int, like: Tensor) -> Frame:
 
 def _places(side: int, dimension: int) -> Tensor:
     return torch.tensor(list(product(range(side), repeat=dimension)), dtype=torch.float32)
-
-
-def _moments(queries: Tensor, keys: Tensor, frame: Frame) -> Tensor:
-    if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad):
-        recomputed: Tensor = checkpoint(_weighted, queries, keys, *frame, use_reentrant=False)
-        return recomputed
-    return _weighted(queries, keys, *frame)
 
 
 def _weighted(

@@ -57,6 +57,29 @@ def test_gradients() -> None:
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(5, 6), (3, 5, 2)])
+def test_gradients_are_those_of_finite_differences(shape: tuple[int, ...]) -> None:
+    """Of mean and spread, float64, by torch's own comparison."""
+    inputs = [0.3 * x.double().requires_grad_() for x in _inputs(shape, 1, 2)]
+    assert torch.autograd.gradcheck(lambda q, k: window_offset(q, k, 1), inputs, fast_mode=True)
+
+
+def test_the_backward_pass_keeps_no_boxes() -> None:
+    """What is kept between the passes is not much more than the inputs and what comes out."""
+    queries, keys = (x.requires_grad_() for x in _inputs((16, 16, 16), 3, 8))
+    kept: dict[int, int] = {}
+
+    def pack(saved: Tensor) -> Tensor:
+        kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        offset, spread = window_offset(queries, keys, 3)
+    assert offset.requires_grad
+    inputs = 4 * (queries.numel() + keys.numel())
+    assert inputs <= sum(kept.values()) < 2 * inputs
+
+
 def test_equal_weights_have_the_moments_of_the_window() -> None:
     """Constant features: mean 0, variance r (r + 1) / 3 along each axis."""
     queries, keys = torch.ones(1, 2, 5, 5, 5), torch.ones(1, 2, 9, 9, 9)
