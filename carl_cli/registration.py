@@ -17,7 +17,8 @@ from carl_cli.fields import Map, identity, voxels_per_unit
 from carl_cli.fitting import fit_affine
 from carl_cli.instance import InstanceOptions, Pair, optimise
 from carl_cli.io.image import Image
-from carl_cli.model.carl import attention_of, coarse_images
+from carl_cli.model.attention import noted_spread
+from carl_cli.model.carl import attention_of
 from carl_cli.preprocess import NetworkImage, PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, silent
 from carl_cli.rotation import search_rotation, searched_rule
@@ -91,22 +92,28 @@ def register(
     with watch.stage("preprocessing"):
         prepared = prepare(fixed, moving, weights, options, initial)
     pair = _to_device(prepared, weights)
-    if options.instance is None or options.affine_only:
-        with watch.stage("network"), torch.inference_mode():
-            ahead, back = weights.network.both(pair.fixed, pair.moving)
-        losses: list[float] = []
-    else:
-        with watch.stage("instance optimisation"):
-            align = weights.config.model.align_corners
-            ahead, back, losses = optimise(weights.network, pair, options.instance, align, progress)
+    with noted_spread() as noted:
+        ahead, back, losses = _maps(pair, weights, options, watch, progress)
     with watch.stage("transform"), torch.inference_mode():
         forward, backward = _physical(ahead, back, prepared, fixed, moving, weights)
         if options.affine_only:
             forward, backward = _affine_parts(forward, prepared)
         elif options.repair_folds:
             forward = CompositeTransform(tuple(map(without_folds, forward.parts)))
-        spread = _spread_mm(pair, prepared, weights) if options.confidence else None
+        spread = _spread_mm(noted[0], prepared) if options.confidence and noted else None
     return Registration(forward, backward, prepared, losses, watch.seconds, spread)
+
+
+def _maps(
+    pair: Pair, weights: Weights, options: RegistrationOptions, watch: Stopwatch, progress: Progress
+) -> tuple[Map, Map, list[float]]:
+    """Maps fixed → moving and moving → fixed, and the losses of instance optimisation."""
+    if options.instance is None or options.affine_only:
+        with watch.stage("network"), torch.inference_mode():
+            return *weights.network.both(pair.fixed, pair.moving), []
+    with watch.stage("instance optimisation"):
+        align = weights.config.model.align_corners
+        return optimise(weights.network, pair, options.instance, align, progress)
 
 
 def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None:
@@ -248,13 +255,9 @@ def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.fl
     return points, weight[every_second].astype(float).ravel()
 
 
-def _spread_mm(pair: Pair, prepared: PreparedPair, weights: Weights) -> NDArray[np.float32] | None:
-    """Length of the attention rows' standard deviations over all axes, in mm."""
-    attention = attention_of(weights.network)
-    if attention is None:
-        return None
-    images = coarse_images(weights.network, pair.fixed, pair.moving)
-    spread = attention.spread_voxels(*images)[0].float().cpu()
+def _spread_mm(spread_BDx: torch.Tensor, prepared: PreparedPair) -> NDArray[np.float32]:
+    """Length of the attention rows' standard deviations (voxels) over all axes, in mm."""
+    spread = spread_BDx[0].float().cpu()
     grid, shape = prepared.moving.grid, spread.shape[1:]
     voxel_mm = [
         n * mm / coarse

@@ -26,19 +26,12 @@ MAX_NORM = 4.0
 MAX_SHARPNESS = 4.0  # a factor of the queries that the sums still hold
 
 
-def mean_index(queries_BNC: Tensor, keys_BMC: Tensor, shape: Shape) -> Tensor:
-    """(B, N, D): for each query the softmax-weighted mean of the keys' voxel indices.
-
-    The keys are the voxels of an array of this shape, flattened. Differentiable in queries
-    and keys; the backward pass recomputes the weights.
-    """
-    return mean_and_spread(queries_BNC, keys_BMC, shape)[0]
-
-
 def mean_and_spread(queries_BNC: Tensor, keys_BMC: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
-    """Mean voxel index (B, N, D) and standard deviation in voxels (B, N, D) of each row.
+    """For each query the softmax-weighted mean of the keys' voxel indices (B, N, D), and their
+    standard deviation in voxels (B, N, D).
 
-    Both come from one pass; only the mean is differentiable.
+    The keys are the voxels of an array of this shape, flattened. Both come from one pass; only
+    the mean is differentiable, in queries and keys: its backward pass recomputes the weights.
     """
     if keys_BMC.shape[1] != count(shape):
         raise ValueError(f"{keys_BMC.shape[1]} keys for an array of shape {tuple(shape)}")

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from carl_cli.fields import DisplacementMap, Shape, cut, identity, voxels_per_unit
-from carl_cli.kernels.attention import mean_and_spread, mean_index
+from carl_cli.kernels.attention import mean_and_spread
 from carl_cli.kernels.window import window_offset
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.operators import Registrar
 from carl_cli.model.smoothing import smooth_by_confidence
+
+_FIRST_SPREAD: ContextVar[list[Tensor] | None] = ContextVar("first_spread", default=None)
+
+
+@contextmanager
+def noted_spread() -> Iterator[list[Tensor]]:
+    """Within: the standard deviations of the attention rows of the first match that Ξ makes.
+
+    The list's only element is (B, D, *shape), in voxels of the features; they come from the
+    pass that finds the match. Where no Ξ is asked it stays empty.
+    """
+    noted: list[Tensor] = []
+    before = _FIRST_SPREAD.set(noted)
+    try:
+        yield noted
+    finally:
+        _FIRST_SPREAD.reset(before)
 
 
 class CoordinateAttention(Registrar):
@@ -60,19 +81,13 @@ class CoordinateAttention(Registrar):
         features: Tensor = self.encoder(pad(image, [self.padding] * 2 * (image.dim() - 2)))
         return features
 
-    def spread_voxels(self, fixed: Tensor, moving: Tensor) -> Tensor:
-        """(B, D, *shape) standard deviation of each attention row, in voxels of the features."""
-        fixed_features, moving_features = self.features(fixed), self.features(moving)
-        return self._mean_and_spread(fixed_features, moving_features)[1]
-
     def _match(self, fixed_features: Tensor, moving_features: Tensor) -> DisplacementMap:
         shape = self._inner_shape(fixed_features)
         grid = identity(shape, self.align_corners, fixed_features.device)
-        if not self.smoothing:
-            index = mean_index(*self._attention_inputs(fixed_features, moving_features))
-            phi = _on_grid(self._unit_coordinates(index, moving_features), shape)
-            return self.map_kind(phi - grid, self.align_corners)
         phi, spread = self._mean_and_spread(fixed_features, moving_features)
+        _note(spread)
+        if not self.smoothing:
+            return self.map_kind(phi - grid, self.align_corners)
         voxels = self._voxels_per_unit(shape, phi.device)
         moved = (phi - grid) * voxels
         smooth = smooth_by_confidence(
@@ -105,6 +120,12 @@ class CoordinateAttention(Registrar):
 
     def _inner_shape(self, features: Tensor) -> tuple[int, ...]:
         return tuple(n - 2 * self.margin for n in features.shape[2:])
+
+
+def _note(spread: Tensor) -> None:
+    noted = _FIRST_SPREAD.get()
+    if noted == []:
+        noted.append(spread.detach())
 
 
 def _on_grid(values_BND: Tensor, shape: Shape) -> Tensor:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from carl_cli.cli.commands import ENTRIES, available
 
@@ -55,6 +58,36 @@ def test_transform_commands_never_load_torch(name: str) -> None:
     """Their module and every library room they name: what a run of them could import."""
     entry = available()[name]
     assert "torch" not in modules_after(f"import {entry.module}")
+
+
+def test_transform_commands_run_to_their_end_without_torch(tmp_path: Path) -> None:
+    """On real files, one command after the other in one process; outputs as they should be."""
+    image, transform, points = (str(tmp_path / name) for name in ("a.nii", "T.txt", "p.csv"))
+    values = np.arange(8**3, dtype=np.float32).reshape(8, 8, 8)
+    sitk.WriteImage(sitk.GetImageFromArray(values), image)
+    shift = sitk.AffineTransform(3)
+    shift.SetTranslation((1, 0, 0))
+    sitk.WriteTransform(shift, transform)
+    Path(points).write_text("x,y,z\n1,2,3\n")
+    warped, moved, field, back = (
+        str(tmp_path / name) for name in ("w.nii", "q.csv", "j.nii", "back.txt")
+    )
+    lines = [
+        ["warp", image, "-r", image, "-t", transform, "-o", warped],
+        ["points", points, "-t", transform, "--from", "fixed", "-o", moved],
+        ["jacobian", transform, "-r", image, "-o", field],
+        ["invert", transform, "-o", back],
+        ["info", image],
+        ["weights", "list"],
+    ]
+    loaded = modules_after("\n".join(run_and_return(*line) for line in lines))
+    assert "SimpleITK" in loaded
+    assert not loaded & {"torch", "matplotlib", "scipy"}
+    found = sitk.GetArrayFromImage(sitk.ReadImage(warped))
+    np.testing.assert_array_equal(found[..., :-1], values[..., 1:])
+    assert Path(moved).read_text().split()[1].startswith("2")
+    assert sitk.GetArrayFromImage(sitk.ReadImage(field)) == pytest.approx(1)
+    assert sitk.ReadTransform(back).TransformPoint((1.0, 2.0, 3.0)) == (0.0, 2.0, 3.0)
 
 
 def test_scores_of_files_need_no_torch() -> None:

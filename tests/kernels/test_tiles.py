@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from carl_cli.kernels import padded, tiles
-from carl_cli.kernels.attention import MAX_SHARPNESS, mean_and_spread, mean_index
+from carl_cli.kernels.attention import MAX_SHARPNESS, mean_and_spread
 from carl_cli.kernels.lattice import count, middle
 from tests.kernels.definition import exact, exact_gradients, features
 
@@ -72,9 +72,9 @@ def test_logits_at_the_greatest_sharpness_do_not_overflow() -> None:
 def test_float64_stays_float64() -> None:
     q, k = features(4, 1, channels=3).double(), features(6, 2, channels=3).double()
     inputs = [x.requires_grad_() for x in (q, k)]
-    assert torch.autograd.gradcheck(lambda a, b: mean_index(a, b, (2, 3)), inputs)
+    assert torch.autograd.gradcheck(lambda a, b: mean_and_spread(a, b, (2, 3))[0], inputs)
 
 
 def test_keys_that_do_not_fill_the_array_are_refused() -> None:
     with pytest.raises(ValueError, match=r"6 keys for an array of shape \(2, 4\)"):
-        mean_index(features(4, 1), features(6, 2), (2, 4))
+        mean_and_spread(features(4, 1), features(6, 2), (2, 4))

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from carl_cli.fields import ReflectedMap, identity
+from carl_cli.model.attention import noted_spread
 from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, attention_of, build_network
 from carl_cli.model.encoder import HalvingStem
 from carl_cli.model.operators import Blurred, Kept
@@ -126,7 +127,9 @@ def test_features_are_coarser_than_the_image_and_the_margin_too() -> None:
     assert attention is not None
     images = _noise(1, 10, 12, 9), _noise(1, 10, 12, 9, seed=1)
     assert attention.features(images[0]).shape == (1, 8, 3 + 4, 3 + 4, 3 + 4)
-    assert attention.spread_voxels(*images).shape == (1, 3, 3, 3, 3)
+    with noted_spread() as noted:
+        attention.both(*images)
+    assert [spread.shape for spread in noted] == [(1, 3, 3, 3, 3)]
 
 
 def test_a_network_of_the_family_trains_every_parameter_and_no_other() -> None:
