@@ -84,6 +84,19 @@ def test_limits_reach_torch_and_itk(loaded_first: bool) -> None:
     assert _python("\n".join(order)) == "1 1"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings another OpenMP elsewhere")
+@pytest.mark.parametrize(("given", "expected"), [("", "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep(given: str, expected: str) -> None:
+    """What OpenMP itself says when torch loads it; the user's own choice stays."""
+    script = "from carl_cli.threads import limit_threads; limit_threads(2); import torch"
+    environ = os.environ | {"OMP_DISPLAY_ENV": "TRUE", "OMP_WAIT_POLICY": given}
+    if not given:
+        del environ["OMP_WAIT_POLICY"]
+    command = [sys.executable, "-c", script]
+    said = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stderr
+    assert f"OMP_WAIT_POLICY = '{expected}'" in said
+
+
 def _python(script: str) -> str:
     unlimited = {k: v for k, v in os.environ.items() if k not in LIBRARY_LIMITS}
     done = subprocess.run(
