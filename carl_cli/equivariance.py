@@ -25,8 +25,9 @@ from carl_cli.evaluation import dice
 from carl_cli.fields import Map, identity, sample, voxels_per_unit
 from carl_cli.io.image import read_image
 from carl_cli.io.resample import resample
+from carl_cli.model.attention import WindowAttention
 from carl_cli.model.layers import pool
-from carl_cli.model.operators import Down, Registrar, TwoStep
+from carl_cli.model.operators import Down, Registrar, SymmetricTwoStep, TwoStep
 from carl_cli.preprocess import PreparedPair
 
 Mode = Literal["[U,U]", "[W,U]"]
@@ -88,12 +89,14 @@ class Finding:
 
 
 def layers_of(network: Registrar) -> list[str]:
-    """Names of the maps that `staged_maps` gives: the coarse network, then each refinement."""
-    names = [""]
+    """Names of the maps that `staged_maps` gives: the coarse network, then each Λ and each Ψ."""
+    letters = ""  # the last one first
     while isinstance(network, Down | TwoStep):
-        names += [""] if isinstance(network, TwoStep) else []
+        if isinstance(network, TwoStep):
+            letters += "Λ" if isinstance(network.second, WindowAttention) else "Ψ"
         network = network.inner if isinstance(network, Down) else network.first
-    return ["coarse", *(f"after Ψ{k}" for k in range(1, len(names)))]
+    steps = letters[::-1]
+    return ["coarse", *(f"after {x}{steps[: k + 1].count(x)}" for k, x in enumerate(steps))]
 
 
 def staged_maps(network: Registrar, fixed: Tensor, moving: Tensor) -> list[Map]:
@@ -102,6 +105,8 @@ def staged_maps(network: Registrar, fixed: Tensor, moving: Tensor) -> list[Map]:
         return staged_maps(network.inner, pool(fixed), pool(moving))
     if isinstance(network, TwoStep):
         maps = staged_maps(network.first, fixed, moving)
+        if isinstance(network, SymmetricTwoStep):  # needs the other direction too
+            return [*maps, network(fixed, moving)]
         return [*maps, network.refine(maps[-1], fixed, moving)]
     return [network(fixed, moving)]
 

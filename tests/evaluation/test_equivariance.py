@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from carl_cli.equivariance import (
     Motion,
@@ -119,11 +120,13 @@ def test_a_network_that_follows_shifts() -> None:
     assert found["turn", "[W,U]"].mean_mm > 5
 
 
-def attention_network() -> Registrar:
+def attention_network(windows: tuple[int, ...] = ()) -> Registrar:
     """Drawn weights; features of empty ground point away from those of content."""
     torch.manual_seed(0)
     config = ModelConfig(
         coarse_scale=2,
+        coarse_symmetric=bool(windows),
+        window_scales=windows,
         refine_scales=(1,),
         encoder=EncoderConfig(width=12, blocks=1, padding=9),
         unet=UNetConfig(down=(4, 6), up=(4, 5)),
@@ -136,13 +139,14 @@ def attention_network() -> Registrar:
     return network
 
 
-def blocks() -> Views:
-    """Random content of 8 voxels a side on empty ground, in the middle of 40."""
+def blocks(side: int = 40) -> Views:
+    """Random content of 8 voxels a side on empty ground, in the middle."""
     images = []
     for seed in (1, 2):
-        image = torch.zeros(1, 1, 40, 40, 40)
+        image = torch.zeros(1, 1, side, side, side)
         random = torch.Generator().manual_seed(seed)
-        image[..., 16:24, 16:24, 16:24] = torch.rand(8, 8, 8, generator=random) + 1
+        inside = (slice(side // 2 - 4, side // 2 + 4),) * 3
+        image[0, 0][inside] = torch.rand(8, 8, 8, generator=random) + 1
         images.append(image)
     return Views(images[0], images[1], SPACING, SPACING, False)
 
@@ -161,20 +165,32 @@ def test_attention_is_exact_under_whole_voxels_of_its_own_grid() -> None:
     assert layers == ["coarse", "after Ψ1"]
 
 
-def test_stages_end_with_the_network_s_own_map() -> None:
-    network = attention_network()
+@pytest.mark.parametrize("windows", [(), (2,)])
+def test_stages_end_with_the_network_s_own_map(windows: tuple[int, ...]) -> None:
+    """Also where both directions are made each other's inverse, with and without windows."""
+    network = attention_network(windows)
     torch.nn.init.normal_(network.second.last.weight, std=0.05)  # type: ignore[union-attr]
-    seen = blocks()
+    seen = blocks(16)
     maps = staged_maps(network, seen.fixed, seen.moving)
-    assert len(maps) == len(layers_of(network)) == 2
+    assert len(maps) == len(layers_of(network)) == 2 + len(windows)
     whole = network(seen.fixed, seen.moving).on_grid(seen.shape)
     torch.testing.assert_close(maps[-1].on_grid(seen.shape), whole, rtol=0, atol=0)
-    assert (maps[0].on_grid(seen.shape) - whole).abs().max() > 1e-4
+    for earlier in maps[:-1]:
+        assert (earlier.on_grid(seen.shape) - whole).abs().max() > 1e-4
+    if windows:
+        first = network.first.inner
+        half = [F.avg_pool3d(image, 2) for image in (seen.fixed, seen.moving)]
+        torch.testing.assert_close(
+            maps[1].on_grid(seen.shape), first(*half).on_grid(seen.shape), rtol=0, atol=0
+        )
 
 
 def test_names_of_layers() -> None:
     small = {"encoder": EncoderConfig(width=4, blocks=1), "unet": UNetConfig(down=(4,), up=(4,))}
     assert layers_of(build_network(ModelConfig(**small))) == ["coarse", "after Ψ1", "after Ψ2"]
+    windows = ModelConfig(**small, window_scales=(4, 2), refine_scales=(2,))
+    expected = ["coarse", "after Λ1", "after Λ2", "after Ψ1"]
+    assert layers_of(build_network(windows)) == expected
     alone = ModelConfig(**small, refine_scales=(), coarse_symmetric=True)
     assert layers_of(build_network(alone)) == ["coarse"]
 
