@@ -1,6 +1,7 @@
 """How far may the moving image be turned? Success against angle for --init none, moments, rigid.
 
     python benchmarks/rotation.py ../shared/data [--angles 0 30 … 180] [--axes 2] [--init …]
+        [--figure rotation.png]
 
 Pairs: T1 of two people, lung MR of two people. The moving image's header is turned about the
 image's middle by each angle, about z and about random axes. A registration succeeds if it comes
@@ -14,14 +15,16 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from carl_cli.devices import chosen_weights
 from carl_cli.io.image import Image, read_image
 from carl_cli.registration import Init, Registration, RegistrationOptions, register
+from carl_cli.report.curves import save_curves
 from carl_cli.transform import AffineTransform, Transform
 from carl_cli.weights import Weights
 
@@ -30,6 +33,20 @@ PAIRS = {
     "lung": ("lung_mr_lobes/0004.nii.gz", "lung_mr_lobes/0006.nii.gz"),
 }
 SUCCESS_MM = 10.0
+
+
+class Try(NamedTuple):
+    """One registration of a turned pair. error_mm: mean over the fixed foreground."""
+
+    pair: str
+    angle: float
+    init: str
+    error_mm: float
+    seconds: float
+
+    @property
+    def found(self) -> bool:
+        return self.error_mm < SUCCESS_MM
 
 
 def rotation(axis: np.ndarray, degrees: float) -> np.ndarray:
@@ -75,7 +92,7 @@ def small(weights: Weights, side: int | None) -> Weights:
     return replace(weights, config=weights.config.model_copy(update={"preprocess": rule}))
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", default="carl-base")
@@ -87,31 +104,60 @@ def main() -> None:
     )
     parser.add_argument("--side", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    weights = small(chosen_weights(arguments.weights, "cpu"), arguments.side)
-    print("pair   angle  init      error mm  success  CPU s")
-    rows: dict[tuple[float, str], list[bool]] = {}
-    for name in arguments.pairs:
-        fixed, moving = (read_image(arguments.folder / path) for path in PAIRS[name])
+    parser.add_argument("--figure", type=Path, help="curves: .png, .svg or .pdf")
+    return parser.parse_args()
+
+
+def tries(given: argparse.Namespace) -> Iterator[Try]:
+    """One registration after the other."""
+    weights = small(chosen_weights(given.weights, "cpu"), given.side)
+    for name in given.pairs:
+        fixed, moving = (read_image(given.folder / path) for path in PAIRS[name])
         straight = register(fixed, moving, weights)
         points = foreground_mm(straight)
-        for angle, turn in cases(arguments.angles, arguments.axes, arguments.seed):
+        for angle, turn in cases(given.angles, given.axes, given.seed):
             seen, motion = turned(moving, turn)
-            for init in arguments.init:
+            for init in given.init:
                 start = time.process_time()
                 found = register(fixed, seen, weights, RegistrationOptions(init=init)).forward
                 seconds = time.process_time() - start
                 error = error_mm(found, motion @ straight.forward, points)
-                rows.setdefault((angle, init), []).append(error < SUCCESS_MM)
-                verdict = "yes" if error < SUCCESS_MM else "no"
-                print(
-                    f"{name:<6} {angle:5.0f}  {init:<8} {error:9.1f}  {verdict:>7} {seconds:6.1f}",
-                    flush=True,
-                )
-    print("\nangle  " + "  ".join(f"{init:>8}" for init in arguments.init))
-    for angle in arguments.angles:
-        told = (rows[angle, init] for init in arguments.init)
-        print(f"{angle:5.0f}  " + "  ".join(f"{sum(t):>5}/{len(t)}" for t in told))
+                yield Try(name, angle, init, error, seconds)
+
+
+def told(of: Try) -> str:
+    verdict = "yes" if of.found else "no"
+    return (
+        f"{of.pair:<6} {of.angle:5.0f}  {of.init:<8} {of.error_mm:9.1f}  {verdict:>7} "
+        f"{of.seconds:6.1f}"
+    )
+
+
+def summary(done: list[Try], angles: list[float], inits: list[str]) -> list[dict[str, Any]]:
+    """A row for each angle and init: how many were found, and the mean error."""
+    rows = []
+    for angle, init in product(angles, inits):
+        tried = [t for t in done if (t.angle, t.init) == (angle, init)]
+        found, error = sum(t.found for t in tried), np.mean([t.error_mm for t in tried])
+        cell = f"{found} of {len(tried)} ({error:.0f} mm)"
+        rows.append({"angle": angle, "init": init, "found_%": 100 * found / len(tried), "": cell})
+    return rows
+
+
+def main() -> None:
+    given = arguments()
+    print("pair   angle  init      error mm  success  CPU s")
+    done = []
+    for one in tries(given):
+        done.append(one)
+        print(told(one), flush=True)
+    rows = summary(done, given.angles, given.init)
+    print("\nangle  " + "  ".join(f"{init:>15}" for init in given.init))
+    for angle in given.angles:
+        cells = (row[""] for row in rows if row["angle"] == angle)
+        print(f"{angle:5.0f}  " + "  ".join(f"{cell:>15}" for cell in cells))
+    if given.figure is not None:
+        save_curves(given.figure, rows, "angle", "found_%", "init")
 
 
 if __name__ == "__main__":
