@@ -54,9 +54,11 @@ def main() -> None:
 
 
 def cells(config: RetinaConfig) -> list[Cell]:
-    """All that is trained: the baseline with every seed first, which is what generalises or not."""
-    order = product(SETS, config.seeds, config.networks)
-    return [Cell(network, kind, seed) for kind, seed, network in order]
+    """All that is trained: the baseline with every seed first, which is what generalises or not,
+    then the other sets seed by seed, so that a run cut short has all nine cells."""
+    baseline, *others = SETS
+    order = [*product(config.seeds, [baseline]), *product(config.seeds, others)]
+    return [Cell(network, kind, seed) for seed, kind in order for network in config.networks]
 
 
 class Experiment:

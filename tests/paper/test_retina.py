@@ -125,10 +125,12 @@ def test_a_cell_is_trained_on_real_maps_and_tested_on_all_sets(
 def test_every_cell_of_the_figure_is_run_and_found_again() -> None:
     names = [cell.name for cell in cells(_config(seeds=[0, 1]))]
     assert len(names) == len(set(names)) == 3 * 3 * 2
+    assert sum("baseline" in name for name in names[:6]) == 6
+    assert len({name.rpartition("-")[0] for name in names[:12]}) == 9
     results = {name: {kind: [k / 10] for kind in SETS} for k, name in enumerate(names)}
     found = gathered(results)
     assert len(found) == 27
-    assert found["attention", "scale shift", "shift"] == [[1.3], [1.6]]
+    assert found["attention", "scale shift", "shift"] == [[1.0], [1.6]]
 
 
 @pytest.mark.parametrize("name", ["retina.toml", "retina-quick.toml", "retina-full.toml"])
