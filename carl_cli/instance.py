@@ -25,6 +25,7 @@ from carl_cli.regularity import gradicon
 from carl_cli.similarity import VARIANCE_FLOOR, by_name
 
 STAGE = "instance optimisation"
+SETTLED = 1e-3  # of the loss: less than this in `patience` steps is worth no more of them
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class InstanceOptions:
     """metric by name; sigma of its window in voxels, and the floor of its variances.
 
     scope "all" trains every parameter (the paper) and "refine" all but Ξ's: `steps` of Adam at
-    `learning_rate`, λ = regularisation. scope "field" changes the maps themselves: `steps` at
+    `learning_rate`, λ = regularisation; fewer, if the loss has settled for `patience` of them (0,
+    the paper: never). scope "field" changes the maps themselves: `steps` at
     most on the network grid, up to four times that below, each smoothed by `smoothing` voxels.
     """
 
@@ -45,6 +47,7 @@ class InstanceOptions:
     seed: int = 0
     variance_floor: float = VARIANCE_FLOOR
     smoothing: float = 2.0
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,22 +76,23 @@ def optimise(
     private = _private_copy(network, pair, options.scope)
     trained = [p for p in private.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=options.learning_rate)
-    generator = torch.Generator().manual_seed(options.seed)
-    measure = _loss_of(options, align_corners, generator)
-    losses: list[float] = []
-    best: list[Tensor] = []
+    measure = _loss_of(options, align_corners, torch.Generator().manual_seed(options.seed))
+    best = _Best(trained)
     for step in range(options.steps):
         loss = measure(private, pair)
-        best = _better(trained, best, losses, loss.item())
+        best.note(loss.item())
+        if best.settled(options.patience):
+            break
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        progress(STAGE, (step + 1) / options.steps, f"loss {losses[-1]:.4f}")
+        progress(STAGE, (step + 1) / options.steps, f"loss {best.losses[-1]:.4f}")
+    else:
+        with torch.no_grad():
+            best.note(measure(private, pair).item())
+    best.restore()
     with torch.no_grad():
-        best = _better(trained, best, losses, measure(private, pair).item())
-        for parameter, value in zip(trained, best, strict=True):
-            parameter.copy_(value)
-        return *private.both(pair.fixed, pair.moving), losses
+        return *private.both(pair.fixed, pair.moving), best.losses
 
 
 def _fit_maps(
@@ -112,7 +116,7 @@ def _fit_maps(
 
 
 def _private_copy(network: Registrar, pair: Pair, scope: str) -> Registrar:
-    """Copied before it is made to keep little: for a sixth of the time, a third of the memory."""
+    """Copied first: then it can be made to keep little for its backward passes."""
     private = copy.deepcopy(network).eval()
     if scope == "refine":
         with torch.no_grad():
@@ -121,13 +125,34 @@ def _private_copy(network: Registrar, pair: Pair, scope: str) -> Registrar:
     return checkpointed(private).requires_grad_(True)
 
 
-def _better(
-    trained: Sequence[Tensor], best: list[Tensor], losses: list[float], loss: float
-) -> list[Tensor]:
-    """Note the loss; the parameters to keep are these if it is the lowest so far."""
-    is_best = not losses or loss < min(losses)
-    losses.append(loss)
-    return [p.detach().clone() for p in trained] if is_best else best
+class _Best:
+    """The parameters of the lowest loss so far, kept in buffers of their own."""
+
+    def __init__(self, trained: Sequence[Tensor]) -> None:
+        self.trained = trained
+        self.values = [torch.empty_like(p) for p in trained]
+        self.losses: list[float] = []
+
+    def note(self, loss: float) -> None:
+        """The loss of the parameters as they are now."""
+        if not self.losses or loss < min(self.losses):
+            _copy(self.trained, self.values)
+        self.losses.append(loss)
+
+    def settled(self, patience: int) -> bool:
+        """Whether the last `patience` steps gained next to nothing; never, if that is 0."""
+        if not 0 < patience < len(self.losses):
+            return False
+        return min(self.losses[:-patience]) - min(self.losses) < SETTLED
+
+    def restore(self) -> None:
+        _copy(self.values, self.trained)
+
+
+def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for a, b in zip(source, target, strict=True):
+            b.copy_(a)
 
 
 def _loss_of(

@@ -36,6 +36,7 @@ class InstanceDefaults(BaseModel):
     regularisation: float = Field(default=1.5, ge=0)
     smoothing: float = Field(default=2.0, gt=0)
     scope: Literal["all", "refine", "field"] = "all"
+    patience: int = Field(default=0, ge=0)
 
 
 class WeightsConfig(BaseModel):

@@ -91,6 +91,15 @@ def test_a_step_too_long_is_not_kept(network: Registrar, pair: Pair) -> None:
     torch.testing.assert_close(ahead.on_grid((32, 32)), expected, rtol=0, atol=1e-6)
 
 
+def test_a_loss_that_has_settled_ends_the_steps(network: Registrar, pair: Pair) -> None:
+    """Steps too short to gain anything: after `patience` of them, unless that is 0."""
+    for patience, expected in ((3, 4), (0, 9)):
+        options = InstanceOptions(8, 1e-9, "lncc", 2, 1.5, "refine", patience=patience)
+        assert len(optimise(network, pair, options, align_corners=False)[2]) == expected
+    falling = InstanceOptions(8, 2e-3, "lncc", 2, 1.5, "all", patience=3)
+    assert len(optimise(network, pair, falling, align_corners=False)[2]) == 9
+
+
 def test_a_mask_takes_voxels_out_of_the_loss(pair: Pair) -> None:
     values = local_correlation(pair.fixed, pair.moving, 2)
     mask = pair.fixed > 0.3
