@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.measure import table
-from benchmarks.timing import call_seconds, machine, peak_flops
+from benchmarks.timing import call_seconds, machine, peak_of
 from carl_cli.kernels import padded
 from carl_cli.kernels.attention import MAX_NORM, mean_and_spread, way
 from carl_cli.kernels.lattice import Shape, count, positions
@@ -47,8 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backward", action="store_true")
     arguments = parser.parse_args()
-    dtype = torch.float16 if arguments.device != "cpu" else torch.float32
-    peak = peak_flops(arguments.device, dtype, size=1024 if arguments.device == "cpu" else 8192)
+    peak = peak_of(arguments.device)
     rows = [
         row
         for width in arguments.widths

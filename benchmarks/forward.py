@@ -4,19 +4,28 @@
     python -m benchmarks.forward --reference FOLDER --sides 175 --device cuda
 
 FOLDER holds the unpacked icon_registration 1.1.9. On a processor its attention holds the whole
-matrix of logits: 2 GB at a side of 64, 900 GB at the paper's 175.
+matrix of logits: 2 GB at a side of 64, 900 GB at the paper's 175; sides below 36 are too small for
+its U-Nets. Share: FLOPs of the convolutions and of Q Kᵀ, each image encoded once, over the best
+rate of a square matrix product in the same run: float32, and float16 on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import table
 from benchmarks.reference import ours, pair, their_maps, theirs
-from benchmarks.timing import call_seconds, machine, peak_memory
+from benchmarks.timing import call_seconds, machine, peak_memory, peak_of
+from carl_cli.kernels.attention import way
+from carl_cli.model.attention import noted_spread
+from carl_cli.model.carl import ModelConfig, attention_of
+from carl_cli.model.operators import Registrar
 
 
 def main() -> None:
@@ -26,12 +35,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    rows = [row for side in arguments.sides for row in compare(side, arguments)]
-    print(machine(arguments.device))
-    print(table("", ["side", "network", "seconds", "GPU MiB", "ratio", "voxels apart"], rows))
+    peak = peak_of(arguments.device)
+    rows = [row for side in arguments.sides for row in compare(side, peak, arguments)]
+    print(machine(arguments.device) + f"; peak {peak / 1e9:.0f} GFLOP/s")
+    columns = ["side", "network", "seconds", "GPU MiB", "share", "ratio", "voxels apart"]
+    print(table("", columns, rows))
 
 
-def compare(side: int, arguments: argparse.Namespace) -> list[list[object]]:
+def compare(side: int, peak: float, arguments: argparse.Namespace) -> list[list[object]]:
     shape, device = (side,) * 3, arguments.device
     whole = theirs(arguments.reference, shape, device)
     network = ours(whole, device)
@@ -51,10 +62,24 @@ def compare(side: int, arguments: argparse.Namespace) -> list[list[object]]:
             measured[name] = call_seconds(call, arguments.rounds, device), mib
     apart = float((run_ours() - run_theirs()).abs().max() * (side - 1))
     first = measured["ours"][0].median
+    needed = flops(network, fixed, moving) / peak
     return [
-        [side, name, seconds, *mib, seconds.median / first, apart]
+        [side, name, seconds, *mib, needed / seconds.median, seconds.median / first, apart]
         for name, (seconds, mib) in measured.items()
     ]
+
+
+@torch.inference_mode()
+def flops(network: Registrar, fixed: Tensor, moving: Tensor) -> float:
+    """Of both directions, as torch counts them; it doesn't see into a fused kernel."""
+    with FlopCounterMode(display=False) as counter, noted_spread() as noted:
+        network.both(fixed, moving)
+    attention = attention_of(network)
+    if way(fixed.device) != "fused" or attention is None:
+        return counter.get_total_flops()
+    shape = noted[0].shape[2:]
+    pairs = math.prod(shape) * math.prod(n + 2 * attention.margin for n in shape)
+    return counter.get_total_flops() + 2 * 2 * pairs * ModelConfig().encoder.width
 
 
 if __name__ == "__main__":

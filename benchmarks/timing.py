@@ -63,6 +63,13 @@ def peak_flops(device: str, dtype: torch.dtype, rounds: int = 7, size: int = 102
     return 2 * size**3 / call_seconds(lambda: a @ b, rounds, device).least
 
 
+def peak_of(device: str) -> float:
+    """The rate that shares are told of: float32 on a processor, float16 on a GPU."""
+    if torch.device(device).type == "cpu":
+        return peak_flops(device, torch.float32)
+    return peak_flops(device, torch.float16, size=8192)
+
+
 def machine(device: str = "cpu") -> str:
     """What the figures were measured on, in one line."""
     if torch.device(device).type == "cuda":
