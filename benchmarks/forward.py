@@ -6,7 +6,8 @@
 FOLDER holds the unpacked icon_registration 1.1.9. On a processor its attention holds the whole
 matrix of logits: 2 GB at a side of 64, 900 GB at the paper's 175; sides below 36 are too small for
 its U-Nets. Share: FLOPs of the convolutions and of Q Kᵀ, each image encoded once, over the best
-rate of a square matrix product in the same run: float32, and float16 on a GPU.
+rate of a square matrix product in the same run: float32, and float16 on a GPU. Apart: the maps, at
+most, in voxels.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
     peak = peak_of(arguments.device)
     rows = [row for side in arguments.sides for row in compare(side, peak, arguments)]
     print(machine(arguments.device) + f"; peak {peak / 1e9:.0f} GFLOP/s")
-    columns = ["side", "network", "seconds", "GPU MiB", "share", "ratio", "voxels apart"]
+    columns = ["side", "network", "seconds", "CPU seconds", "GPU MiB", "share", "ratio", "apart"]
     print(table("", columns, rows))
 
 
@@ -64,7 +65,7 @@ def compare(side: int, peak: float, arguments: argparse.Namespace) -> list[list[
     first = measured["ours"][0].median
     needed = flops(network, fixed, moving) / peak
     return [
-        [side, name, seconds, *mib, needed / seconds.median, seconds.median / first, apart]
+        [side, name, seconds, seconds.cpu, *mib, needed / seconds.median, seconds.median / first, apart]
         for name, (seconds, mib) in measured.items()
     ]
 

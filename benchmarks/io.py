@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = [row for side in arguments.sides for row in compare(side, arguments)]
     print(machine(arguments.device))
-    print(table("", ["side", "steps", "network", "seconds", "GPU MiB", "ratio"], rows))
+    print(table("", ["side", "steps", "network", "seconds", "CPU seconds", "GPU MiB", "ratio"], rows))
 
 
 def compare(side: int, arguments: argparse.Namespace) -> list[list[object]]:
@@ -50,7 +50,7 @@ def compare(side: int, arguments: argparse.Namespace) -> list[list[object]]:
             measured[name] = call_seconds(call, arguments.rounds, device), mib
     first = measured["ours"][0].median
     return [
-        [side, steps, name, seconds, *mib, seconds.median / first]
+        [side, steps, name, seconds, seconds.cpu, *mib, seconds.median / first]
         for name, (seconds, mib) in measured.items()
     ]
 

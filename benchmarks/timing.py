@@ -17,28 +17,32 @@ import torch
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds of repeated calls."""
+    """Seconds of repeated calls by the clock; cpu: median of this process's processor seconds,
+    which hardly feel what else a machine does."""
 
     median: float
     least: float
     most: float
+    cpu: float
 
     def __str__(self) -> str:
         return f"{self.median:.3g} ({self.least:.3g}-{self.most:.3g})"
 
 
 def call_seconds(call: Callable[[], object], rounds: int, device: str = "cpu") -> Spread:
-    """Wall seconds of a call, after one that doesn't count; a GPU is waited for."""
+    """Of a call, after one that doesn't count; a GPU is waited for."""
     samples = [_seconds(call, device) for _ in range(rounds + 1)][1:]
-    return Spread(statistics.median(samples), min(samples), max(samples))
+    wall, cpu = zip(*samples, strict=True)
+    return Spread(statistics.median(wall), min(wall), max(wall), statistics.median(cpu))
 
 
-def _seconds(call: Callable[[], object], device: str) -> float:
+def _seconds(call: Callable[[], object], device: str) -> tuple[float, float]:
+    """By the clock and of the processor."""
     _wait_for(device)
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     call()
     _wait_for(device)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - spent
 
 
 def _wait_for(device: str) -> None:
