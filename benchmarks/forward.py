@@ -65,7 +65,16 @@ def compare(side: int, peak: float, arguments: argparse.Namespace) -> list[list[
     first = measured["ours"][0].median
     needed = flops(network, fixed, moving) / peak
     return [
-        [side, name, seconds, seconds.cpu, *mib, needed / seconds.median, seconds.median / first, apart]
+        [
+            side,
+            name,
+            seconds,
+            seconds.cpu,
+            *mib,
+            needed / seconds.median,
+            seconds.median / first,
+            apart,
+        ]
         for name, (seconds, mib) in measured.items()
     ]
 

@@ -31,7 +31,9 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = [row for side in arguments.sides for row in compare(side, arguments)]
     print(machine(arguments.device))
-    print(table("", ["side", "steps", "network", "seconds", "CPU seconds", "GPU MiB", "ratio"], rows))
+    print(
+        table("", ["side", "steps", "network", "seconds", "CPU seconds", "GPU MiB", "ratio"], rows)
+    )
 
 
 def compare(side: int, arguments: argparse.Namespace) -> list[list[object]]:
