@@ -81,7 +81,8 @@ class Row(BaseModel):
     io_lr: float | None = Field(default=None, gt=0)
     io_metric: Literal["lncc", "lncc2", "mind"] | None = None
     io_lambda: float | None = Field(default=None, ge=0)
-    io_scope: Literal["all", "refine"] | None = None
+    io_scope: Literal["all", "refine", "field"] | None = None
+    io_smoothing: float | None = Field(default=None, gt=0)
 
     def options(self) -> dict[str, Any]:
         """What the row says of the options of `carl register`, by their names; files included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,6 +11,7 @@ from carl_cli.batching.folders import pair_atlas, pair_folders
 from carl_cli.batching.naming import case_outputs, labels
 from carl_cli.batching.table import read_table
 from carl_cli.errors import InputError, UsageError
+from carl_cli.weights import InstanceDefaults
 
 
 @pytest.fixture
@@ -91,6 +93,16 @@ def test_options_fill_empty_cells_only(folder: Path) -> None:
     entries = read_table(write(folder, text), {"fixed_mask": folder / "mask.nii"})
     masks = [e.row.fixed_mask for e in entries if e.row]
     assert masks == [folder / "mask.nii", folder / "b.nii.gz"]
+
+
+def test_scopes_of_a_row_are_those_of_the_command_line(folder: Path) -> None:
+    offered = get_args(InstanceDefaults.model_fields["scope"].annotation)
+    lines = [f"{scope},a.nii.gz,b.nii.gz,{scope},1.5" for scope in offered]
+    text = "\n".join(["id,fixed,moving,io_scope,io_smoothing", *lines]) + "\n"
+    entries = read_table(write(folder, text))
+    assert [e.row.options() for e in entries if e.row] == [
+        {"io_scope": scope, "io_smoothing": 1.5} for scope in ("all", "refine", "field")
+    ]
 
 
 def test_options_of_a_row(folder: Path) -> None:
