@@ -40,6 +40,22 @@ def voxels_per_unit(shape: Shape, align_corners: bool) -> Tensor:
     return torch.tensor([n - 1 if align_corners else n for n in shape], dtype=torch.float32)
 
 
+def summed(values: Tensor, kept: int = 0) -> Tensor:
+    """Sum over all axes but the first `kept`, one axis after the other.
+
+    torch shares a sum over all axes at once among its threads: the last bits would depend on
+    how many there are.
+    """
+    while values.dim() > kept:
+        values = values.sum(-1)
+    return values
+
+
+def mean(values: Tensor) -> Tensor:
+    """Mean over all axes, the same bits for any number of threads."""
+    return summed(values) / values.numel()
+
+
 def sample(values_BCx: Tensor, points_BDx: Tensor, align_corners: bool) -> Tensor:
     """Values at unit coordinates: linear interpolation, border voxels continued outside.
 

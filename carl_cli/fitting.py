@@ -46,9 +46,10 @@ def _affine(points: Floats, targets: Floats, weights: Floats) -> AffineTransform
 
 def _rigid(points: Floats, targets: Floats, weights: Floats) -> AffineTransform:
     """Kabsch's algorithm: the rotation from the singular vectors of the covariance."""
-    share = weights / weights.sum()
-    a, b = share @ points, share @ targets
-    covariance = (targets - b).T @ ((points - a) * share[:, None])
+    # No product of a row with a matrix: BLAS shares its sums among its threads.
+    share = (weights / weights.sum())[:, None]
+    a, b = (share * points).sum(0), (share * targets).sum(0)
+    covariance = (targets - b).T @ ((points - a) * share)
     u, _, vt = np.linalg.svd(covariance)
     signs = np.ones(len(a))
     signs[-1] = np.sign(np.linalg.det(u @ vt))  # a reflection is not a rotation

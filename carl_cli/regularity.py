@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from carl_cli.fields import Map, Shape, cut, identity
+from carl_cli.fields import Map, Shape, cut, identity, mean
 
 STEP = 1e-3  # of a unit coordinate; the published finite difference
 
@@ -17,7 +17,7 @@ def diffusion(phi_BDx: Tensor, identity_1Dx: Tensor) -> Tensor:
     """
     displacement = phi_BDx - identity_1Dx
     axes = range(2, displacement.dim())
-    energies = [(displacement.diff(dim=axis) ** 2).mean() for axis in axes]
+    energies = [mean(displacement.diff(dim=axis) ** 2) for axis in axes]
     return torch.stack(energies).sum() * phi_BDx.shape[2] ** 2
 
 
@@ -51,4 +51,4 @@ def _slope(ahead: Map, back: Map, points: Tensor, error: Tensor, axis: int) -> T
     step = points.new_zeros(1, dimension, *[1] * dimension)
     step[:, axis] = STEP
     moved = points + step
-    return (((error - (moved - ahead(back(moved)))) / STEP) ** 2).mean()
+    return mean(((error - (moved - ahead(back(moved)))) / STEP) ** 2)

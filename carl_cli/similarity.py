@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from carl_cli.fields import cut
+from carl_cli.fields import cut, mean, summed
 
 Similarity = Callable[..., Tensor]
 VARIANCE_FLOOR = 1e-5  # for intensities in [0, 1]; keeps flat regions from dividing by zero
@@ -51,11 +51,9 @@ def _band(n: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Ten
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean per sample over the mask's voxels, then over samples."""
     if mask is None:
-        return values.mean()
+        return mean(values)
     inside = (mask != 0).expand_as(values)
-    axes = tuple(range(1, values.dim()))
-    total = (values * inside).sum(axes)
-    return (total / inside.sum(axes).clamp_min(1)).mean()
+    return (summed(values * inside, 1) / summed(inside, 1).clamp_min(1)).mean()
 
 
 def local_correlation(
@@ -98,10 +96,13 @@ def ncc(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def _standardise(x: Tensor, mask: Tensor | None) -> Tensor:
     weight = torch.ones_like(x) if mask is None else (mask != 0).to(x.dtype)
-    axes = tuple(range(2, x.dim()))
-    count = weight.sum(axes, keepdim=True).clamp_min(1)
-    centred = x - (x * weight).sum(axes, keepdim=True) / count
-    return centred / ((centred**2 * weight).sum(axes, keepdim=True) / count).sqrt()
+    count = summed(weight, 2).clamp_min(1)
+
+    def average(values: Tensor) -> Tensor:
+        return (summed(values * weight, 2) / count).view(*x.shape[:2], *[1] * (x.dim() - 2))
+
+    centred = x - average(x)
+    return centred / average(centred**2).sqrt()
 
 
 def mind_ssc(
@@ -120,7 +121,7 @@ def mind_descriptor(image: Tensor, radius: int, dilation: int) -> Tensor:
     distance = torch.cat([_patch_distance(image, p, q, radius, dilation) for p, q in _PAIRS], 1)
     distance = distance - distance.amin(1, keepdim=True)
     noise = distance.mean(1, keepdim=True)
-    centre = noise.mean().detach()
+    centre = mean(noise).detach()
     return torch.exp(-distance / noise.clamp(centre * 0.001, centre * 1000))
 
 

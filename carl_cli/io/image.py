@@ -44,18 +44,28 @@ def read_any(path: str | Path, *, series_uid: str | None = None) -> Image:
     """
     path = _existing(path)
     if is_dicom(path):
-        return read_dicom(path, series_uid)
-    if is_nifti(path):
-        return read_nifti(path)
-    return read_general(path)
+        image = read_dicom(path, series_uid)
+    else:
+        image = read_nifti(path) if is_nifti(path) else read_general(path)
+    _check_size(image.grid, path)
+    return image
 
 
 def read_grid(path: str | Path, *, series_uid: str | None = None) -> Grid:
     """The grid of an image from its header alone; of a series, that of one volume."""
     path = _existing(path)
     if is_dicom(path):
-        return read_dicom_grid(path, series_uid)
-    return read_nifti_grid(path) if is_nifti(path) else read_general_grid(path)
+        grid = read_dicom_grid(path, series_uid)
+    else:
+        grid = read_nifti_grid(path) if is_nifti(path) else read_general_grid(path)
+    _check_size(grid, path)
+    return grid
+
+
+def _check_size(grid: Grid, path: Path) -> None:
+    if 0 in grid.size_xyz:
+        size = " x ".join(map(str, grid.size_xyz))
+        raise InputError(f"{path}: {size} voxels, an image with some was expected")
 
 
 def _existing(path: str | Path) -> Path:
@@ -84,9 +94,6 @@ def read_image(
     complex numbers, for NaN or infinite voxels and for a geometry that makes no sense.
     """
     image = _choose_volume(read_any(path, series_uid=series_uid), time_index)
-    if not image.array.size:
-        size = " x ".join(map(str, image.grid.size_xyz))
-        raise InputError(f"{path}: {size} voxels, an image with some was expected")
     if image.channels > 1:
         raise InputError(
             f"{path}: {image.channels} components per voxel, a scalar image was expected",

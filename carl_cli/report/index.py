@@ -25,17 +25,26 @@ THUMBNAIL_PIXELS = 110
 
 
 @dataclass(frozen=True)
+class Thumbnail:
+    """A JPEG of fixed, warped and difference, side by side. sides: the letters of the left and
+    of the right edge of each; none where the directions are unknown."""
+
+    jpeg: bytes
+    sides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
     """One case of a batch.
 
-    report: path of its own page, relative to the index. thumbnail: JPEG bytes from
-    `thumbnail`. error: why there is no result; such a case has no record.
+    report: path of its own page, relative to the index. error: why there is no result; such a
+    case has no record.
     """
 
     name: str
     record: RunRecord | None = None
     report: str = ""
-    thumbnail: bytes = b""
+    thumbnail: Thumbnail | None = None
     error: str = ""
 
 
@@ -45,11 +54,16 @@ class _Judged:
     values: tuple[float | None, ...]
     score: float
     flags: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def remarkable(self) -> bool:
+        return bool(self.flags or self.warnings)
 
 
 def write_index(path: str | Path, cases: Sequence[Case], *, title: str = "Batch") -> None:
     """Write the page. Raises OutputError when the file can't be written."""
-    judged = sorted(_judge(cases), key=lambda j: (-j.score, j.case.name))
+    judged = sorted(_judge(cases), key=lambda j: (not j.remarkable, -j.score, j.case.name))
     shown = [k for k, _ in enumerate(HEADLINES) if any(j.values[k] is not None for j in judged)]
     options = "".join(
         f'<option value="{k}">{escape(HEADLINES[k].name)}, worst first</option>' for k in shown
@@ -80,21 +94,21 @@ def _judge(cases: Sequence[Case]) -> list[_Judged]:
 
 
 def _verdict(case: Case, values: tuple[float | None, ...], bad: list[float]) -> _Judged:
-    """Failed cases come before all others; warnings break ties among the unremarkable."""
+    """Failed cases come before all others; each warning weighs as much as a deviation by one."""
     if case.error:
-        return _Judged(case, values, np.inf, (case.error,))
+        return _Judged(case, values, np.inf, (f"failed: {case.error}",))
     flags = [
         f"{headline.name} {headline.text(value)} stands out"
         for headline, value, worse in zip(HEADLINES, values, bad, strict=True)
         if worse > OUTLIER
     ]
-    warnings = case.record.warnings if case.record else []
-    return _Judged(case, values, max(bad) + len(warnings), (*flags, *warnings))
+    warnings = tuple(case.record.warnings) if case.record else ()
+    return _Judged(case, values, max(bad) + len(warnings), tuple(flags), warnings)
 
 
 def _summary(judged: Sequence[_Judged]) -> str:
     failed = sum(bool(j.case.error) for j in judged)
-    flagged = sum(bool(j.flags) for j in judged) - failed
+    flagged = sum(j.remarkable for j in judged) - failed
     counts = f"{len(judged)} cases, {failed} failed, {flagged} to look at"
     pictures = any(j.case.thumbnail for j in judged)
     return f"{counts}. Each picture: fixed, warped, their difference" if pictures else counts
@@ -105,16 +119,25 @@ def _card(judged: _Judged, place: int, shown: Sequence[int]) -> str:
     name = escape(case.name)
     # "./" keeps a name with a colon from being read as the scheme of an address.
     link = f'<a href="./{quote(case.report)}">{name}</a>' if case.report else name
-    numbers = "".join(
+    keys = "".join(f' data-key{k}="{_sort_key(judged, k)}"' for k in shown)
+    said = _lines("flags", judged.flags) + _lines("warned", judged.warnings)
+    numbers = "" if case.error else _numbers(judged, shown)
+    return (
+        f'<li class="case{" outlier" if judged.remarkable else ""}" data-place="{place}" '
+        f'data-name="{name}"{keys}>{_picture(case)}<h2>{link}</h2>{said}{numbers}</li>'
+    )
+
+
+def _lines(kind: str, texts: Sequence[str]) -> str:
+    return "".join(f'<p class="{kind}">{escape(text)}</p>' for text in texts)
+
+
+def _numbers(judged: _Judged, shown: Sequence[int]) -> str:
+    rows = (
         f"<dt>{escape(HEADLINES[k].name)}</dt><dd>{HEADLINES[k].text(judged.values[k])}</dd>"
         for k in shown
     )
-    keys = "".join(f' data-key{k}="{_sort_key(judged, k)}"' for k in shown)
-    flags = "".join(f'<p class="flags">{escape(text)}</p>' for text in judged.flags)
-    return (
-        f'<li class="case{" outlier" if judged.flags else ""}" data-place="{place}" '
-        f'data-name="{name}"{keys}>{_picture(case)}<h2>{link}</h2>{flags}<dl>{numbers}</dl></li>'
-    )
+    return f"<dl>{''.join(rows)}</dl>"
 
 
 def _sort_key(judged: _Judged, k: int) -> str:
@@ -126,14 +149,18 @@ def _sort_key(judged: _Judged, k: int) -> str:
 
 
 def _picture(case: Case) -> str:
-    if not case.thumbnail:
+    if case.thumbnail is None:
         return ""
-    data = base64.b64encode(case.thumbnail).decode()
-    return f'<img alt="fixed, warped, difference" src="data:image/jpeg;base64,{data}">'
+    data = base64.b64encode(case.thumbnail.jpeg).decode()
+    letters = "".join(f"<b>{escape(side)}</b>" for side in case.thumbnail.sides)
+    return (
+        '<div class="strip"><img alt="fixed, warped, difference" '
+        f'src="data:image/jpeg;base64,{data}">{f"<span>{letters}</span>" * 3}</div>'
+    )
 
 
-def thumbnail(scene: Scene) -> bytes:
-    """JPEG of the axial slice: fixed, warped and their difference."""
+def thumbnail(scene: Scene) -> Thumbnail:
+    """The axial slice: fixed, warped and their difference."""
     from matplotlib.image import imsave
 
     index = focus_xyz(scene)[AXIAL.normal]
@@ -143,7 +170,7 @@ def thumbnail(scene: Scene) -> bytes:
     stream = io.BytesIO()
     strip = np.concatenate(tiles, axis=1).astype(np.uint8)
     imsave(stream, strip, cmap="gray", vmin=0, vmax=255, format="jpg", pil_kwargs={"quality": 80})
-    return stream.getvalue()
+    return Thumbnail(stream.getvalue(), tuple(scene.letters[AXIAL.column]) if scene.letters else ())
 
 
 def _square_pixels(tile: NDArray[np.int16], scene: Scene) -> NDArray[np.int16]:

@@ -13,7 +13,7 @@ from carl_cli.io.resample import resample
 from carl_cli.io.transform import read_transform
 from carl_cli.report.figure import save_scene_figure
 from carl_cli.report.html import write_report
-from carl_cli.report.index import Case, thumbnail
+from carl_cli.report.index import Case, Thumbnail, thumbnail
 from carl_cli.report.record import InputFile, OutputFile, RunRecord, read_record, sha256_of
 from carl_cli.report.scene import build_scene
 from carl_cli.transform import Transform
@@ -60,7 +60,7 @@ class SavedRun:
         images = (self.fixed, self.moving, self.warped, self.transform)
         save_scene_figure(path, build_scene(*images, jacobian=self.jacobian, labels=self.labels))
 
-    def thumbnail(self) -> bytes:
+    def thumbnail(self) -> Thumbnail:
         images = (self.fixed, self.moving, self.warped, self.transform)
         return thumbnail(build_scene(*images, longest=96))
 

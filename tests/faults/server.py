@@ -117,6 +117,7 @@ def run(args: list[str], folder: str, streams: tuple[int, int], more_bytes: int 
             os.dup2(stream, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it for all that it starts
         if more_bytes is not None:
             bound = virtual_bytes() + more_bytes
             resource.setrlimit(resource.RLIMIT_AS, (bound, bound))

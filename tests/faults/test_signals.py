@@ -98,6 +98,10 @@ def test_an_ended_run_says_so(
     assert list(tmp_path.iterdir()) == []
 
 
+def _not_under_nohup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", CODES, ids=lambda n: n.name)
 def test_processes_of_their_own_at_any_moment(
@@ -115,7 +119,7 @@ def test_processes_of_their_own_at_any_moment(
         words = [*installed(), *map(str, call(sound_pair, weights, out))]
         with subprocess.Popen(
             words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE, text=True, preexec_fn=_not_under_nohup,
         ) as running:  # fmt: skip
             assert running.stderr is not None
             first = running.stderr.readline()

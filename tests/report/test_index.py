@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +73,43 @@ def test_failed_and_odd_cases_come_first_and_say_why(browser: Browser, index_pag
     browser.open(index_page)
     assert names(browser)[:2] == ["broken", f"odd {MARKUP}"]
     flags = browser.run("return [...document.querySelectorAll('.flags')].map((p) => p.textContent)")
-    assert flags == [f"can't read {MARKUP}", "mean Dice 0.310 stands out"]
+    assert flags == [f"failed: can't read {MARKUP}", "mean Dice 0.310 stands out"]
+    assert browser.run("return document.querySelector('.case').querySelectorAll('dl').length") == 0
     summary = browser.run("return document.querySelector('header .quiet').textContent")
     assert summary.startswith("24 cases, 1 failed, 1 to look at")
     assert browser.run("return window.hacked") is None
     assert browser.console() == []
     asked = [url for url in browser.requests() if not url.startswith("data:")]
     assert asked == [index_page.as_uri()]
+
+
+def test_whatever_is_remarkable_comes_before_the_rest(tmp_path: Path, record: RunRecord) -> None:
+    """A warning alone marks a case: none without a mark may stand above it."""
+    dices = [0.70, 0.80, 0.82, 0.84, 0.90]  # the first is 4 deviations off, the second 0.7
+    cases = [case(record, f"case {k}", dice) for k, dice in enumerate(dices)]
+    warned = cases[4].record.model_copy(update={"warnings": ["low confidence"]})
+    cases[4] = Case("warned", warned)
+    write_index(tmp_path / "index.html", cases)
+    page = (tmp_path / "index.html").read_text()
+    order = re.findall(r'class="case( outlier)?" data-place="\d" data-name="([^"]*)"', page)
+    assert [name for _, name in order][:3] == ["case 0", "warned", "case 1"]
+    assert [bool(mark) for mark, _ in order] == [True, True, False, False, False]
+
+
+def test_each_picture_has_its_letters(browser: Browser, index_page: Path) -> None:
+    """At its edges: R left of the middle of each third, L right of it."""
+    browser.screen(1360, 900)
+    browser.open(index_page)
+    places = browser.run("""
+        const strip = document.querySelector('.strip').getBoundingClientRect();
+        return [...document.querySelector('.strip').querySelectorAll('b')].map((b) => {
+          const box = b.getBoundingClientRect();
+          return [b.textContent, (box.left + box.width / 2 - strip.left) / strip.width * 3,
+            (box.top + box.height / 2 - strip.top) / strip.height];
+        })""")
+    assert [letter for letter, *_ in places] == ["R", "L"] * 3
+    np.testing.assert_allclose([x for _, x, _ in places], [0, 1, 1, 2, 2, 3], atol=0.15)
+    np.testing.assert_allclose([y for *_, y in places], 0.5, atol=0.1)
 
 
 def test_sorting_by_each_key(browser: Browser, index_page: Path) -> None:
@@ -104,7 +135,9 @@ def test_links_are_relative_and_quoted(tmp_path: Path, record: RunRecord) -> Non
 
 def test_thumbnail_shows_fixed_warped_and_difference(pair: Pair) -> None:
     scene = build_scene(pair.fixed, pair.moving, pair.warped, pair.transform)
-    picture = imread(io.BytesIO(thumbnail(scene)), format="jpg")[..., 0].astype(float)
+    found = thumbnail(scene)
+    assert found.sides == ("R", "L")  # the fixed grid is RAS: x runs to the left of the page
+    picture = imread(io.BytesIO(found.jpeg), format="jpg")[..., 0].astype(float)
     assert picture.shape == (110, 3 * 88)
     fixed, warped, difference = np.split(picture, 3, axis=1)
     assert np.abs(fixed - warped).mean() < 3

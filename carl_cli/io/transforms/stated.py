@@ -20,6 +20,7 @@ from carl_cli.geometry import Array
 RELATIVE_TOLERANCE = 1e-6  # of transforms in single precision
 MATLAB_HEAD = 20
 MATLAB_TYPES = {0: "<f8", 10: "<f4", 1000: ">f8", 1010: ">f4"}
+FIXED = b"fixed"  # ITK goes by the order alone; other readers by this name
 COMPOSITE = "CompositeTransform"
 
 
@@ -90,7 +91,8 @@ def _numbers(text: str) -> Array:
 
 def _matlab(path: Path) -> Iterator[Stated]:
     """Level 4 files: a head of five integers, a name, the numbers; again and again."""
-    content, at, found = path.read_bytes(), 0, []
+    content, at = path.read_bytes(), 0
+    found: list[Array] = []
     while at < len(content):
         kind, rows, columns, imaginary, length = struct.unpack_from("<5i", content, at)
         if kind not in MATLAB_TYPES:
@@ -99,6 +101,9 @@ def _matlab(path: Path) -> Iterator[Stated]:
         start, size = at + MATLAB_HEAD + length, rows * columns * dtype.itemsize
         if imaginary or min(rows, columns, length) < 0 or start + size > len(content):
             raise ValueError("a matrix that does not fit into the file")
+        name = content[start - length : start].rstrip(b"\0")
+        if len(found) % 2 and name != FIXED:
+            raise ValueError(f"{name!r} where the fixed parameters of a transform belong")
         found.append(np.frombuffer(content, dtype, rows * columns, start).astype(float))
         at = start + size
     if len(found) % 2:
