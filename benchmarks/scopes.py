@@ -28,7 +28,7 @@ from carl_cli.scoring import score
 from carl_cli.weights import Weights, load_weights
 
 FIELD_STEPS = (6, 12, 24, 48)
-RATES = {"refine": (1e-3, 5e-3), "all": (2e-5, 2e-4, 2e-3)}  # 2e-5: the paper's
+RATES = {"refine": (1e-3, 5e-3), "all": (2e-5, 2e-3)}  # 2e-5: the paper's
 
 
 def main() -> None:

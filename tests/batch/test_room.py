@@ -109,10 +109,10 @@ PEAKS = (
     Peak(128, "carl-base", "", "forward warped", 346, 1224),
     Peak(256, "carl-base", "", "forward warped inverse inverse_warped jacobian", 346, 1484),
     Peak(128, "carl-base", "field", "forward warped", 346, 1490),
-    Peak(128, "carl-base", "all", "forward warped", 346, 11104),
+    Peak(96, "carl-base", "all", "forward", 342, 2424),
     Peak(96, "paper", "", "forward", 476, 924),
     Peak(96, "paper", "all", "forward", 476, 3294),
-    Peak(96, "unet", "all", "forward", 596, 3419),
+    Peak(96, "unet", "all", "forward", 603, 3806),
 )
 SUFFIXES = {"forward": ".h5", "inverse": ".h5", "report": ".html"}
 
