@@ -14,6 +14,7 @@ run() { # name of the result, then the command
 }
 
 run tests "$python" -m pytest -q tests/kernels -m "gpu or not gpu"
+run other-tests "$python" -m pytest -q tests -m gpu
 run attention "$python" -m benchmarks.attention --device cuda --queries 85184 --sides 44 62
 run attention-backward \
     "$python" -m benchmarks.attention --device cuda --queries 85184 --sides 62 --backward

@@ -29,9 +29,15 @@ class Spread:
         return f"{self.median:.3g} ({self.least:.3g}-{self.most:.3g})"
 
 
-def call_seconds(call: Callable[[], object], rounds: int, device: str = "cpu") -> Spread:
-    """Of a call, after one that doesn't count; a GPU is waited for."""
-    samples = [_seconds(call, device) for _ in range(rounds + 1)][1:]
+def call_seconds(
+    call: Callable[[], object],
+    rounds: int,
+    device: str = "cpu",
+    warm_up: Callable[[], object] | None = None,
+) -> Spread:
+    """Of a call, after one that doesn't count, or after another call; a GPU is waited for."""
+    (warm_up or call)()
+    samples = [_seconds(call, device) for _ in range(rounds)]
     wall, cpu = zip(*samples, strict=True)
     return Spread(statistics.median(wall), min(wall), max(wall), statistics.median(cpu))
 
