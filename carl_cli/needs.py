@@ -37,6 +37,7 @@ FITTING_FIELD = 200  # the same without a network
 FITTING_UNET = 1.5  # what U-Nets take for their gradients, in what a forward pass takes
 FITTING_ENCODER = 20  # feature maps of the encoder: what its blocks start from, and one block
 FITTING_WINDOW = 40  # the same of window attention, which sees warped images too
+ON_GPU = 0.75  # tensors alone; on a CPU libraries take scratch memory beside them
 PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
 SCORING = 220
 RETAINED = 0.35  # of the network's memory is not given back to the system
@@ -115,7 +116,7 @@ def need_of(plan: Plan, fixed: Grid, moving: Grid, weights: Weights) -> Need:
         _writing(plan, sizes),
     )
     main = (sizes.images + _beside(plan, sizes) + max(stages)) / MIB + LIBRARIES_MIB
-    return Need(main, network / MIB if on_gpu else 0.0, sizes.network_shape)
+    return Need(main, ON_GPU * network / MIB if on_gpu else 0.0, sizes.network_shape)
 
 
 def _network_bytes(plan: Plan, sizes: Sizes, weights: Weights) -> float:

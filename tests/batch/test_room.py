@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +147,26 @@ def test_the_estimate_is_close_to_measured_peaks(case: Peak) -> None:
     need = need_of(plan, grid, grid, weights_of(case.weights))
     assert need.gpu_mib == 0
     assert 0.9 < (case.base + need.main_mib) / case.peak < 1.4
+
+
+def paper_on_a_gpu(side: int) -> float:
+    """MiB of GPU memory for all parameters of the paper's network, on a grid of side³."""
+    grid = Grid((side,) * 3, (1.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel().tolist()))
+    rule = PreprocessRule(grid_rule="stretch", shape_zyx=(side,) * 3)
+    paper = weights_of("paper")
+    options = RegistrationOptions(instance=InstanceOptions(scope="all"))
+    inputs, settings = CaseInputs(Path("a"), Path("b")), RunSettings(device="cuda")
+    plan = Plan(inputs, CaseOutputs(forward=Path("t.h5")), options, settings)
+    config = paper.config.model_copy(update={"preprocess": rule})
+    return need_of(plan, grid, grid, replace(paper, config=config)).gpu_mib
+
+
+def test_the_paper_s_network_is_fitted_within_8_gb_of_a_gpu() -> None:
+    """At 72³ torch's allocator held 558 MiB at most in a step, beside four times the parameters
+    (150 MiB): private copy, best state, Adam's two moments. Most of it grows with the voxels and
+    with the cells of the features; from 48³ and 72³ follow 5.9 GiB at the paper's 175³."""
+    assert 0.9 < paper_on_a_gpu(72) / (558 + 4 * 150) < 1.4
+    assert 5.9 * 1024 < paper_on_a_gpu(175) < 8 * 1024
 
 
 def huge(path: Path) -> Path:
