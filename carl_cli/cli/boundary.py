@@ -16,6 +16,7 @@ from carl_cli.errors import as_carl_error
 EXIT_INTERRUPTED = 130
 EXIT_SIGNAL = 128
 EXIT_BUG = 1
+REMINDER_SECONDS = 0.5
 
 
 class Terminated(BaseException):
@@ -61,12 +62,31 @@ def _ending_by_signal() -> Iterator[None]:
     try:
         yield
     finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
 
 
 def _raise_terminated(number: int, _frame: FrameType | None) -> None:
+    """Code that was interrupted may swallow the exception, as libraries do that call Python back:
+    it is raised again and again until it is on its way out."""
+
+    def remind(_alarm: int, _frame: FrameType | None) -> None:
+        if not _on_its_way(sys.exc_info()[1]):
+            raise Terminated(number)
+
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, remind)
+        signal.setitimer(signal.ITIMER_REAL, REMINDER_SECONDS, REMINDER_SECONDS)
     raise Terminated(number)
+
+
+def _on_its_way(handled: BaseException | None) -> bool:
+    """Whether what is cleaned up at this moment is cleaned up because of Terminated."""
+    while handled is not None and not isinstance(handled, Terminated):
+        handled = handled.__context__
+    return handled is not None
 
 
 def _report(failure: Exception) -> int:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import SimpleITK
 
 from carl_cli import errors
-from carl_cli.cli import commands
+from carl_cli.cli import boundary, commands
 
 from .conftest import Carl
 
@@ -143,6 +144,29 @@ def test_an_interrupt_from_outside_is_130() -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, "\nerror: interrupted\n")
+
+
+def test_an_end_that_is_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that drops the exception doesn't make the run go on; cleaning up is let alone."""
+    monkeypatch.setattr(boundary, "REMINDER_SECONDS", 0.05)
+    done: list[str] = []
+
+    def run() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+        except BaseException:
+            done.append("swallowed")
+        try:
+            time.sleep(20)
+            done.append("went on")
+        finally:
+            time.sleep(0.3)
+            done.append("cleaned up")
+
+    assert boundary.exit_code_of(run) == 143
+    assert done == ["swallowed", "cleaned up"]
+    time.sleep(0.2)  # and then there is peace
 
 
 def _carl(*args: str) -> list[str]:

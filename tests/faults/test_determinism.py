@@ -86,7 +86,7 @@ def test_threads_do_not_change_gradicon() -> None:
 
 @pytest.fixture(scope="module")
 def big_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return phantom_pair(tmp_path_factory.mktemp("big"), voxel_mm=5.0)
+    return phantom_pair(tmp_path_factory.mktemp("big"), voxel_mm=6.0)
 
 
 def written(
@@ -99,7 +99,7 @@ def written(
     outputs = ["-o", out / "t.h5", "-O", out / "i.nii.gz", "-w", out / "w.nii.gz", "--jacobian",
                out / "j.mha", "--confidence", out / "c.mha"]  # fmt: skip
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    told = dict.fromkeys(names, str(threads))
+    told = {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "passive"}
     ended = process([*call, "--threads", threads, *outputs, *options], out, SECONDS, **told)
     assert ended.code == 0, ended.err
     found = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -109,18 +109,16 @@ def written(
 
 @pytest.mark.slow
 def test_threads_do_not_change_the_bytes(big_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """With the weights of the package: forward, fitted, by its affine part, from a rigid one."""
+    """With the weights of the package: forward, fitted, by its affine part."""
     call: list[object] = ["register", *big_pair]
     transforms = []
-    for number, options in enumerate(
-        ((), ("--io", "--io-steps", 8), ("--affine-only",), ("--init", "rigid"))
-    ):
+    for number, options in enumerate(((), ("--io", "--io-steps", 6), ("--affine-only",))):
         folder = tmp_path / str(number)
         folder.mkdir()
         one, two = (written(call, folder, threads, options) for threads in (1, 2))
         assert {k: v == two[k] for k, v in one.items()} == dict.fromkeys(one, True), options
         transforms.append(one["t.h5"])
-    assert len(set(transforms)) == 4  # the options did something
+    assert len(set(transforms)) == 3  # the options did something
 
 
 def test_what_deterministic_asks_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
