@@ -11,6 +11,7 @@ unit coordinates, component k along array axis k.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,12 +23,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from carl_cli.evaluation import dice
-from carl_cli.fields import Map, identity, sample, voxels_per_unit
+from carl_cli.fields import DisplacementMap, Map, identity, sample, voxels_per_unit
 from carl_cli.io.image import read_image
 from carl_cli.io.resample import resample
 from carl_cli.model.attention import WindowAttention
 from carl_cli.model.layers import pool
 from carl_cli.model.operators import Down, Registrar, SymmetricTwoStep, TwoStep
+from carl_cli.model.unet import DisplacementUNet
 from carl_cli.preprocess import PreparedPair
 
 Mode = Literal["[U,U]", "[W,U]"]
@@ -230,22 +232,43 @@ def dice_against_shift(
     """Fig. 4 of the paper. labels: fixed and moving, of the views' shape, by nearest neighbour.
 
     All images lie on one grid that is long enough for the largest shift, so that no network
-    sees anything cut off; `none` is the pair left as it is.
+    sees anything cut off; `none` is the pair left as it is. A Ψ tells parts of the grid's extent:
+    here of the grid before it was made longer, so that it moves by as many voxels as on that.
     """
     spacing = views.moving_spacing_mm[-1]
     longest = int(np.ceil(max(shifts_mm) / spacing / LARGEST_STEP) * LARGEST_STEP)
     fixed, moving = (pad(image, [0, longest]) for image in (views.fixed, views.moving))
     truth = np.pad(labels[0], [(0, 0)] * (labels[0].ndim - 1) + [(0, longest)])
     shape = tuple(fixed.shape[2:])
+    parts = [voxels_per_unit(n, views.align_corners) for n in (views.shape, shape)]
     for shift_mm in shifts_mm:
         voxels = shift_mm / spacing
         seen = _rolled(moving, voxels, views.align_corners)
         for name, network in {"none": None, **networks}.items():
-            grid = identity(shape, views.align_corners)
-            phi = grid if network is None else network(fixed, seen).on_grid(shape)
+            phi = identity(shape, views.align_corners)
+            if network is not None:
+                with _displacements_times(network, parts[0] / parts[1]):
+                    phi = network(fixed, seen).on_grid(shape)
             places = _voxels(phi, shape, views.align_corners)
             places[-1] -= voxels  # labels stay where they are: the point moves back
             yield ShiftScore(name, shift_mm, dice(truth, _nearest(labels[1], places)).mean)
+
+
+@contextmanager
+def _displacements_times(network: Registrar, factors_D: Tensor) -> Iterator[None]:
+    """What each Ψ finds is multiplied, axis by axis."""
+
+    def multiply(psi: DisplacementUNet, _: object, found: DisplacementMap) -> DisplacementMap:
+        wide = factors_D.to(found.displacement_BDx).view(1, -1, *[1] * len(factors_D))
+        return psi.map_kind(found.displacement_BDx * wide, psi.align_corners)
+
+    modules = (m for m in network.modules() if isinstance(m, DisplacementUNet))
+    hooks = [m.register_forward_hook(multiply) for m in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _rolled(image: Tensor, voxels: float, align_corners: bool) -> Tensor:

@@ -231,6 +231,33 @@ def test_dice_against_shift_by_closed_form() -> None:
         assert dice["follows", mm] == pytest.approx(1.0)
 
 
+def test_a_displacement_is_as_many_voxels_on_the_longer_grid() -> None:
+    """A Ψ that moves everything by 5 voxels, 10 mm, on the pair's own grid: what is shifted by
+    as much fits, however long the grid is; what is shifted by more or less does not."""
+    config = ModelConfig(
+        coarse="unet",
+        coarse_scale=1,
+        refine_scales=(),
+        unet=UNetConfig(down=(2,), up=(2,)),
+        coordinates="centres",
+    )
+    network = build_network(config)
+    with torch.no_grad():
+        network.last.bias[-1] = 10 * 5 / SHAPE[-1]  # type: ignore[index,operator]
+    labels = boxes(12)
+    image = torch.from_numpy(labels[None, None] / 3.0).float()
+    seen = Views(image, image, SPACING, SPACING, False)
+    for largest in (20.0, 100.0):
+        scores = dice_against_shift(
+            {"psi": network}, seen, (labels, labels), [0.0, 10.0, 20.0, largest]
+        )
+        dice = [s.dice for s in scores if s.network == "psi"]
+        assert dice[:3] == pytest.approx([0.5, 1.0, 0.5])
+    alone = network(image, image).on_grid(SHAPE)
+    moved = (alone - identity(SHAPE, False))[0, -1] * SHAPE[-1]
+    torch.testing.assert_close(moved, torch.full(SHAPE, 5.0))
+
+
 def test_views_of_a_prepared_pair() -> None:
     phantom = make_phantom(seed=1, voxel_mm=15.0)
     rule = PreprocessRule(grid_rule="physical", max_voxels=32**3, multiple_of=16)
