@@ -98,8 +98,10 @@ def test_an_ended_run_says_so(
     assert list(tmp_path.iterdir()) == []
 
 
-def _not_under_nohup() -> None:
+def _in_the_foreground() -> None:
+    """nohup ignores SIGHUP for all that it starts, and a shell SIGINT for what is behind it."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.slow
@@ -119,7 +121,7 @@ def test_processes_of_their_own_at_any_moment(
         words = [*installed(), *map(str, call(sound_pair, weights, out))]
         with subprocess.Popen(
             words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, preexec_fn=_not_under_nohup,
+            stderr=subprocess.PIPE, text=True, preexec_fn=_in_the_foreground,
         ) as running:  # fmt: skip
             assert running.stderr is not None
             first = running.stderr.readline()
