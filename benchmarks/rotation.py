@@ -89,7 +89,7 @@ def small(weights: Weights, side: int | None) -> Weights:
     if side is None:
         return weights
     rule = weights.config.preprocess.model_copy(update={"max_voxels": side**3})
-    return replace(weights, config=weights.config.model_copy(update={"preprocess": rule}))
+    return weights.prepared_by(rule)
 
 
 def arguments() -> argparse.Namespace:

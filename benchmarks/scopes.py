@@ -64,7 +64,7 @@ HEADER = ["scope", "steps", "rate", "CPU seconds", "loss before", "after", "Dice
 def on_grid(weights: Weights, voxels: int) -> Weights:
     """The same weights on a grid of at most so many voxels."""
     rule = weights.config.preprocess.model_copy(update={"max_voxels": voxels})
-    return replace(weights, config=weights.config.model_copy(update={"preprocess": rule}))
+    return weights.prepared_by(rule)
 
 
 def choices(

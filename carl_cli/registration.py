@@ -5,7 +5,7 @@ prepare the pair → network (→ instance optimisation) → physical transform
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -165,7 +165,7 @@ def _turned(
     progress: Progress,
 ) -> Transform:
     rule = searched_rule(weights.config.preprocess)
-    small = replace(weights, config=weights.config.model_copy(update={"preprocess": rule}))
+    small = weights.prepared_by(rule)
     return search_rotation(prepare(fixed, moving, small, options), small, progress)
 
 

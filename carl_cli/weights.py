@@ -7,7 +7,7 @@ intensities that it was trained on, and the instance optimisation that suits it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,10 @@ class Weights:
     @property
     def device(self) -> str:
         return str(next(self.network.parameters()).device)
+
+    def prepared_by(self, rule: PreprocessRule) -> Weights:
+        """The same network for pairs that another rule prepares."""
+        return replace(self, config=self.config.model_copy(update={"preprocess": rule}))
 
 
 def load_weights(folder: str | Path, device: str = "cpu") -> Weights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,7 +134,7 @@ def _smaller(weights: Weights, side: int | None) -> Weights:
     if rule.shape_zyx is not None:
         raise UsageError("--side with weights of a fixed grid", "leave it out")
     rule = rule.model_copy(update={"max_voxels": side**3})
-    return replace(weights, config=weights.config.model_copy(update={"preprocess": rule}))
+    return weights.prepared_by(rule)
 
 
 def _same_kind(name: str, chosen: Weights) -> Weights:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -95,7 +95,7 @@ def _register(
     weights = method.load(device)
     if what.preprocess == "protocol" and described.preprocess is not None:
         rule = described.preprocess.rule()
-        weights = replace(weights, config=weights.config.model_copy(update={"preprocess": rule}))
+        weights = weights.prepared_by(rule)
     setup = Setup(weights.source, device, threads, method.network.deterministic)
     entries = read_table(table)
     results = what.out_dir / "results"

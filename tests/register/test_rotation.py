@@ -133,7 +133,7 @@ def test_a_wrong_header_is_found(weights: Weights, turn: np.ndarray) -> None:
 def test_register_with_a_turned_header(weights: Weights) -> None:
     """180 degrees: lost without --init rigid, as good as unturned with it."""
     rule = weights.config.preprocess.model_copy(update={"max_voxels": 48**3})
-    small = replace(weights, config=weights.config.model_copy(update={"preprocess": rule}))
+    small = weights.prepared_by(rule)
     phantom = make_phantom(seed=2, voxel_mm=9.0)
     moving, motion = turned(phantom.moving, UPSIDE_DOWN)
     partners = motion(phantom.truth(phantom.fixed_points))
