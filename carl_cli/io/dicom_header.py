@@ -162,15 +162,18 @@ def _parse(
     """Collect WANTED elements in data[at:end] into `found`; where parsing stopped."""
     if depth > DEEPEST:
         raise ValueError("sequences nested too deep")
+    padding = False  # what follows the pixels: only not to be longer than the file
     while at + 8 <= end:
         element = _element(data, at, encoding)
         leaves_group = group is not None and element.tag >> 16 != group
-        if (element.tag >= PIXELS and depth == 0) or leaves_group:
+        fragments = element.tag == PIXELS and element.length == UNDEFINED
+        if (fragments and depth == 0) or leaves_group:
             return at
         if element.tag == ITEM_END:
             return element.start
-        at = _take(data, element, end, encoding, found, depth)
-    if depth == 0 and at != end:
+        at = _take(data, element, end, encoding, {} if padding else found, depth)
+        padding = padding or element.tag >= PIXELS
+    if depth == 0 and at != end and not padding:
         raise ValueError("it ends within an element")
     return at
 

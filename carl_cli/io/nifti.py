@@ -109,11 +109,10 @@ def _check_datatype(header: Header, path: Path) -> None:
 
 def _geometry(header: Header, header_path: Path, path: Path) -> Grid:
     """Ask ITK where the voxels lie; refuse what it would guess, warn where it chooses."""
+    _check_pixdim(header, path)
     affine = _chosen_affine(header, path)
     grid = _itk_grid(header, header_path, path)
-    if affine is None:
-        _check_pixdim(header, path)
-    elif grid.dimension == 3:
+    if affine is not None and grid.dimension == 3:
         _check_agrees(grid, affine, path)
         _warn_forms(header, grid, path)
     return grid
@@ -124,7 +123,6 @@ def _chosen_affine(header: Header, path: Path) -> NDArray[np.float64] | None:
     if header.sform is not None and header.prefers_sform and not is_sheared(header.sform):
         return header.sform
     if header.qform is not None:
-        _check_pixdim(header, path)
         return header.qform
     if header.sform is not None:
         raise InputError(
@@ -135,6 +133,7 @@ def _chosen_affine(header: Header, path: Path) -> NDArray[np.float64] | None:
 
 
 def _check_pixdim(header: Header, path: Path) -> None:
+    """ITK takes the spacing from here even where the sform places the image."""
     spacing = header.pixdim[: min(3, len(header.shape))]
     if not (np.isfinite(spacing).all() and min(spacing) > 0):
         raise InputError(
@@ -234,11 +233,17 @@ def _scaled(voxels: NDArray[np.generic], header: Header) -> NDArray[np.generic]:
     if not usable or (slope, intercept) == (1.0, 0.0):
         return voxels
     narrow = voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32
+    narrow = narrow and _fit_float32(slope, intercept)
     result = np.empty(voxels.shape, np.float32 if narrow else np.float64)
     for start in range(0, len(voxels), SCALED_AT_ONCE):  # in double, as ITK does
         part = slice(start, start + SCALED_AT_ONCE)
         result[part] = voxels[part].astype(np.float64) * slope + intercept
     return result
+
+
+def _fit_float32(slope: float, intercept: float) -> bool:
+    """Also times a 16-bit voxel."""
+    return abs(slope) > 1e-36 and max(abs(slope), abs(intercept)) < 1e32
 
 
 def _shape_image(flat: NDArray[np.generic], header: Header, grid: Grid, source: str) -> Image:

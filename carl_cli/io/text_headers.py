@@ -28,13 +28,6 @@ DATA_FILE = re.compile(
     rb"^(?:data ?file:|ElementDataFile *=)[ \t]*([^\r\n]*)\r?\n", re.MULTILINE | re.IGNORECASE
 )
 END_OF_NRRD = re.compile(rb"\r?\n\r?\n")
-PACKED = re.compile(
-    r"^(?:encoding: *(?:gz|bz)|CompressedData *= *(?:t|1))", re.MULTILINE | re.IGNORECASE
-)
-GZIP = re.compile(r"^(?:encoding: *gz|CompressedData *= *(?:t|1))", re.MULTILINE | re.IGNORECASE)
-TEXT = re.compile(
-    r"^(?:encoding: *(?:txt|text|ascii|hex)|BinaryData *= *(?:f|0))", re.MULTILINE | re.IGNORECASE
-)
 ONE, ONE_PER_AXIS, MATRIX = 0, 1, 2
 META_NUMBERS = {
     "NDims": ONE, "ElementNumberOfChannels": ONE, "CompressedDataSize": ONE, "HeaderSize": ONE,
@@ -43,7 +36,8 @@ META_NUMBERS = {
     "CenterOfRotation": ONE_PER_AXIS, "TransformMatrix": MATRIX, "Rotation": MATRIX,
     "Orientation": MATRIX,
 }  # fmt: skip
-META_LINE = re.compile(r"\s*([^=:\s][^=:]*?)\s*[=:](.*)")
+LINE = re.compile(r"\s*([^=:\s][^=:]*?)\s*[=:](.*)", re.ASCII)
+BLANKS = " \t\r\v\f"
 NRRD_FINITE = {"dimension", "space dimension", "sizes", "space directions", "space origin"}
 NRRD_NUMBERS = NRRD_FINITE | {"spacings", "thicknesses", "axis mins", "axis maxs"}
 META_SWITCHES = (
@@ -60,13 +54,28 @@ class TextHeader:
     text: str
     end: int | None
 
+    @cached_property
+    def fields(self) -> dict[str, str]:
+        """Key in small letters → value, without the spaces of ASCII around them, as MetaIO
+        splits a line: any other space is a part of the value."""
+        matches = map(LINE.fullmatch, self.text.splitlines())
+        return {match[1].lower(): match[2].strip(BLANKS) for match in matches if match}
+
+    @property
+    def gzipped(self) -> bool:
+        return self._starts("encoding", "gz") or self._starts("compresseddata", "t", "1")
+
     @property
     def packed(self) -> bool:
-        return bool(PACKED.search(self.text))
+        return self.gzipped or self._starts("encoding", "bz")
 
     @property
     def numbers_as_text(self) -> bool:
-        return bool(TEXT.search(self.text))
+        as_text = self._starts("encoding", "txt", "text", "ascii", "hex")
+        return as_text or self._starts("binarydata", "f", "0")
+
+    def _starts(self, key: str, *words: str) -> bool:
+        return self.fields.get(key, "").lower().startswith(words)
 
     @cached_property
     def data_files(self) -> list[Path]:
@@ -104,7 +113,7 @@ def _check_meta(header: TextHeader) -> None:
     count = int(axes) if axes.isascii() and axes.isdigit() else 0
     for key, value in fields.items():
         expected = {ONE: 1, ONE_PER_AXIS: count, MATRIX: count**2}.get(META_NUMBERS.get(key, -1))
-        if expected is not None and not _are_numbers(value.split(), expected):
+        if expected is not None and not _are_numbers(value, expected):
             raise _damaged(header.path, f"{key} = {_shown(value)}, {expected} numbers expected")
         if key in META_SWITCHES and not SWITCH.fullmatch(value):
             raise _damaged(header.path, f"{key} = {_shown(value)}, True or False expected")
@@ -124,23 +133,30 @@ def _check_nrrd(header: TextHeader) -> None:
         key, colon, value = line.partition(":")
         if not colon or key.strip().lower() not in NRRD_NUMBERS:
             continue
-        words = re.sub(r"[(),]", " ", value.replace("none", " ")).split()
         lone = key.strip().lower() in NRRD_FINITE
-        if not all(_is_number(word, lone) for word in words):
+        if not value.isascii() or not all(_is_number(word, lone) for word in _nrrd_words(value)):
             raise _damaged(header.path, f"{key}: {_shown(value.strip())}, numbers were expected")
+
+
+def _nrrd_words(value: str) -> Iterator[str]:
+    """What has to be a number; a vector's coordinates are parted by commas alone."""
+    for vector, word in re.findall(r"\(([^()]*)\)|(\S+)", value):
+        if word != "none":
+            yield from [word] if word else [part.strip() for part in vector.split(",")]
 
 
 def _meta_fields(header: TextHeader) -> Iterator[tuple[str, str]]:
     for line in header.text.splitlines():
-        match = META_LINE.fullmatch(line)
+        match = LINE.fullmatch(line)
         if match:
-            yield match[1], match[2].strip()
+            yield match[1], match[2].strip(BLANKS)
         elif line.strip():
             raise _damaged(header.path, f"{_shown(line)} in its header, a field was expected")
 
 
-def _are_numbers(words: list[str], count: int) -> bool:
-    return len(words) == count and all(_is_number(word, True) for word in words)
+def _are_numbers(value: str, count: int) -> bool:
+    words = value.split()
+    return value.isascii() and len(words) == count and all(_is_number(w, True) for w in words)
 
 
 def _is_number(word: str, finite: bool) -> bool:
@@ -160,7 +176,7 @@ def check_packed_voxels(header: TextHeader, claimed: int) -> None:
 
     Raises InputError. Streams in files of a list are left to the library.
     """
-    if not GZIP.search(header.text) or header.end is None or "HeaderSize" in header.text:
+    if not header.gzipped or header.end is None or "HeaderSize" in header.text:
         return
     named = header.data_files
     if len(named) > 1:

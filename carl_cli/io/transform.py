@@ -73,9 +73,9 @@ def read_transform(path: str | Path, program: Program | None = None) -> Transfor
 
 
 def _read_itk(path: Path) -> Transform:
-    try_out(path, lambda: sitk.ReadTransform(str(path)))
+    try_out(path, lambda: _itk_transform(path))
     try:
-        read, _ = overheard(lambda: sitk.ReadTransform(str(path)))
+        read, _ = overheard(lambda: _itk_transform(path))
     except (RuntimeError, UnicodeDecodeError) as error:
         reason = (
             "its format is unknown or damaged" if "Transform IO" in str(error) else cause(error)
@@ -84,6 +84,12 @@ def _read_itk(path: Path) -> Transform:
     if full_suffix(path).lower() in AFFINE:
         check_stated(path, list(leaves(read)))
     return from_sitk_transform(read)
+
+
+def _itk_transform(path: Path) -> sitk.Transform:
+    if full_suffix(path).lower() in COMPOSITE:
+        hdf5.check_whole(path)
+    return sitk.ReadTransform(str(path))
 
 
 def _check_sane(transform: Transform, path: Path) -> None:

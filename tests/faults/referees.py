@@ -14,6 +14,7 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 import zlib
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ def affine_of(read: sitk.Image) -> Array:
 
 
 def by_nibabel(path: Path) -> Picture:
-    read: Any = nibabel.load(path, mmap=False)
+    try:
+        read: Any = nibabel.load(path, mmap=False)
+    except ValueError as error:
+        if "read length" in str(error):  # of an extension: nothing that places a voxel
+            raise Unknown from None
+        raise
     if len(read.shape) < 3:
         raise Unknown
     values = np.asanyarray(read.dataobj)
@@ -274,7 +280,7 @@ def points_of(path: Path) -> Array:
     content = path.read_bytes()
     suffix = "".join(path.suffixes)
     if suffix == ".csv":
-        rows = list(csv.DictReader(content.decode("utf-8-sig").splitlines()))
+        rows = list(csv.DictReader(StringIO(content.decode("utf-8-sig"), newline="")))
         clean = [{str(k).strip().lower(): v for k, v in row.items()} for row in rows]
         return _three([[row[axis] for axis in "xyz"] for row in clean])
     if suffix == ".txt":

@@ -298,6 +298,18 @@ def test_truncated_and_boastful_files(tmp_path: Path) -> None:
     refused(save_series(tmp_path / "b", boast), "claims 7200000000 bytes")
 
 
+def test_what_follows_the_pixels(tmp_path: Path) -> None:
+    """Padding is no harm; an element longer than the file would be given its memory."""
+    folder = save_series(tmp_path / "a")
+    one = folder / "000.dcm"
+    whole = one.read_bytes()
+    for padding in (b"\0", bytes(64), b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0abcd"):
+        one.write_bytes(whole + padding)
+        check(folder, HU)
+    one.write_bytes(whole + b"\xfc\xff\xfc\xffOB\0\0" + (2**31 - 8).to_bytes(4, "little"))
+    refused(folder, "damaged DICOM file .an element reaches beyond the end")
+
+
 def test_other_files_in_the_folder_do_not_matter(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "a")
     (folder / "notes.txt").write_text("hello")

@@ -54,6 +54,33 @@ def test_truncated(tmp_path: Path, suffix: str, compress: bool, kept: float) -> 
     assert "\n" not in str(refusal.value)
 
 
+def test_a_checksum_is_compared(tmp_path: Path) -> None:
+    """MetaIO hands on what the stream's checksum denies."""
+    path = save(tmp_path / "a.mha", True)
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), ARRAY)
+    with pytest.raises(InputError, match="can't be unpacked"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("line", [b"CompressedData = ", b"BinaryData = ", b"DimSize = "])
+def test_a_space_that_is_none_in_ascii(tmp_path: Path, line: bytes) -> None:
+    """MetaIO takes it for a part of the value: packed bytes would pass for voxels."""
+    path = edit(save(tmp_path / "a.mha", True), line, line[:-1] + b"\xa0")
+    with pytest.raises(InputError, match=r"xa0.* expected"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("bad", [b"(0,0,1", b"(0,0 0,1)", b"(0,0,,1)", b"0,0,1)"])
+def test_a_vector_that_is_broken(tmp_path: Path, bad: bytes) -> None:
+    """NrrdIO takes the first number of two."""
+    path = edit(save(tmp_path / "a.nrrd", False), b"(0,0,1)", bad)
+    with pytest.raises(InputError, match=r"space directions: .*numbers were expected"):
+        read_image(path)
+
+
 def test_missing_data_file(tmp_path: Path) -> None:
     for suffix, data in ((".nhdr", "a.raw"), (".mhd", "a.raw")):
         path = save(tmp_path / f"a{suffix}", False)

@@ -129,6 +129,13 @@ def test_slope_and_intercept(tmp_path: Path, code: str, real: str) -> None:
         check(read_image(patch(path, 112, struct.pack("<2f", *unused))))
 
 
+@pytest.mark.parametrize(("slope", "intercept"), [(1e-300, 0.0), (2.0, 1e300)])
+def test_a_slope_beyond_single_precision(tmp_path: Path, slope: float, intercept: float) -> None:
+    path = save(tmp_path / "a.nii", ARRAY.astype("i2"), kind=nib.Nifti2Image)
+    image = read_image(patch(path, 176, struct.pack("<2d", slope, intercept)))
+    np.testing.assert_array_equal(image.array, ARRAY.T * slope + intercept)
+
+
 def test_further_axes(tmp_path: Path) -> None:
     check(read_image(save(tmp_path / "one.nii", ARRAY[..., None])))
     three = np.stack([ARRAY, ARRAY + 1, ARRAY + 2], axis=-1)
@@ -187,6 +194,9 @@ def test_spacing_that_makes_no_sense(tmp_path: Path, bad: float) -> None:
     none = save(tmp_path / "b.nii", qform=(None, 0), sform=(None, 0))
     with pytest.raises(InputError, match="voxel spacing"):
         read_image(patch(none, 80, struct.pack("<f", bad)))
+    both = save(tmp_path / "c.nii")  # the sform rules, and ITK takes the spacing from pixdim
+    with pytest.raises(InputError, match="voxel spacing"):
+        read_image(patch(both, 80, struct.pack("<f", bad)))
 
 
 def test_singular_sform(tmp_path: Path) -> None:

@@ -7,14 +7,19 @@ order = our order of parts: the last transform in the file acts first.
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import SimpleITK as sitk
 
+from carl_cli.errors import InputError
 from carl_cli.io.transforms.conversion import to_sitk_transform
 from carl_cli.io.transforms.timeless import forget_times
 from carl_cli.transform import BSplineTransform, Transform
+
+if TYPE_CHECKING:
+    import h5py
 
 Precision = Literal["float", "double"]
 
@@ -33,3 +38,26 @@ def write(path: Path, parts: list[Transform], precision: Precision) -> None:
         composite = sitk.CompositeTransform([to_sitk_transform(part) for part in parts])
         sitk.WriteTransform(composite, str(path))
     forget_times(path)
+
+
+def check_whole(path: Path) -> None:
+    """Raise InputError where numbers are missing: ITK reads a lost piece as zeros, in silence."""
+    import h5py  # late: only who reads an .h5 waits for it
+
+    if not h5py.is_hdf5(path):
+        return  # ITK says so itself
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(_check_pieces)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error})", "get the file again") from None
+
+
+def _check_pieces(name: str, item: h5py.Group | h5py.Dataset) -> None:
+    chunks = getattr(item, "chunks", None)
+    if chunks is None:
+        return
+    starts = product(*(range(0, n, m) for n, m in zip(item.shape, chunks, strict=True)))
+    pieces = [item.id.get_chunk_info(i) for i in range(item.id.get_num_chunks())]
+    if {piece.chunk_offset for piece in pieces} != set(starts):
+        raise ValueError(f"{name} has lost a piece")
