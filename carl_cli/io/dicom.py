@@ -8,6 +8,7 @@ header reach neither the image nor any message.
 from __future__ import annotations
 
 import errno
+import logging
 import lzma
 import re
 import shutil
@@ -30,6 +31,8 @@ from carl_cli.io.sitk_bridge import GZIP_LIMIT, execute
 from carl_cli.io.volume import Image
 
 Vector = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 RAW_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
@@ -259,6 +262,7 @@ def _arrange(
     if np.abs(directions.T @ directions - np.eye(3)).max() > SAME_ORIENTATION:
         raise InputError(f"{path}: row and column directions are not at right angles")
     positions = _positions(path, frames)
+    _warn_unplaced(path, first)
     order = np.argsort(positions @ directions[:, 2], kind="stable")
     step_mm = _slice_distance(path, positions[order], directions[:, 2], first.thickness)
     spacing = (rows_columns[1], rows_columns[0], step_mm)
@@ -267,6 +271,17 @@ def _arrange(
     origin, direction = positions[order[0]], directions.ravel()
     size = (shape[2], shape[1], len(frames))
     return order, Grid(size, spacing, tuple(map(float, origin)), tuple(map(float, direction)))
+
+
+def _warn_unplaced(path: Path, first: Frame) -> None:
+    known = {
+        "position (0, 0, 0)": first.position is not None,
+        "orientation (axial)": len(first.orientation) == 6,
+        "pixel spacing (1 mm)": len(first.spacing_rows_columns) == 2,
+    }
+    assumed = ", ".join(name for name, there in known.items() if not there)
+    if assumed:
+        log.warning("%s: its header does not tell these, and they are assumed: %s", path, assumed)
 
 
 def _positions(path: Path, frames: Sequence[Frame]) -> Vector:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,8 +113,11 @@ def text(elements: Elements, tag: int) -> str:
 
 
 def numbers(elements: Elements, tag: int) -> tuple[float, ...]:
-    """A decimal or integer string element; () when absent or empty."""
-    return tuple(float(part) for part in text(elements, tag).split("\\") if part.strip())
+    """A decimal or integer string element; () when absent or empty. ValueError for others."""
+    values = tuple(float(part) for part in text(elements, tag).split("\\") if part.strip())
+    if not all(map(isfinite, values)):
+        raise ValueError(f"{values} in element {tag:08x}")
+    return values
 
 
 def short(elements: Elements, tag: int, default: int) -> int:
@@ -162,20 +166,33 @@ def _parse(
     """Collect WANTED elements in data[at:end] into `found`; where parsing stopped."""
     if depth > DEEPEST:
         raise ValueError("sequences nested too deep")
-    padding = False  # what follows the pixels: only not to be longer than the file
     while at + 8 <= end:
         element = _element(data, at, encoding)
         leaves_group = group is not None and element.tag >> 16 != group
-        fragments = element.tag == PIXELS and element.length == UNDEFINED
-        if (fragments and depth == 0) or leaves_group:
+        if leaves_group:
+            return at
+        if element.tag >= PIXELS and depth == 0:
+            _check_rest(data, element, end, encoding)
             return at
         if element.tag == ITEM_END:
             return element.start
-        at = _take(data, element, end, encoding, {} if padding else found, depth)
-        padding = padding or element.tag >= PIXELS
-    if depth == 0 and at != end and not padding:
+        at = _take(data, element, end, encoding, found, depth)
+    if depth == 0 and at != end:
         raise ValueError("it ends within an element")
     return at
+
+
+def _check_rest(data: Buffer, pixels: _Element, end: int, encoding: _Encoding) -> None:
+    """Whole elements and zeros may follow the pixels: what is longer than the file, or none at
+    all, would be given the memory that it asks for. Fragments are left to GDCM."""
+    if pixels.length == UNDEFINED:
+        return
+    at = _take(data, pixels, end, encoding, {}, 0)
+    while at + 8 <= end and any(data[at:end]):
+        element = _element(data, at, encoding)
+        if encoding.explicit and not element.representation.isupper():
+            raise ValueError("no element where one was expected")
+        at = _take(data, element, end, encoding, {}, 0)
 
 
 def _take(

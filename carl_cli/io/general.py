@@ -3,6 +3,7 @@ only as far as the file's size and a sane geometry allow."""
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from math import prod
@@ -19,8 +20,11 @@ from carl_cli.io.text_headers import (
     check_numbers,
     check_packed_voxels,
     read_text_header,
+    says_spacing,
 )
 from carl_cli.io.volume import Image, from_sitk
+
+log = logging.getLogger(__name__)
 
 IMAGE_IOS = {
     ".nrrd": "NrrdImageIO",
@@ -47,7 +51,10 @@ def read_general(path: Path) -> Image:
     """
     reader = _checked_header(path)
     if path.suffix.lower() in TEXT_HEADERS:
-        check_packed_voxels(read_text_header(path), _claimed_bytes(reader))
+        header = read_text_header(path)
+        check_packed_voxels(header, _claimed_bytes(reader))
+        if not says_spacing(header):
+            log.warning("%s: no ElementSpacing: 1 mm along each axis is assumed, as in ITK", path)
     image = from_sitk(execute(reader, path), str(path))
     image = replace(image, grid=_in_lps(image.grid, path))
     return replace(image, channel_kind="rgb") if _is_colour(reader, path) else image

@@ -229,7 +229,7 @@ def _fill(file: BinaryIO, target: memoryview) -> int:
 
 def _scaled(voxels: NDArray[np.generic], header: Header) -> NDArray[np.generic]:
     slope, intercept = header.rescale
-    usable = np.isfinite([slope, intercept]).all() and slope != 0 and header.colours == 1
+    usable = np.isfinite(slope) and slope != 0 and header.colours == 1
     if not usable or (slope, intercept) == (1.0, 0.0):
         return voxels
     narrow = voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32

@@ -6,7 +6,7 @@ import gzip
 import struct
 import zlib
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, isinf, prod
 from os import SEEK_END
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -25,7 +25,8 @@ NIFTI1_HEADER, NIFTI2_HEADER = 348, 540
 SHEAR_TOLERANCE = 1e-3
 GZIP_MAGIC = b"\x1f\x8b"
 SINGLE_MAGIC, PAIR_MAGIC = b"n+1\0", b"ni1\0"
-NIFTI2_MAGIC = (b"n+2\0", b"ni2\0")
+NIFTI2_MAGIC = (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
+LAST_FORM = 5  # of the codes that say what a form refers to
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def parse_header(raw: bytes, path: Path) -> Header:
         if size == NIFTI1_HEADER:
             _check_magic(raw, path)
             return _parse_nifti1(raw[:NIFTI1_HEADER], endian, path)
-        if size == NIFTI2_HEADER and raw[4:8] in NIFTI2_MAGIC and len(raw) == NIFTI2_HEADER:
+        if size == NIFTI2_HEADER and raw[4:12] in NIFTI2_MAGIC and len(raw) == NIFTI2_HEADER:
             return _parse_nifti2(raw, endian, path)
     found = "it is empty" if not raw else "the header is not NIfTI or is truncated"
     raise InputError(f"{path}: {found}", "give a .nii, .nii.gz or .hdr/.img file")
@@ -123,14 +124,14 @@ def _parse_nifti1(raw: bytes, endian: str, path: Path) -> Header:
 
     nifti = raw[344:347] in (b"n+1", b"ni1")
     pixdim = get("8f", 76)
-    qcode, scode = (int(c) for c in get("2h", 252)) if nifti else (0, 0)
+    qcode, scode = _checked_codes(get("2h", 252), path) if nifti else (0, 0)
     return Header(
         version=int(nifti),
         endian=endian,
         shape=_checked_shape(get("8h", 40), path),
         datatype=int(get("h", 70)[0]),
         offset=_checked_offset(get("f", 108)[0], NIFTI1_HEADER, raw, path) if nifti else 0,
-        rescale=get("2f", 112) if nifti else (1.0, 0.0),
+        rescale=_checked_rescale(get("2f", 112), path) if nifti else (1.0, 0.0),
         intent=int(get("h", 68)[0]) if nifti else 0,
         pixdim=pixdim[1:],
         qform=_qform(get("6f", 256), pixdim) if qcode > 0 else None,
@@ -145,14 +146,14 @@ def _parse_nifti2(raw: bytes, endian: str, path: Path) -> Header:
         return struct.unpack_from(endian + code, raw, at)
 
     pixdim = get("8d", 104)
-    qcode, scode = (int(c) for c in get("2i", 344))
+    qcode, scode = _checked_codes(get("2i", 344), path)
     return Header(
         version=2,
         endian=endian,
         shape=_checked_shape(get("8q", 16), path),
         datatype=int(get("h", 12)[0]),
         offset=_checked_offset(get("q", 168)[0], NIFTI2_HEADER, raw, path),
-        rescale=get("2d", 176),
+        rescale=_checked_rescale(get("2d", 176), path),
         intent=int(get("i", 504)[0]),
         pixdim=pixdim[1:],
         qform=_qform(get("6d", 352), pixdim) if qcode > 0 else None,
@@ -163,11 +164,32 @@ def _parse_nifti2(raw: bytes, endian: str, path: Path) -> Header:
 
 
 def _checked_offset(offset: float, header: int, raw: bytes, path: Path) -> int:
-    """Where the voxels begin: after the header, in one file. An offset of 0 means just there."""
+    """Where the voxels begin: after the header, in one file. Readers disagree on what 0 means."""
     single = raw[4:8] == b"n+2\0" or raw[344:348] == SINGLE_MAGIC
-    if not 0 <= offset < 2**62 or (single and 0 < offset < header):
+    if not 0 <= offset < 2**62 or (single and offset < header):
         raise InputError(f"{path}: the header puts the voxels at byte {offset}", "get it again")
-    return header + 4 if single and offset == 0 else int(offset)
+    return int(offset)
+
+
+def _checked_codes(codes: tuple[float, ...], path: Path) -> tuple[int, int]:
+    """Of the qform and the sform: what either refers to."""
+    if not all(0 <= code <= LAST_FORM for code in codes):
+        raise InputError(
+            f"{path}: qform and sform code {codes}, 0 to {LAST_FORM} were expected",
+            "the header is damaged; get the file again",
+        )
+    return int(codes[0]), int(codes[1])
+
+
+def _checked_rescale(rescale: tuple[float, ...], path: Path) -> tuple[float, float]:
+    """Slope and intercept. A slope that is 0 or no number says that there is none."""
+    slope, intercept = rescale
+    if isinf(slope) or (isfinite(slope) and slope != 0 and not isfinite(intercept)):
+        raise InputError(
+            f"{path}: slope {slope} and intercept {intercept} of its voxels, numbers were expected",
+            "repair the header's scl_slope and scl_inter",
+        )
+    return slope, intercept
 
 
 def _checked_shape(dim: tuple[float, ...], path: Path) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ DATA_FILE = re.compile(
 )
 END_OF_NRRD = re.compile(rb"\r?\n\r?\n")
 ONE, ONE_PER_AXIS, MATRIX = 0, 1, 2
+WHOLE = {"NDims", "ElementNumberOfChannels", "CompressedDataSize", "HeaderSize", "DimSize"}
 META_NUMBERS = {
     "NDims": ONE, "ElementNumberOfChannels": ONE, "CompressedDataSize": ONE, "HeaderSize": ONE,
     "DimSize": ONE_PER_AXIS, "ElementSpacing": ONE_PER_AXIS, "ElementSize": ONE_PER_AXIS,
@@ -39,6 +40,7 @@ META_NUMBERS = {
 LINE = re.compile(r"\s*([^=:\s][^=:]*?)\s*[=:](.*)", re.ASCII)
 BLANKS = " \t\r\v\f"
 NRRD_FINITE = {"dimension", "space dimension", "sizes", "space directions", "space origin"}
+NRRD_WHOLE = {"dimension", "space dimension", "sizes"}
 NRRD_NUMBERS = NRRD_FINITE | {"spacings", "thicknesses", "axis mins", "axis maxs"}
 META_SWITCHES = (
     "BinaryData", "CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB",
@@ -100,7 +102,10 @@ def read_text_header(path: Path) -> TextHeader:
 
 
 def check_numbers(header: TextHeader) -> None:
-    """Raise InputError for a number that is cut short, missing, too many or not finite."""
+    """Raise InputError for a number that is cut short, missing, too many or not finite, and for
+    zero bytes, where the libraries end a line."""
+    if header.end is not None and "\0" in header.text:
+        raise _damaged(header.path, "zero bytes in its header, text was expected")
     if header.path.suffix.lower() in META_SUFFIXES:
         _check_meta(header)
     else:
@@ -113,7 +118,7 @@ def _check_meta(header: TextHeader) -> None:
     count = int(axes) if axes.isascii() and axes.isdigit() else 0
     for key, value in fields.items():
         expected = {ONE: 1, ONE_PER_AXIS: count, MATRIX: count**2}.get(META_NUMBERS.get(key, -1))
-        if expected is not None and not _are_numbers(value, expected):
+        if expected is not None and not _are_numbers(value, expected, key in WHOLE):
             raise _damaged(header.path, f"{key} = {_shown(value)}, {expected} numbers expected")
         if key in META_SWITCHES and not SWITCH.fullmatch(value):
             raise _damaged(header.path, f"{key} = {_shown(value)}, True or False expected")
@@ -133,8 +138,10 @@ def _check_nrrd(header: TextHeader) -> None:
         key, colon, value = line.partition(":")
         if not colon or key.strip().lower() not in NRRD_NUMBERS:
             continue
-        lone = key.strip().lower() in NRRD_FINITE
-        if not value.isascii() or not all(_is_number(word, lone) for word in _nrrd_words(value)):
+        name, words = key.strip().lower(), list(_nrrd_words(value))
+        fit = all(_is_number(word, name in NRRD_FINITE) for word in words)
+        whole = name not in NRRD_WHOLE or all(map(_is_whole, words))
+        if not (fit and whole and value.isascii()):
             raise _damaged(header.path, f"{key}: {_shown(value.strip())}, numbers were expected")
 
 
@@ -154,9 +161,15 @@ def _meta_fields(header: TextHeader) -> Iterator[tuple[str, str]]:
             raise _damaged(header.path, f"{_shown(line)} in its header, a field was expected")
 
 
-def _are_numbers(value: str, count: int) -> bool:
+def _are_numbers(value: str, count: int, whole: bool) -> bool:
     words = value.split()
-    return value.isascii() and len(words) == count and all(_is_number(w, True) for w in words)
+    fit = all(_is_whole(word) if whole else _is_number(word, True) for word in words)
+    return fit and value.isascii() and len(words) == count
+
+
+def _is_whole(word: str) -> bool:
+    """The libraries take what stands before the first other letter."""
+    return re.fullmatch(r"[+-]?[0-9]+", word) is not None
 
 
 def _is_number(word: str, finite: bool) -> bool:
@@ -171,8 +184,14 @@ def _shown(value: str) -> str:
     return ascii(value[:60])
 
 
+def says_spacing(header: TextHeader) -> bool:
+    """False for a MetaImage without it."""
+    is_meta = header.path.suffix.lower() in META_SUFFIXES
+    return not is_meta or bool(header.fields.keys() & {"elementspacing", "elementsize"})
+
+
 def check_packed_voxels(header: TextHeader, claimed: int) -> None:
-    """Unpack a gzip or zlib stream once, keeping nothing, and compare length and checksum.
+    """Unpack a gzip or zlib stream once, keeping nothing, and compare lengths and checksum.
 
     Raises InputError. Streams in files of a list are left to the library.
     """
@@ -186,11 +205,22 @@ def check_packed_voxels(header: TextHeader, claimed: int) -> None:
         file.seek(start)
         is_nrrd = header.path.suffix.lower() in NRRD_SUFFIXES
         try:
-            length = _gzip_length(file) if is_nrrd else _zlib_length(file)
+            length = (
+                _gzip_length(file) if is_nrrd else _zlib_length(file, _stated(header, path, start))
+            )
         except (OSError, EOFError, zlib.error) as error:
             raise _damaged(path, f"its packed voxels can't be unpacked ({error})") from None
     if length < claimed:
         raise _damaged(path, f"{claimed - length} bytes of voxels are missing")
+
+
+def _stated(header: TextHeader, path: Path, start: int) -> int:
+    """Bytes of a packed MetaImage, by its header or, if that is silent, by the file."""
+    there = path.stat().st_size - start
+    stated = int(header.fields.get("compresseddatasize", there))
+    if stated > there:
+        raise EOFError(f"CompressedDataSize = {stated}, the file has {there} bytes of them")
+    return stated
 
 
 def _gzip_length(file: IO[bytes]) -> int:
@@ -201,11 +231,15 @@ def _gzip_length(file: IO[bytes]) -> int:
     return length
 
 
-def _zlib_length(file: IO[bytes]) -> int:
+def _zlib_length(file: IO[bytes], left: int) -> int:
+    """left: bytes of the file that may belong to the stream."""
     unpacker = zlib.decompressobj(47)
     length = 0
     while not unpacker.eof:
-        block = unpacker.unconsumed_tail or file.read(BLOCK)
+        block = unpacker.unconsumed_tail
+        if not block:
+            block = file.read(min(BLOCK, left))
+            left -= len(block)
         if not block:
             raise EOFError("the stream is cut")
         length += len(unpacker.decompress(block, BLOCK))

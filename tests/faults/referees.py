@@ -23,6 +23,7 @@ import nibabel
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from nibabel.spatialimages import HeaderDataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -42,7 +43,8 @@ class Picture:
 
 
 def by_simpleitk(path: Path) -> Picture:
-    read = sitk.ReadImage(str(path))
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)) if path.is_dir() else str(path)
+    read = sitk.ReadImage(names)
     return Picture(sitk.GetArrayFromImage(read), (affine_of(read),))
 
 
@@ -58,8 +60,8 @@ def affine_of(read: sitk.Image) -> Array:
 def by_nibabel(path: Path) -> Picture:
     try:
         read: Any = nibabel.load(path, mmap=False)
-    except ValueError as error:
-        if "read length" in str(error):  # of an extension: nothing that places a voxel
+    except (ValueError, HeaderDataError) as error:
+        if "read length" in str(error) or "extension" in str(error):  # no voxel lies by one
             raise Unknown from None
         raise
     if len(read.shape) < 3:
@@ -67,7 +69,7 @@ def by_nibabel(path: Path) -> Picture:
     values = np.asanyarray(read.dataobj)
     places = []
     if hasattr(read, "get_sform"):
-        forms = read.get_sform(coded=True)[0], read.get_qform(coded=True)[0]
+        forms = read.get_sform(coded=True)[0], _qform(read)
         places = [TO_LPS @ form for form in forms if form is not None]
     array = np.moveaxis(values, (0, 1, 2), (2, 1, 0))
     if array.ndim == 5 and array.shape[3] == 1:
@@ -77,6 +79,17 @@ def by_nibabel(path: Path) -> Picture:
     if array.ndim == 4 and int(read.header["intent_code"]) == 1006:
         array = array * np.array([-1, -1, 1])[: array.shape[-1]]
     return Picture(array, tuple(places))
+
+
+def _qform(read: Any) -> Array | None:
+    """None also for a quaternion that is none, if there is a sform beside it."""
+    try:
+        form: Array | None = read.get_qform(coded=True)[0]
+    except ValueError:
+        if read.get_sform(coded=True)[0] is None:
+            raise
+        return None
+    return form
 
 
 def by_text_header(path: Path) -> Picture:
@@ -145,6 +158,8 @@ def _meta(content: bytes, folder: Path) -> Picture:
     }  # fmt: skip
     if not fields.keys() <= known or fields.get("BinaryData") != "True":
         raise Unknown
+    if "ElementSpacing" not in fields:  # 1 mm, by MetaIO
+        raise Unknown
     named = fields["ElementDataFile"]
     data = content[head.end() :] if named == "LOCAL" else (folder / named).read_bytes()
     packed = fields.get("CompressedData", "False")
@@ -179,7 +194,8 @@ def by_pydicom(path: Path) -> Picture:
         elif path.suffix == ".zip":
             files = _unzipped(path, Path(folder))
         slices = [pydicom.dcmread(file, force=True) for file in files]
-        slices = [made for made in slices if "PixelData" in made]
+        if not all("PixelData" in made and "ImagePositionPatient" in made for made in slices):
+            raise Unknown
         return _stacked(slices)
 
 
@@ -195,6 +211,8 @@ def _stacked(slices: list[Any]) -> Picture:
     axes = np.reshape(np.array(slices[0].ImageOrientationPatient, float), (2, 3))
     normal = np.cross(*axes)
     slices.sort(key=lambda made: float(normal @ np.array(made.ImagePositionPatient, float)))
+    if any(made.PhotometricInterpretation not in GREY for made in slices):
+        raise Unknown  # pydicom has no opinion on a word that it does not know
     planes = [
         made.pixel_array * float(made.get("RescaleSlope", 1) or 1)
         + float(made.get("RescaleIntercept", 0) or 0)
@@ -211,6 +229,7 @@ def _stacked(slices: list[Any]) -> Picture:
     return Picture(np.stack(planes), (affine,))
 
 
+GREY = ("MONOCHROME1", "MONOCHROME2")
 IMAGE_READERS = {
     "nifti": by_nibabel, "nrrd": by_text_header, "mha": by_text_header, "mhd": by_text_header,
     "dicom": by_pydicom,
@@ -290,7 +309,7 @@ def points_of(path: Path) -> Array:
     if suffix == ".fcsv":
         text = content.decode()
         points = [row for row in text.splitlines() if row.strip() and not row.startswith("#")]
-        cells = list(csv.reader(points))
+        cells = [next(csv.reader([row])) for row in points]
         lps = re.search(r"#\s*CoordinateSystem\s*=\s*(LPS|1)\s*$", text, re.MULTILINE)
         return _three([row[1:4] for row in cells]) * (1 if lps else np.array([-1, -1, 1]))
     if suffix == ".mrk.json":

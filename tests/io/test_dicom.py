@@ -310,6 +310,26 @@ def test_what_follows_the_pixels(tmp_path: Path) -> None:
     refused(folder, "damaged DICOM file .an element reaches beyond the end")
 
 
+@pytest.mark.parametrize("number", ["1e999", "nan"])
+def test_numbers_without_an_end(tmp_path: Path, number: str) -> None:
+    def change(k: int, data: Dataset) -> None:
+        if k == 2:
+            data["RescaleIntercept"] = pydicom.DataElement(0x00281052, "LO", number)
+
+    refused(save_series(tmp_path / "a", change), "damaged DICOM header")
+
+
+def test_a_picture_without_a_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def forget(_: int, data: Dataset) -> None:
+        del data.ImagePositionPatient, data.PixelSpacing
+
+    folder = save_series(tmp_path / "a", forget)
+    grid = read_grid(folder / "000.dcm")
+    assert grid.origin_mm == (0.0, 0.0, 0.0)
+    assert grid.spacing_mm[:2] == (1.0, 1.0)
+    assert "assumed: position (0, 0, 0), pixel spacing (1 mm)" in caplog.text
+
+
 def test_other_files_in_the_folder_do_not_matter(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "a")
     (folder / "notes.txt").write_text("hello")

@@ -81,6 +81,37 @@ def test_a_vector_that_is_broken(tmp_path: Path, bad: bytes) -> None:
         read_image(path)
 
 
+def test_zero_bytes_and_numbers_with_a_tail(tmp_path: Path) -> None:
+    """Where a library ends a line or a number, the file says something else."""
+    for name, old, new, words in (
+        ("a.nrrd", b"endian: little", b"endian: little\0\0", "zero bytes"),
+        ("b.mha", b"ObjectType", b"Obje\0ctType", "zero bytes"),
+        ("c.nrrd", b"sizes: 10", b"sizes: 1e-320", "sizes: .1e-320"),
+        ("d.mha", b"DimSize = 10", b"DimSize = 10.0", "DimSize = .10.0"),
+    ):
+        path = edit(save(tmp_path / name, False), old, new)
+        with pytest.raises(InputError, match=words):
+            read_image(path)
+
+
+def test_a_wrong_size_of_packed_voxels(tmp_path: Path) -> None:
+    """MetaIO fills what such a stream lacks with whatever lies in memory."""
+    line = b"CompressedDataSize = "
+    start, _, rest = save(tmp_path / "a.mha", True).read_bytes().partition(line)
+    size, _, end = rest.partition(b"\n")
+    for wrong, words in ((int(size) - 9, "the stream is cut"), (int(size) + 9, "the file has")):
+        path = tmp_path / "b.mha"
+        path.write_bytes(start + line + str(wrong).encode() + b"\n" + end)
+        with pytest.raises(InputError, match=words):
+            read_image(path)
+
+
+def test_a_spacing_that_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = edit(save(tmp_path / "a.mha", False), b"ElementSpacing = 1 1 1\n", b"")
+    assert read_image(path).grid.spacing_mm == (1.0, 1.0, 1.0)
+    assert "no ElementSpacing: 1 mm" in caplog.text
+
+
 def test_missing_data_file(tmp_path: Path) -> None:
     for suffix, data in ((".nhdr", "a.raw"), (".mhd", "a.raw")):
         path = save(tmp_path / f"a{suffix}", False)

@@ -199,6 +199,20 @@ def test_spacing_that_makes_no_sense(tmp_path: Path, bad: float) -> None:
         read_image(patch(both, 80, struct.pack("<f", bad)))
 
 
+def test_a_header_that_readers_take_differently(tmp_path: Path) -> None:
+    """Each of these means one thing to ITK and another to nibabel."""
+    one, two = nib.Nifti1Image, nib.Nifti2Image
+    for kind, at, data, words in (
+        (one, 252, struct.pack("<h", 256), r"qform and sform code \(256, 1\)"),
+        (one, 108, struct.pack("<f", 0), "voxels at byte 0"),
+        (one, 112, struct.pack("<2f", 0.5, np.nan), "slope 0.5 and intercept nan"),
+        (two, 8, b"\n", "the header is not NIfTI"),
+    ):
+        path = patch(save(tmp_path / "a.nii", kind=kind), at, data)
+        with pytest.raises(InputError, match=words):
+            read_image(path)
+
+
 def test_singular_sform(tmp_path: Path) -> None:
     flat = AFFINE.copy()
     flat[:, 1] = 0

@@ -63,6 +63,19 @@ def test_a_crash_and_a_hunger_stay_in_the_child(tmp_path: Path) -> None:
         try_out(path, lambda: bytearray(3 * 2**30))
 
 
+def test_work_without_end_stays_in_the_child(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("carl_cli.io.bounded.SECONDS", 1)
+    path = tmp_path / "small.h5"
+    path.write_bytes(b"0" * 100)
+
+    def run() -> None:
+        while True:
+            pass
+
+    with pytest.raises(InputError, match="breaks down"):
+        try_out(path, run)
+
+
 def test_other_failures_are_left_to_the_caller(tmp_path: Path) -> None:
     path = tmp_path / "small.h5"
     path.write_bytes(b"0" * 100)
