@@ -50,21 +50,8 @@ WANTED = WANTED_SEQUENCES | {
     FRAMES, FRAME_OF_REFERENCE, ROWS, COLUMNS, PIXEL_SPACING, BITS, SIGNED, INTERCEPT, SLOPE,
 }  # fmt: skip
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-LONG_VRS = {
-    b"OB",
-    b"OD",
-    b"OF",
-    b"OL",
-    b"OV",
-    b"OW",
-    b"SQ",
-    b"SV",
-    b"UC",
-    b"UN",
-    b"UR",
-    b"UT",
-    b"UV",
-}
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 UNDEFINED = 0xFFFFFFFF
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -167,10 +154,9 @@ def _parse(
     if depth > DEEPEST:
         raise ValueError("sequences nested too deep")
     while at + 8 <= end:
-        element = _element(data, at, encoding)
-        leaves_group = group is not None and element.tag >> 16 != group
-        if leaves_group:
+        if group not in (None, struct.unpack_from(encoding.endian + "H", data, at)[0]):
             return at
+        element = _element(data, at, encoding)
         if element.tag >= PIXELS and depth == 0:
             _check_rest(data, element, end, encoding)
             return at
@@ -245,4 +231,6 @@ def _element(data: Buffer, at: int, encoding: _Encoding) -> _Element:
     if representation in LONG_VRS:
         length = struct.unpack_from(endian + "I", data, at + 8)[0]
         return _Element(tag, representation, at + 12, length)
+    if representation.isupper() and representation not in SHORT_VRS:
+        raise ValueError("no element where one was expected")  # GDCM would guess its length
     return _Element(tag, representation, at + 8, struct.unpack_from(endian + "H", data, at + 6)[0])

@@ -196,7 +196,7 @@ def _checked_shape(dim: tuple[float, ...], path: Path) -> tuple[int, ...]:
     """(x, y, z, t, …) without trailing ones beyond three axes."""
     count = int(dim[0])
     sizes = [int(n) for n in dim[1 : count + 1]]
-    if not 1 <= count <= 7 or min(sizes) < 1:
+    if not 2 <= count <= 7 or min(sizes) < 1:
         raise InputError(f"{path}: the header claims dimensions {dim}", "the file is damaged")
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
