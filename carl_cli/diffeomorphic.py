@@ -35,11 +35,15 @@ from carl_cli.similarity import Similarity, blur
 # One voxel in 8 of the network grid first, with four times `steps` there: where the network is
 # off by more than a window of the similarity, only such a scale sees it, and it costs little.
 SCALES = ((8, 4), (4, 4), (2, 3), (1, 1))
+ROAMING_LENGTHS = 0.5, 0.1  # voxels of the coarsest scale: of its first and its last step
+MOMENTUM = 0.8
+ROOM = 8  # voxels along each axis: on less, such steps would lead anywhere
 LONGEST = 1.0  # voxels: the largest displacement of a step, to begin with
 SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowhere
 CLOSING = 5  # rounds that make two maps each other's inverse
 
 Report = Callable[[float, float], None]
+Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving side
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ def refine(
     """Maps fixed → moving and moving → fixed near the given ones, and the loss at each step.
 
     images and masks: fixed, moving, (1, 1, *shape). report(share done, loss) hears of each
-    step. Losses never rise: as those of two scales can't be compared, each scale's are moved
-    to go on from where the one before ended.
+    step. The maps given come back where none is found that is better. Losses never rise: as
+    those of two scales can't be compared, each scale's are moved to go on from where the one
+    before ended.
     """
     if not descent.steps:
         return maps[0], maps[1], []
@@ -101,12 +106,15 @@ def refine(
         report(sum(map(len, curves)) / sum(counts), loss)
 
     with torch.no_grad():
+        start = sides
         for (scale, _), count in zip(SCALES, counts, strict=True):
             curves.append([])
             level = _Sides(*(_at_scale(side, scale) for side in sides))
-            level = _regular(_descend(_regular(level), descent, count, note))
+            search = _roam if scale == SCALES[0][0] and _has_room(level) else _descend
+            level = _regular(search(_regular(level), descent, count, note))
             sides = _Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
-    ahead, back = (DisplacementMap(side.u, align_corners) for side in sides)
+        best = min(sides, start, key=lambda found: _downhill(found, descent)[0])
+    ahead, back = (DisplacementMap(side.u, align_corners) for side in best)
     return ahead, back, _joined(curves)
 
 
@@ -145,6 +153,35 @@ def _resized(u: Tensor, shape: Shape, align_corners: bool) -> Tensor:
     return interpolate(u, size=tuple(shape), mode=mode, align_corners=align_corners)
 
 
+def _has_room(sides: _Sides) -> bool:
+    return all(min(side.image.shape[2:]) >= ROOM for side in sides)
+
+
+def _roam(sides: _Sides, descent: Descent, count: int, note: Callable[[float], None]) -> _Sides:
+    """The best of `count` states; note hears the lowest loss after each.
+
+    Steps shrink by a plan and may raise the loss, and momentum (Polyak 1964) carries them on:
+    on the coarsest scale this leads out of the valley where the network's map lies, if it is
+    the wrong one. On finer scales it would fit what is noise.
+    """
+    first, last = ROAMING_LENGTHS
+    lowest, best, trial, way = math.inf, sides, sides, None
+    for k in range(count):
+        loss, downhill = _downhill(trial, descent)
+        if loss < lowest:
+            lowest, best = loss, trial
+        note(lowest)
+        way = downhill if way is None else _turned(way, downhill)
+        ahead, back = map(_unit, way)
+        trial = _stepped(trial, (ahead, back), first * (last / first) ** (k / count))
+    return best
+
+
+def _turned(way: Directions, downhill: Directions) -> Directions:
+    first, second = (MOMENTUM * w + (1 - MOMENTUM) * d for w, d in zip(way, downhill, strict=True))
+    return first, second
+
+
 def _descend(sides: _Sides, descent: Descent, count: int, note: Callable[[float], None]) -> _Sides:
     """The best state after at most `count` steps; note hears the lowest loss after each.
 
@@ -165,7 +202,7 @@ def _descend(sides: _Sides, descent: Descent, count: int, note: Callable[[float]
     return best
 
 
-def _downhill(sides: _Sides, descent: Descent) -> tuple[float, tuple[Tensor, Tensor]]:
+def _downhill(sides: _Sides, descent: Descent) -> tuple[float, Directions]:
     """Loss of both directions, and for each a step whose longest displacement is a voxel."""
     loss_fixed, step_fixed = _pull(sides.fixed, sides.moving.image, descent)
     loss_moving, step_moving = _pull(sides.moving, sides.fixed.image, descent)
@@ -186,8 +223,13 @@ def _pull(side: _Side, other: Tensor, descent: Descent) -> tuple[float, Tensor]:
         loss = descent.similarity(leaf, side.image, mask)
         (slope,) = torch.autograd.grad(loss, leaf)
     downhill = blur(-slope * central_difference(warped.detach()), descent.smoothing)
-    longest = downhill.square().sum(1).amax().sqrt().clamp_min(torch.finfo(slope.dtype).tiny)
-    return loss.item(), downhill / longest
+    return loss.item(), _unit(downhill)
+
+
+def _unit(step: Tensor) -> Tensor:
+    """Its longest displacement is one voxel."""
+    longest = step.square().sum(1).amax().sqrt()
+    return step / longest.clamp_min(torch.finfo(step.dtype).tiny)
 
 
 def central_difference(image: Tensor) -> Tensor:
@@ -200,7 +242,7 @@ def central_difference(image: Tensor) -> Tensor:
     return slopes
 
 
-def _stepped(sides: _Sides, direction: tuple[Tensor, Tensor], length: float) -> _Sides:
+def _stepped(sides: _Sides, direction: Directions, length: float) -> _Sides:
     """Both sides after their steps: half the length for each, as the two add up."""
     steps = [
         step * (length / 2 / _per_unit(side)) for side, step in zip(sides, direction, strict=True)

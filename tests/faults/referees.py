@@ -197,7 +197,7 @@ def by_pydicom(path: Path) -> Picture:
         elif path.suffix == ".zip":
             files = _unzipped(path, Path(folder))
         slices = [pydicom.dcmread(file, force=True) for file in files]
-        if not all(NEEDED <= set(made.dir()) for made in slices):
+        if not all(set(made.dir()) >= NEEDED for made in slices):
             return Picture(by_simpleitk(path).array, ())  # carl says what it assumes
         return _stacked(slices)
 

@@ -58,6 +58,14 @@ def _refined(
     return refine(still, (fixed, moving), masks, align_corners, descent, _unheard)
 
 
+def _inverse(ahead: Map, align_corners: bool) -> Map:
+    grid = identity(SHAPE, align_corners)
+    inverse = grid
+    for _ in range(50):
+        inverse = inverse + grid - ahead(inverse)
+    return DisplacementMap(inverse - grid, align_corners)
+
+
 def _voxels(phi: Tensor) -> Tensor:
     return phi * torch.tensor(SHAPE).view(1, 2, 1, 1)
 
@@ -115,12 +123,19 @@ def test_the_start_is_kept_when_it_is_right(align_corners: bool) -> None:
     moving = _texture(grid)
     fixed = sample(moving, truth, align_corners)
     start = DisplacementMap(truth - grid, align_corners)
-    inverse = grid
-    for _ in range(50):
-        inverse = inverse + grid - start(inverse)
-    maps = (start, DisplacementMap(inverse - grid, align_corners))
+    maps = (start, _inverse(start, align_corners))
     ahead, _, _ = refine(maps, (fixed, moving), (None, None), align_corners, DESCENT, _unheard)
     assert _voxels(ahead.on_grid(SHAPE) - truth).norm(dim=1).mean() < 0.05
+
+
+def test_what_is_fine_and_right_is_not_lost_in_one_step() -> None:
+    grid = identity(SHAPE, False)
+    ripple = torch.sin(grid * torch.tensor(SHAPE).view(1, 2, 1, 1)) / SHAPE[0]
+    start = DisplacementMap(ripple, False)
+    maps, images = (start, _inverse(start, False)), (_texture(grid + ripple), _texture(grid))
+    one = Descent(DESCENT.similarity, steps=1, smoothing=2.0)
+    ahead, _, _ = refine(maps, images, (None, None), False, one, _unheard)
+    torch.testing.assert_close(ahead.on_grid(SHAPE), start.on_grid(SHAPE))
 
 
 def test_what_a_mask_leaves_out_does_not_pull() -> None:
