@@ -174,23 +174,26 @@ def _frame(path: Path, elements: header.Elements, number: int, count: int) -> Fr
     own = groups[number] if isinstance(groups, list) and number < len(groups) else {}
     shared = header.nested(elements, header.SHARED_GROUPS)
 
-    def look(tag: int, group: int) -> tuple[float, ...]:
-        for place in (header.nested(own, group), header.nested(shared, group)):
+    def look(tag: int, group: int, size: int = 1) -> tuple[float, ...]:
+        at_last = [elements] if count == 1 or not groups else []
+        for place in (header.nested(own, group), header.nested(shared, group), *at_last):
             if value := header.numbers(place, tag):
+                if len(value) != size:
+                    raise ValueError(f"{len(value)} numbers in element {tag:08x}")
                 return value
-        return header.numbers(elements, tag) if count == 1 or not groups else ()
+        return ()
 
     def first(tag: int, group: int, default: float) -> float:
         return (look(tag, group) or (default,))[0]
 
-    position = look(header.POSITION, header.PLANE_POSITION)
+    position = look(header.POSITION, header.PLANE_POSITION, 3)
     distance = look(header.SLICE_SPACING, header.PIXEL_MEASURES)
     return Frame(
         path,
         number,
-        np.array(position) if len(position) == 3 else None,
-        look(header.ORIENTATION, header.PLANE_ORIENTATION),
-        look(header.PIXEL_SPACING, header.PIXEL_MEASURES),
+        np.array(position) if position else None,
+        look(header.ORIENTATION, header.PLANE_ORIENTATION, 6),
+        look(header.PIXEL_SPACING, header.PIXEL_MEASURES, 2),
         abs((distance or look(header.SLICE_THICKNESS, header.PIXEL_MEASURES) or (1.0,))[0]) or 1.0,
         (
             first(header.SLOPE, header.VALUE_TRANSFORMATION, 1.0),
@@ -254,10 +257,8 @@ def _arrange(
 ) -> tuple[NDArray[np.intp], Grid]:
     """Order along the slice normal, and the grid that the sorted slices fill."""
     first = frames[0]
-    rows_columns = (
-        first.spacing_rows_columns if len(first.spacing_rows_columns) == 2 else (1.0, 1.0)
-    )
-    axes = np.reshape(first.orientation if len(first.orientation) == 6 else np.eye(3)[:2], (2, 3))
+    rows_columns = first.spacing_rows_columns or (1.0, 1.0)
+    axes = np.reshape(first.orientation or np.eye(3)[:2], (2, 3))
     directions = np.column_stack([*axes, np.cross(*axes)])
     if np.abs(directions.T @ directions - np.eye(3)).max() > SAME_ORIENTATION:
         raise InputError(f"{path}: row and column directions are not at right angles")
@@ -276,8 +277,8 @@ def _arrange(
 def _warn_unplaced(path: Path, first: Frame) -> None:
     known = {
         "position (0, 0, 0)": first.position is not None,
-        "orientation (axial)": len(first.orientation) == 6,
-        "pixel spacing (1 mm)": len(first.spacing_rows_columns) == 2,
+        "orientation (axial)": first.orientation,
+        "pixel spacing (1 mm)": first.spacing_rows_columns,
     }
     assumed = ", ".join(name for name, there in known.items() if not there)
     if assumed:

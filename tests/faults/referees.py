@@ -149,7 +149,8 @@ def _meta(content: bytes, folder: Path) -> Picture:
     if head is None:
         raise Unknown
     lines = head[0].decode("latin-1").splitlines()
-    fields = {k.strip(): v.strip() for k, v in (line.split("=", 1) for line in lines)}
+    pairs = (line.split("=", 1) for line in lines if line.strip())
+    fields = {k.strip(): v.strip() for k, v in pairs}
     known = {
         "ObjectType", "NDims", "BinaryData", "BinaryDataByteOrderMSB", "CompressedData",
         "CompressedDataSize", "TransformMatrix", "Offset", "CenterOfRotation", "ElementSpacing",

@@ -319,6 +319,17 @@ def test_numbers_without_an_end(tmp_path: Path, number: str) -> None:
     refused(save_series(tmp_path / "a", change), "damaged DICOM header")
 
 
+@pytest.mark.parametrize(
+    "name", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
+)
+def test_a_number_too_many(tmp_path: Path, name: str) -> None:
+    def change(k: int, data: Dataset) -> None:
+        if k == 2:
+            setattr(data, name, [*getattr(data, name), 1.0])
+
+    refused(save_series(tmp_path / "a", change), "damaged DICOM header")
+
+
 def test_a_picture_without_a_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def forget(_: int, data: Dataset) -> None:
         del data.ImagePositionPatient, data.PixelSpacing
