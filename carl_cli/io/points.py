@@ -29,6 +29,7 @@ WRITERS: dict[str, Callable[[Array, tuple[str, ...]], bytes]] = {
     ".mrk.json": slicer.new_markups,
     ".vtk": lambda values, _: vtk.new_legacy(values),
 }
+TEXTS = (".csv", ".txt", ".fcsv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,8 @@ def read_points(path: str | Path, *, frame: Frame | None = None, dimension: int 
 
 
 def _parse(content: bytes, suffix: str, name: str, dimension: int) -> Document:
+    if suffix in TEXTS and b"\0" in content:
+        raise InputError(f"{name}: zero bytes in a text file", "it is damaged; get it again")
     if suffix == ".csv":
         return tables.read_csv(content, name, dimension)
     if suffix == ".txt":

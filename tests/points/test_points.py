@@ -206,6 +206,8 @@ def test_vtp_in_every_encoding(tmp_path: Path, kind: str) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", "1,2,3\n", "no column x, y, z"),
+        ("a.csv", "x,y,z,y\n1,2,3,4\n", "more than one column y"),
+        ("a.fcsv", "# version = 4\0# CoordinateSystem = LPS\n1,1,2,3\n", "zero bytes"),
         ("a.csv", "x,y,z\n1,2,three\n", "not a number"),
         ("a.csv", "x,y,z\n1,2,nan\n", "not finite"),
         ("a.csv", "x,y,z\n1,2,3\n4,5\n", "row 2 has 2 of 3 columns"),

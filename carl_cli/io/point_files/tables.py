@@ -32,6 +32,9 @@ def read_csv(content: bytes, name: str, dimension: int) -> Document:
             f"{name}: no column {', '.join(missing)} in the first line",
             "A CSV of points starts with a line like x,y,z,t; plain columns belong in a .txt.",
         )
+    twice = [axis for axis in AXES[:dimension] if header.count(axis) > 1]
+    if twice:
+        raise InputError(f"{name}: more than one column {', '.join(twice)} in the first line")
     columns = [header.index(axis) for axis in AXES[:dimension]]
     body = [row for row in rows[1:] if row]
     short = next((k for k, row in enumerate(body) if len(row) <= max(columns)), None)
