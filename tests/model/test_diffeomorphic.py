@@ -10,7 +10,7 @@ from torch import Tensor
 
 from carl_cli.diffeomorphic import Descent, central_difference, refine
 from carl_cli.fields import DisplacementMap, Map, identity, jacobian_determinant, sample
-from carl_cli.similarity import lncc, masked_mean
+from carl_cli.similarity import blur, lncc, masked_mean
 
 SHAPE = (64, 56)
 DESCENT = Descent(partial(lncc, sigma=3), steps=20, smoothing=2.0)
@@ -126,6 +126,44 @@ def test_the_start_is_kept_when_it_is_right(align_corners: bool) -> None:
     maps = (start, _inverse(start, align_corners))
     ahead, _, _ = refine(maps, (fixed, moving), (None, None), align_corners, DESCENT, _unheard)
     assert _voxels(ahead.on_grid(SHAPE) - truth).norm(dim=1).mean() < 0.05
+
+
+ROOMY = (128, 128)  # sixteen voxels along an axis of the coarsest scale
+
+
+def _discs(points: Tensor, noise: Tensor) -> Tensor:
+    """A large disc with three in it, and grain that the other image has not."""
+    image = 0.1 + 0.02 * noise
+    for y, x, radius, height in (
+        (0.5, 0.5, 0.36, 0.4), (0.42, 0.36, 0.12, 0.3), (0.42, 0.66, 0.13, 0.3),
+        (0.68, 0.5, 0.08, -0.3),
+    ):  # fmt: skip
+        distance = (points - torch.tensor([y, x]).view(1, 2, 1, 1)).norm(dim=1, keepdim=True)
+        image = image + height * torch.sigmoid((radius - distance) * ROOMY[0] / 1.5)
+    return image
+
+
+def _missed_from_afar(seed: int) -> float:
+    """Mean error in voxels after a start that is off by 24 voxels, smoothly and at random."""
+    grid, random = identity(ROOMY, False), torch.Generator().manual_seed(seed)
+    truth = grid + 8 * (_bump(grid, 1.0) - grid) * SHAPE[0] / ROOMY[0]
+    off = blur(torch.randn(1, 2, *ROOMY, generator=random), 16.0)
+    off = off * (24 / off.norm(dim=1).mean() / ROOMY[0])
+    images = [_discs(at, torch.randn(1, 1, *ROOMY, generator=random)) for at in (truth, grid)]
+    start = DisplacementMap(truth + off - grid, False)
+    back = DisplacementMap(grid - truth - off, False)
+    descent = Descent(partial(lncc, sigma=2), steps=24, smoothing=2.0)
+    ahead, _, _ = refine((start, back), images, (None, None), False, descent, _unheard)
+    missed = (ahead.on_grid(ROOMY) - truth) * ROOMY[0]
+    return float(missed[:, :, 12:-12, 12:-12].norm(dim=1).mean())
+
+
+def test_roaming_leads_out_of_a_wrong_valley(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If steps that raise the loss were taken back on the coarsest scale too, more were missed."""
+    roamed = [_missed_from_afar(seed) for seed in range(3)]
+    monkeypatch.setattr("carl_cli.diffeomorphic.ROOM", 1000)
+    bound = [_missed_from_afar(seed) for seed in range(3)]
+    assert sum(roamed) < 0.8 * sum(bound)
 
 
 def test_what_is_fine_and_right_is_not_lost_in_one_step() -> None:
