@@ -50,41 +50,48 @@ def exit_code_of(call: Callable[[], object]) -> int:
 
 @contextmanager
 def _ending_by_signal() -> Iterator[None]:
-    """Signals that would kill the process at once raise Terminated in it instead."""
+    """Signals that would kill the process at once raise Terminated in it instead, and Ctrl-C
+    raises KeyboardInterrupt until it is heard."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # nohup ignores SIGHUP, and then so do we
-    taken = [n for n in numbers if signal.getsignal(n) == signal.SIG_DFL]
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    before = {n: signal.getsignal(n) for name in names if (n := getattr(signal, name, None))}
+    # nohup ignores SIGHUP, a shell's & ignores SIGINT, and then so do we
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    taken = {number: handler for number, handler in before.items() if handler in usual}
     for number in taken:
-        signal.signal(number, _raise_terminated)
+        signal.signal(number, _raise_end)
     try:
         yield
     finally:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in taken.items():
+            signal.signal(number, handler)
 
 
-def _raise_terminated(number: int, _frame: FrameType | None) -> None:
+def _raise_end(number: int, _frame: FrameType | None) -> None:
     """Code that was interrupted may swallow the exception, as libraries do that call Python back:
     it is raised again and again until it is on its way out."""
 
     def remind(_alarm: int, _frame: FrameType | None) -> None:
         if not _on_its_way(sys.exc_info()[1]):
-            raise Terminated(number)
+            raise _end_by(number)
 
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, remind)
         signal.setitimer(signal.ITIMER_REAL, REMINDER_SECONDS, REMINDER_SECONDS)
-    raise Terminated(number)
+    raise _end_by(number)
+
+
+def _end_by(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 
 def _on_its_way(handled: BaseException | None) -> bool:
-    """Whether what is cleaned up at this moment is cleaned up because of Terminated."""
-    while handled is not None and not isinstance(handled, Terminated):
+    """Whether what is cleaned up at this moment is cleaned up because of the signal."""
+    while handled is not None and not isinstance(handled, (Terminated, KeyboardInterrupt)):
         handled = handled.__context__
     return handled is not None
 

@@ -151,14 +151,19 @@ def test_an_interrupt_from_outside_is_130() -> None:
     assert (process.returncode, err) == (130, "\nerror: interrupted\n")
 
 
-def test_an_end_that_is_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_end_that_is_swallowed_comes_again(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
     """A library that drops the exception doesn't make the run go on; cleaning up is let alone."""
     monkeypatch.setattr(boundary, "REMINDER_SECONDS", 0.05)
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}[number]
+    before = signal.signal(number, usual)
     done: list[str] = []
 
     def run() -> None:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(20)
         except BaseException:
             done.append("swallowed")
@@ -169,9 +174,10 @@ def test_an_end_that_is_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -
             time.sleep(0.3)
             done.append("cleaned up")
 
-    assert boundary.exit_code_of(run) == 143
+    assert boundary.exit_code_of(run) == code
     assert done == ["swallowed", "cleaned up"]
     time.sleep(0.2)  # and then there is peace
+    assert signal.signal(number, before) == usual
 
 
 def _carl(*args: str) -> list[str]:

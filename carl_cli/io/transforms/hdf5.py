@@ -44,6 +44,7 @@ def check_whole(path: Path) -> None:
     """Raise InputError where numbers are missing: ITK reads a lost piece as zeros, in silence."""
     import h5py  # late: only who reads an .h5 waits for it
 
+    path.open("rb").close()  # h5py tells of no permission without the file's name
     if not h5py.is_hdf5(path):
         return  # ITK says so itself
     try:
