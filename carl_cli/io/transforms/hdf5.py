@@ -55,10 +55,13 @@ def check_whole(path: Path) -> None:
 
 
 def _check_pieces(name: str, item: h5py.Group | h5py.Dataset) -> None:
-    chunks = getattr(item, "chunks", None)
-    if chunks is None:
+    if not hasattr(item, "chunks"):
+        return  # a group
+    if item.dtype.kind == "O":
+        item[()]  # names lie in a heap, and damage there leads ITK astray
+    if item.chunks is None:
         return
-    starts = product(*(range(0, n, m) for n, m in zip(item.shape, chunks, strict=True)))
+    starts = product(*(range(0, n, m) for n, m in zip(item.shape, item.chunks, strict=True)))
     pieces = [item.id.get_chunk_info(i) for i in range(item.id.get_num_chunks())]
     if {piece.chunk_offset for piece in pieces} != set(starts):
         raise ValueError(f"{name} has lost a piece")
