@@ -113,7 +113,7 @@ def refine(
             search = _roam if scale == SCALES[0][0] and _has_room(level) else _descend
             level = _regular(search(_regular(level), descent, count, note))
             sides = _Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
-        best = min(sides, start, key=lambda found: _downhill(found, descent)[0])
+        best = min(sides, start, key=lambda found: _loss(found, descent))
     ahead, back = (DisplacementMap(side.u, align_corners) for side in best)
     return ahead, back, _joined(curves)
 
@@ -202,6 +202,15 @@ def _descend(sides: _Sides, descent: Descent, count: int, note: Callable[[float]
     return best
 
 
+def _loss(sides: _Sides, descent: Descent) -> float:
+    """Of both directions."""
+    losses = []
+    for side, other in (sides, sides[::-1]):
+        warped, mask = _carried(other.image, side)
+        losses.append(descent.similarity(warped, side.image, mask).item())
+    return sum(losses)
+
+
 def _downhill(sides: _Sides, descent: Descent) -> tuple[float, Directions]:
     """Loss of both directions, and for each a step whose longest displacement is a voxel."""
     loss_fixed, step_fixed = _pull(sides.fixed, sides.moving.image, descent)
@@ -210,20 +219,23 @@ def _downhill(sides: _Sides, descent: Descent) -> tuple[float, Directions]:
 
 
 def _pull(side: _Side, other: Tensor, descent: Descent) -> tuple[float, Tensor]:
-    """Loss of `side` against the other image carried to it, and its smooth steepest descent.
-
-    Voxels that have no counterpart inside the other image don't count.
-    """
-    phi = side.grid + side.u
-    warped = sample(other, phi, side.align_corners)
-    seen = ((phi >= 0) & (phi <= 1)).all(1, keepdim=True)
-    mask = seen if side.mask is None else seen & (side.mask != 0)
+    """Loss of `side` against the other image carried to it, and its smooth steepest descent."""
+    warped, mask = _carried(other, side)
     with torch.enable_grad():
         leaf = warped.requires_grad_()
         loss = descent.similarity(leaf, side.image, mask)
         (slope,) = torch.autograd.grad(loss, leaf)
     downhill = blur(-slope * central_difference(warped.detach()), descent.smoothing)
     return loss.item(), _unit(downhill)
+
+
+def _carried(other: Tensor, side: _Side) -> tuple[Tensor, Tensor]:
+    """The other image on the voxels of `side`, and which of them count: those that have a
+    counterpart inside it."""
+    phi = side.grid + side.u
+    seen = ((phi >= 0) & (phi <= 1)).all(1, keepdim=True)
+    mask = seen if side.mask is None else seen & (side.mask != 0)
+    return sample(other, phi, side.align_corners), mask
 
 
 def _unit(step: Tensor) -> Tensor:

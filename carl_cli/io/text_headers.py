@@ -58,10 +58,9 @@ class TextHeader:
 
     @cached_property
     def fields(self) -> dict[str, str]:
-        """Key in small letters → value, without the spaces of ASCII around them, as MetaIO
-        splits a line: any other space is a part of the value."""
-        matches = map(LINE.fullmatch, self.text.splitlines())
-        return {match[1].lower(): match[2].strip(BLANKS) for match in matches if match}
+        """Key in small letters → value."""
+        found = filter(None, map(_field, self.text.splitlines()))
+        return {key.lower(): value for key, value in found}
 
     @property
     def gzipped(self) -> bool:
@@ -154,11 +153,17 @@ def _nrrd_words(value: str) -> Iterator[str]:
 
 def _meta_fields(header: TextHeader) -> Iterator[tuple[str, str]]:
     for line in header.text.splitlines():
-        match = LINE.fullmatch(line)
-        if match:
-            yield match[1], match[2].strip(BLANKS)
+        if field := _field(line):
+            yield field
         elif line.strip():
             raise _damaged(header.path, f"{_shown(line)} in its header, a field was expected")
+
+
+def _field(line: str) -> tuple[str, str] | None:
+    """Key and value without the spaces of ASCII around them, as MetaIO splits a line: any other
+    space is a part of the value."""
+    match = LINE.fullmatch(line)
+    return (match[1], match[2].strip(BLANKS)) if match else None
 
 
 def _are_numbers(value: str, count: int, whole: bool) -> bool:
@@ -205,18 +210,16 @@ def check_packed_voxels(header: TextHeader, claimed: int) -> None:
         file.seek(start)
         is_nrrd = header.path.suffix.lower() in NRRD_SUFFIXES
         try:
-            length = (
-                _gzip_length(file) if is_nrrd else _zlib_length(file, _stated(header, path, start))
-            )
+            length = _gzip_length(file) if is_nrrd else _zlib_length(file, _stated(header, file))
         except (OSError, EOFError, zlib.error) as error:
             raise _damaged(path, f"its packed voxels can't be unpacked ({error})") from None
     if length < claimed:
         raise _damaged(path, f"{claimed - length} bytes of voxels are missing")
 
 
-def _stated(header: TextHeader, path: Path, start: int) -> int:
+def _stated(header: TextHeader, file: IO[bytes]) -> int:
     """Bytes of a packed MetaImage, by its header or, if that is silent, by the file."""
-    there = path.stat().st_size - start
+    there = os.fstat(file.fileno()).st_size - file.tell()
     stated = int(header.fields.get("compresseddatasize", there))
     if stated > there:
         raise EOFError(f"CompressedDataSize = {stated}, the file has {there} bytes of them")
@@ -231,15 +234,12 @@ def _gzip_length(file: IO[bytes]) -> int:
     return length
 
 
-def _zlib_length(file: IO[bytes], left: int) -> int:
-    """left: bytes of the file that may belong to the stream."""
-    unpacker = zlib.decompressobj(47)
+def _zlib_length(file: IO[bytes], size: int) -> int:
+    """size: of the stream at most, from here."""
+    unpacker, end = zlib.decompressobj(47), file.tell() + size
     length = 0
     while not unpacker.eof:
-        block = unpacker.unconsumed_tail
-        if not block:
-            block = file.read(min(BLOCK, left))
-            left -= len(block)
+        block = unpacker.unconsumed_tail or file.read(min(BLOCK, end - file.tell()))
         if not block:
             raise EOFError("the stream is cut")
         length += len(unpacker.decompress(block, BLOCK))
