@@ -32,9 +32,20 @@ from carl_cli.model.layers import pool
 from carl_cli.model.smoothing import unfolded
 from carl_cli.similarity import Similarity, blur
 
-# One voxel in 8 of the network grid first, with four times `steps` there: where the network is
-# off by more than a window of the similarity, only such a scale sees it, and it costs little.
-SCALES = ((8, 4), (4, 4), (2, 3), (1, 1))
+
+class Scale(NamedTuple):
+    """A grid with one voxel for `coarser` of the network's along each axis, and what a Descent's
+    steps and smoothing are multiplied with there."""
+
+    coarser: int
+    steps: int
+    smoothing: float
+
+
+# The coarsest has four times the steps: where the network is off by more than a window of the
+# similarity, only such a scale sees it, and it costs little. The finest may bend more: what it
+# alone sees is small.
+SCALES = (Scale(8, 4, 1), Scale(4, 4, 1), Scale(2, 3, 7 / 8), Scale(1, 1, 3 / 4))
 ROAMING_LENGTHS = 0.5, 0.1  # voxels of the coarsest scale: of its first and its last step
 MOMENTUM = 0.8
 ROOM = 8  # voxels along each axis: on less, such steps would lead anywhere
@@ -49,12 +60,16 @@ Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving s
 @dataclass(frozen=True)
 class Descent:
     """similarity of images (1, 1, *shape) and a mask. steps: at most, on the network grid; up
-    to four times as many on coarser ones. smoothing: width of the Gaussian over each step, in
-    voxels of the scale."""
+    to four times as many on coarser ones. smoothing: width of the Gaussian over each step on the
+    coarsest scale, in its voxels; a little less on the finer ones, in theirs."""
 
     similarity: Similarity
     steps: int
     smoothing: float
+
+    def at(self, scale: Scale) -> Descent:
+        steps, smoothing = scale.steps * self.steps, scale.smoothing * self.smoothing
+        return replace(self, steps=steps, smoothing=smoothing)
 
 
 @dataclass(frozen=True)
@@ -98,20 +113,21 @@ def refine(
         return maps[0], maps[1], []
     both = zip(images, masks, maps, strict=True)
     sides = _Sides(*(_side(image, mask, map_, align_corners) for image, mask, map_ in both))
-    counts = [times * descent.steps for _, times in SCALES]
+    own = [descent.at(scale) for scale in SCALES]
+    planned = sum(each.steps for each in own)
     curves: list[list[float]] = []
 
     def note(loss: float) -> None:
         curves[-1].append(loss)
-        report(sum(map(len, curves)) / sum(counts), loss)
+        report(sum(map(len, curves)) / planned, loss)
 
     with torch.no_grad():
         start = sides
-        for (scale, _), count in zip(SCALES, counts, strict=True):
+        for scale, each in zip(SCALES, own, strict=True):
             curves.append([])
-            level = _Sides(*(_at_scale(side, scale) for side in sides))
-            search = _roam if scale == SCALES[0][0] and _has_room(level) else _descend
-            level = _regular(search(_regular(level), descent, count, note))
+            level = _Sides(*(_at_scale(side, scale.coarser) for side in sides))
+            search = _roam if scale is SCALES[0] and _has_room(level) else _descend
+            level = _regular(search(_regular(level), each, note))
             sides = _Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
         best = min(sides, start, key=lambda found: _loss(found, descent))
     ahead, back = (DisplacementMap(side.u, align_corners) for side in best)
@@ -157,8 +173,8 @@ def _has_room(sides: _Sides) -> bool:
     return all(min(side.image.shape[2:]) >= ROOM for side in sides)
 
 
-def _roam(sides: _Sides, descent: Descent, count: int, note: Callable[[float], None]) -> _Sides:
-    """The best of `count` states; note hears the lowest loss after each.
+def _roam(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Sides:
+    """The best of so many states as there are steps; note hears the lowest loss after each.
 
     Steps shrink by a plan and may raise the loss, and momentum (Polyak 1964) carries them on:
     on the coarsest scale this leads out of the valley where the network's map lies, if it is
@@ -166,14 +182,14 @@ def _roam(sides: _Sides, descent: Descent, count: int, note: Callable[[float], N
     """
     first, last = ROAMING_LENGTHS
     lowest, best, trial, way = math.inf, sides, sides, None
-    for k in range(count):
+    for k in range(descent.steps):
         loss, downhill = _downhill(trial, descent)
         if loss < lowest:
             lowest, best = loss, trial
         note(lowest)
         way = downhill if way is None else _turned(way, downhill)
         ahead, back = map(_unit, way)
-        trial = _stepped(trial, (ahead, back), first * (last / first) ** (k / count))
+        trial = _stepped(trial, (ahead, back), first * (last / first) ** (k / descent.steps))
     return best
 
 
@@ -182,14 +198,14 @@ def _turned(way: Directions, downhill: Directions) -> Directions:
     return first, second
 
 
-def _descend(sides: _Sides, descent: Descent, count: int, note: Callable[[float], None]) -> _Sides:
-    """The best state after at most `count` steps; note hears the lowest loss after each.
+def _descend(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Sides:
+    """The best state after all steps, or fewer; note hears the lowest loss after each.
 
     A step that does not lower the loss is taken back and tried at half the length, so that
     images which match already are left in place.
     """
     length, lowest, best, trial = LONGEST, math.inf, sides, sides
-    for _ in range(count):
+    for _ in range(descent.steps):
         loss, downhill = _downhill(trial, descent)
         if loss < lowest:
             lowest, best, direction = loss, trial, downhill

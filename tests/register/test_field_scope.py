@@ -70,7 +70,7 @@ def test_the_record_names_what_was_used(folder: Path) -> None:
     assert (options["io_scope"], options["io_steps"], options["io_smoothing"]) == ("field", 10, 2.0)
     assert "io_lr" not in options
     losses = values["io_loss"]
-    assert len(SCALES) <= len(losses) <= 10 * sum(times for _, times in SCALES)
+    assert len(SCALES) <= len(losses) <= 10 * sum(scale.steps for scale in SCALES)
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0] - 0.02
 
