@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+Pair = tuple[str, str]
 
 
 class _Strict(BaseModel):
@@ -46,20 +51,55 @@ class Files(_Strict):
     moving_mask: str | None = None
 
 
-class Pairs(_Strict):
-    """Exactly one source. listed: [fixed, moving] ids. table: CSV with columns fixed and moving,
-    in the data set's folder. dataset_json: Learn2Reg's, whose list json_key holds the pairs; a
-    pair's id there is its file name."""
+class Draw(_Strict):
+    """`count` random pairs as the authors' evaluations draw them, from the cases that the data
+    set has: `ids` (a pattern of one file name, * for what is unknown) with the numbers from
+    numbers[0] to numbers[1] in it."""
 
-    listed: tuple[tuple[str, str], ...] = ()
+    ids: str
+    numbers: tuple[int, int]
+    count: int = Field(ge=1)
+    seed: int
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Draw:
+        if self.numbers[0] > self.numbers[1]:
+            raise ValueError(f"numbers from {self.numbers[0]} to {self.numbers[1]}")
+        if self._pattern(0) == self._pattern(1):
+            raise ValueError(f"ids without a place for the number: {self.ids!r}")
+        return self
+
+    def _pattern(self, number: int) -> str:
+        try:
+            return self.ids.format(number)
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"ids can't be filled with a number: {self.ids!r}") from error
+
+    def patterns(self) -> list[str]:
+        return [self._pattern(number) for number in range(self.numbers[0], self.numbers[1] + 1)]
+
+    def pairs(self, pool: Sequence[str]) -> list[Pair]:
+        """The moving image is drawn first. A pair may come twice, and be one image twice."""
+        chance = random.Random(self.seed)
+        drawn = [[chance.choice(pool) for _ in range(2)] for _ in range(self.count)]
+        return [(fixed, moving) for moving, fixed in drawn]
+
+
+class Pairs(_Strict):
+    """Exactly one source. listed: [fixed, moving] ids. drawn: by a Draw. table: CSV with columns
+    fixed and moving, in the data set's folder. dataset_json: Learn2Reg's, whose list json_key
+    holds the pairs; a pair's id there is its file name."""
+
+    listed: tuple[Pair, ...] = ()
+    drawn: Draw | None = None
     table: str = ""
     dataset_json: str = ""
     json_key: str = "registration_val"
 
     @model_validator(mode="after")
     def _one_source(self) -> Pairs:
-        if sum(map(bool, (self.listed, self.table, self.dataset_json))) != 1:
-            raise ValueError("give one of listed, table and dataset_json")
+        if sum(map(bool, (self.listed, self.drawn, self.table, self.dataset_json))) != 1:
+            raise ValueError("give one of listed, drawn, table and dataset_json")
         return self
 
 
@@ -106,9 +146,6 @@ class Protocol(_Strict):
     published: dict[str, dict[str, float]] = {}
 
 
-Pair = tuple[str, str]
-
-
 def read_protocol(path: Path) -> Protocol:
     """Raises InputError (no such file, not TOML), UsageError (a key that is wrong; names it)."""
     try:
@@ -128,6 +165,8 @@ def pairs_of(protocol: Protocol, data: Path) -> list[Pair]:
     source = protocol.pairs
     if source.listed:
         return list(source.listed)
+    if source.drawn:
+        return source.drawn.pairs(_pool(protocol.files, source.drawn, data))
     path = data / (source.table or source.dataset_json)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -141,6 +180,26 @@ def pairs_of(protocol: Protocol, data: Path) -> list[Pair]:
     if not found:
         raise InputError(f"{path}: no pairs", "see the protocol")
     return found
+
+
+def _pool(files: Files, draw: Draw, data: Path) -> list[str]:
+    """Ids of the cases that have both an image and a segmentation, by number."""
+    patterns = draw.patterns()
+    found = [sorted(_ids(files.fixed, data, pattern)) for pattern in patterns]
+    segmented = files.fixed_seg or files.fixed
+    pool = [ids[0] for ids in found if ids and (data / segmented.format(fixed=ids[0])).exists()]
+    if not pool:
+        raise InputError(
+            f"{data}: no case from {patterns[0]} to {patterns[-1]}",
+            "see how the protocol wants the files laid out",
+        )
+    return pool
+
+
+def _ids(template: str, data: Path, pattern: str) -> Iterator[str]:
+    before, _, after = template.partition("{fixed}")
+    for path in data.glob(f"{before}{pattern}{after}"):
+        yield path.relative_to(data).as_posix().removeprefix(before).removesuffix(after)
 
 
 def _of_csv(text: str) -> list[Pair]:
@@ -169,7 +228,15 @@ def prepared_table(protocol: Protocol, data: Path, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     if protocol.points == "voxels from 1":
         rows = [_with_lps_points(row, out / "landmarks", k) for k, row in enumerate(rows, 1)]
-    return _write_table(out / "pairs.csv", [case_id(pair) for pair in pairs], rows)
+    return _write_table(out / "pairs.csv", list(_case_ids(pairs)), rows)
+
+
+def _case_ids(pairs: Iterable[Pair]) -> Iterator[str]:
+    """A pair that comes again has its number behind its name."""
+    seen: Counter[str] = Counter()
+    for name in map(case_id, pairs):
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name}_{seen[name]}"
 
 
 def case_id(pair: Pair) -> str:
