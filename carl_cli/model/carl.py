@@ -91,6 +91,7 @@ class ModelConfig(BaseModel):
 
     coarse_symmetric: Ξ's two directions, and Λ's, are made each other's inverse; the paper: no.
     window_scales: where Λ follows Ξ, before any Ψ; the paper: nowhere.
+    refine_symmetric: the two directions after each Ψ as well; the paper: no.
     refine_unets: the scale of each refinement's U-Net; empty: where it refines.
     refine_blurs: sigma by which the map before each refinement is blurred, in voxels at its
     scale; empty: not at all. extrapolation: of maps, beyond the image's border."""
@@ -104,6 +105,7 @@ class ModelConfig(BaseModel):
     window_scales: Scales = ()
     window: WindowConfig = WindowConfig()
     refine_scales: Scales = (2, 1)
+    refine_symmetric: bool = False
     refine_unets: Scales = ()
     refine_blurs: Annotated[tuple[Reach, ...], Field(max_length=MOST_LAYERS)] = ()
     extrapolation: Literal["border", "reflected"] = "border"
@@ -166,11 +168,12 @@ def build_network(config: ModelConfig) -> Registrar:
         network = Symmetric(network, config.align_corners)
     network, scale = _with_windows(network, config)
     blurs = config.refine_blurs or (0,) * len(config.refine_scales)
+    step = _step(config.refine_symmetric)
     for finer, at, sigma in zip(config.refine_scales, config.unet_scales, blurs, strict=True):
         network = _raise_to(network, scale, finer)
         if sigma:
             network = Blurred(network, sigma, config.align_corners, _map_kind(config))
-        network = TwoStep(network, _raise_to(_unet(config), at, finer), config.align_corners)
+        network = step(network, _raise_to(_unet(config), at, finer), config.align_corners)
         scale = finer
     return _raise_to(network, scale, 1).eval()
 
@@ -178,13 +181,17 @@ def build_network(config: ModelConfig) -> Registrar:
 def _with_windows(network: Registrar, config: ModelConfig) -> tuple[Registrar, int]:
     """The network at the last window's scale, and that scale."""
     scale, attention, w = config.coarse_scale, attention_of(network), config.window
-    step = SymmetricTwoStep if config.coarse_symmetric else TwoStep
+    step = _step(config.coarse_symmetric)
     for finer in config.window_scales:
         assert attention is not None
         window = WindowAttention(attention, w.radius, w.sharpness, w.smoothing)
         network = step(_raise_to(network, scale, finer), window, config.align_corners)
         scale = finer
     return network, scale
+
+
+def _step(symmetric: bool) -> type[TwoStep]:
+    return SymmetricTwoStep if symmetric else TwoStep
 
 
 def _raise_to(network: Registrar, scale: int, finer: int) -> Registrar:

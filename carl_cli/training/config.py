@@ -196,6 +196,11 @@ class TrainConfig(Strict):
         if self.model.refine_unets or self.model.refine_blurs or self.model.encoder.halvings:
             raise ValueError("training is not for networks with uniCARL's parts")
         for stage in self.stages:
+            if stage.loss.refinement and self.model.refine_symmetric:
+                raise ValueError(
+                    f"stage {stage.name}: refine_symmetric leaves nothing to tell loss.refinement "
+                    f"what a Ψ added; take loss.regularity"
+                )
             if stage.loss.uses_attention and self.model.coarse != "attention":
                 raise ValueError(f"stage {stage.name}: attention losses need coarse = attention")
             if self.data.kind == "synthetic":
@@ -227,6 +232,7 @@ def model_at(config: TrainConfig, stage_number: int) -> ModelConfig:
     """
     stage, model = config.stages[stage_number], whole_model(config, stage_number)
     encoder, coarse, scales = model.encoder, model.coarse_scale, model.refine_scales
+    windows = list(model.window_scales)
     if stage.padding is not None:
         encoder = encoder.model_copy(update={"padding": stage.padding})
     if stage.levels is not None:
@@ -234,9 +240,10 @@ def model_at(config: TrainConfig, stage_number: int) -> ModelConfig:
             raise ValueError(f"stage {stage.name}: levels {stage.levels} of {len(scales)}")
         scales = scales[: stage.levels]
         finest = scales[-1] if scales else coarse
-        coarse, scales = coarse // finest, tuple(s // finest for s in scales)
+        coarse, *windows = (s // finest for s in (coarse, *windows) if s >= finest)
+        scales = tuple(s // finest for s in scales)
     update = {"encoder": encoder, "coarse_scale": coarse, "refine_scales": scales}
-    return model.model_copy(update=update)
+    return model.model_copy(update={**update, "window_scales": tuple(windows)})
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -15,8 +15,10 @@ from carl_cli.model.carl import (
     WindowConfig,
     attention_of,
     build_network,
+    with_coarse,
 )
 from carl_cli.model.operators import Kept, Registrar, Symmetric
+from carl_cli.model.unet import OUTPUT_SCALE
 
 from ..drawn import draw_apart_from_ground
 
@@ -95,6 +97,25 @@ def test_symmetric_windows_leave_equal_images_in_place() -> None:
     assert torch.equal(ahead.on_grid(SHAPE), back.on_grid(SHAPE))
     moved = (ahead.on_grid(SHAPE) - identity(SHAPE, False))[:, :, 84:92, 12:20, 12:20]
     assert (moved * torch.tensor(SHAPE).view(1, 3, 1, 1, 1)).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_bias_of_both_directions_cancels_in_symmetric_refinements(symmetric: bool) -> None:
+    """Each Ψ shifts whatever it sees by a tenth of a voxel: as no two directions that are inverse
+    do, nothing of it is left."""
+    still = DisplacementMap(torch.zeros(1, 3, 4, 4, 4), align_corners=False)
+    network = with_coarse(
+        _network(CONFIG.model_copy(update={"refine_symmetric": symmetric})), Kept(still, still)
+    )
+    for name, parameter in network.named_parameters():
+        if "last" in name:
+            torch.nn.init.constant_(parameter, 0.0)
+            if name.endswith("bias"):
+                parameter.data = 0.1 / torch.tensor(SHAPE) / OUTPUT_SCALE
+    image = _noise(*SHAPE, seed=1)
+    moved = _voxels(network, image, image) - _voxels(Kept(still, still), image, image)
+    expected = torch.full_like(moved, 0.0 if symmetric else 0.2)
+    torch.testing.assert_close(moved, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from carl_cli.errors import UsageError
 from carl_cli.training.checkpoint import has_state, load_state
@@ -266,6 +267,36 @@ def test_levels_grow_into_the_whole_network(
     for name, value in first.state_dict().items():
         torch.testing.assert_close(first_now.state_dict()[name], value)
         torch.testing.assert_close(last_now.state_dict()[name], value)
+
+
+SYMMETRIC = {"coarse_symmetric": True, "refine_symmetric": True, "window": {"radius": 1}}
+
+
+def test_levels_of_a_network_with_windows(make_config: Callable[..., TrainConfig]) -> None:
+    model = {**TINY_MODEL, "coarse_scale": 4, "window_scales": (2,), "refine_scales": (2, 1)}
+    stages = [{**MATCH, "levels": 0}, {**REGISTER, "levels": 1}, REGISTER]
+    config = make_config(stages, model={**model, **SYMMETRIC})
+    described = map(partial(model_at, config), range(3))
+    assert [(m.coarse_scale, m.window_scales, m.refine_scales) for m in described] == [
+        (1, (), ()),
+        (2, (1,), (1,)),
+        (4, (2,), (2, 1)),
+    ]
+
+
+def test_symmetric_refinements_learn(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """Through what makes the directions inverse: Ψ began as the identity, and moves."""
+    model = {**TINY_MODEL, "window_scales": (1,), **SYMMETRIC}
+    config = make_config([{**REGISTER, "train": "refinements"}], model=model)
+    assert train(config, tmp_path) == "finished"
+    refinement = parts(averaged(load_state(tmp_path, "last"))[0])[-1]
+    images = torch.rand(2, 1, 1, 16, 16, 16)
+    with torch.no_grad():
+        assert refinement(*images).displacement_BDx.abs().max() > 0
+    with pytest.raises(ValidationError, match="refine_symmetric"):
+        make_config([{**REGISTER, "loss": {"dice": 1.0, "refinement": 0.1}}], model=model)
 
 
 def test_a_run_starts_from_the_weights_of_another(
