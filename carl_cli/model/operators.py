@@ -58,7 +58,7 @@ class SymmetricTwoStep(TwoStep):
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
         return self.both(fixed, moving)[0]
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+    def both(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
         maps = super().both(fixed, moving)
         means = mutual_mean(*maps, fixed.shape[2:], self.align_corners, fixed.device)
         ahead, back = (unfolded(m.displacement_BDx, self.align_corners) for m in means)
