@@ -141,10 +141,10 @@ def _beside(plan: Plan, sizes: Sizes) -> int:
 
 
 def _network(model: ModelConfig, shape: tuple[int, ...]) -> float:
-    """Bytes of a forward pass."""
+    """Bytes of a forward pass: features are gone where a U-Net begins."""
     unets = max((_unet(model, shape, scale) for scale in _unet_scales(model)), default=0.0)
     encoding = ENCODING_WINDOW if model.window_scales else ENCODING
-    return encoding * _features(model, shape) + unets + MAPS * prod(shape)
+    return max(encoding * _features(model, shape), unets) + MAPS * prod(shape)
 
 
 def _fitting(model: ModelConfig, shape: tuple[int, ...], scope: str) -> float:

@@ -106,11 +106,11 @@ class Peak(NamedTuple):
 
 
 PEAKS = (
-    Peak(64, "carl-base", "", "forward warped", 346, 664),
-    Peak(128, "carl-base", "", "forward warped", 346, 1224),
-    Peak(256, "carl-base", "", "forward warped inverse inverse_warped jacobian", 346, 1484),
-    Peak(128, "carl-base", "field", "forward warped", 346, 1490),
-    Peak(96, "carl-base", "all", "forward", 342, 2424),
+    Peak(64, "carl-base", "", "forward warped", 362, 581),
+    Peak(128, "carl-base", "", "forward warped", 362, 1243),
+    Peak(256, "carl-base", "", "forward warped inverse inverse_warped jacobian", 346, 1276),
+    Peak(128, "carl-base", "field", "forward warped", 362, 1532),
+    Peak(96, "carl-base", "all", "forward", 346, 3042),
     Peak(96, "paper", "", "forward", 476, 924),
     Peak(96, "paper", "all", "forward", 484, 2972),
     Peak(96, "unet", "all", "forward", 603, 3806),
