@@ -202,7 +202,8 @@ def _jacobian(tile: _Tile) -> Any:
     colours = colormaps[JACOBIAN_MAP].with_extremes(under=FOLD_COLOUR, bad="black")
     # A logarithmic scale: halving and doubling a volume are equally far from 1.
     norm = LogNorm(1 / limit, limit)
-    values = np.clip(tile.scene.jacobian, 1 / limit, limit)
+    # A little inside: resampled, the very end of the scale would pass for a fold.
+    values = np.clip(tile.scene.jacobian, 1.001 / limit, limit)
     folded = tile.scene.jacobian <= 0
     return tile.image(np.where(folded, 1e-9, values), cmap=colours, norm=norm)
 

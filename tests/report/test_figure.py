@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from carl_cli.errors import OutputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.image import Image
 from carl_cli.report.figure import save_figure
-from carl_cli.transform import identity
+from carl_cli.report.planes import FOLD_COLOUR
+from carl_cli.transform import DisplacementField, identity
 from tests.report.conftest import Pair
 
 
@@ -72,6 +74,28 @@ def test_formats_and_same_bytes_twice(
     second = saved(pair, tmp_path / f"b{suffix}", labels=(None, None)).read_bytes()
     assert first.startswith(magic)
     assert first == second
+
+
+def squeezed(grid: Grid, share: float) -> DisplacementField:
+    """A ball is drawn together: the determinant in its middle is (1 - share)³."""
+    places = grid.points_mm() - grid.points_mm().reshape(-1, 3).mean(0)
+    weight = np.exp(-((places / 44.0) ** 2).sum(-1, keepdims=True))
+    return DisplacementField(grid, (-share * places * weight).astype(np.float32))
+
+
+@pytest.mark.parametrize(("share", "folds"), [(0.55, False), (1.5, True)])
+def test_only_folds_have_the_colour_of_folds(
+    pair: Pair, tmp_path: Path, share: float, folds: bool
+) -> None:
+    """A determinant of 0.09 lies beyond the scale, but it is no fold."""
+    from matplotlib.colors import to_rgb
+    from matplotlib.image import imread
+
+    changed = replace(pair, transform=squeezed(pair.fixed.grid, share))
+    pixels = imread(saved(changed, tmp_path / "figure.png"))[..., :3]
+    row = np.array_split(pixels[:, : -pixels.shape[1] // 6], 7)[-1]
+    alike = int((np.abs(row - to_rgb(FOLD_COLOUR)).max(-1) < 0.02).sum())
+    assert (alike > 30) if folds else (alike == 0)
 
 
 def test_contours_change_the_picture(pair: Pair, tmp_path: Path) -> None:
