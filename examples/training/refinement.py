@@ -1,4 +1,4 @@
-"""Ψ behind a frozen Ξ and Λ, as carl-base's was trained: on one core, in little more than an hour.
+"""Ψ behind a frozen Ξ and Λ, by the method of carl-base: on one core, in about an hour.
 
     python benchmarks/prepare_label_maps.py FOLDER runs/data
     python examples/training/refinement.py runs/data/brains-2mm.npz runs/refinement --minutes 75
@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ SETTINGS = SynthesisSettings(
 TRAINED_ON = tuple(f"subject{k:02}" for k in range(1, 10))
 FRESH_EVERY, FIRST_PAIRS = 12, 50  # steps for a new pair; so many of them come three times as fast
 RATE, WARM_UP, CLIP = 6e-4, 50, 1.0
-STIFFNESS = 0.15  # weight of the diffusion of what Ψ adds
+STIFFNESS = 0.15  # weight of the diffusion of what Ψ adds, voxels, mean of both directions
 KNOWN = 0.3  # weight of the distance from the truth, voxels
 DECAY = 0.995
 THIN, THINNEST = 0.3, 6  # share of the views that are slabs, and voxels of the thinnest
@@ -177,7 +178,8 @@ def loss_of(view: View, unet: DisplacementUNet, chance: Chance) -> Tensor:
     diffusion of what Ψ added."""
     added = Added(unet)
     phi = identity(view.shape, False) + refined(view, added)
-    terms = [STIFFNESS * diffusion(u, torch.zeros_like(u)) for u in added.noted]
+    cubic = torch.tensor(view.shape).view(1, 3, 1, 1, 1) / view.shape[0]  # as `diffusion` takes it
+    terms = [STIFFNESS / 2 * diffusion(u * cubic, torch.zeros_like(u)) for u in added.noted]
     inside = ((phi > 0) & (phi < 1)).all(1, keepdim=True)
     visible = view.visible[:2]
     seen = visible & inside & (sample(visible.flip(0).float(), phi, False) > 0.5)
@@ -208,7 +210,7 @@ def views(weights: Weights, maps: Path, unet: DisplacementUNet, seed: int) -> It
     synthesiser = PairSynthesiser(SETTINGS, [people[name] for name in TRAINED_ON], seed)
     matching = parts_before(weights.network)
     kept: list[tuple[View, View]] = []
-    for step in range(10**9):
+    for step in count():
         every = FRESH_EVERY // 3 if len(kept) < FIRST_PAIRS else FRESH_EVERY
         if step % every == 0:
             kept.append(made_pair(synthesiser, matching, len(kept)))
