@@ -23,7 +23,7 @@ test: $(VENV)/.dev
 
 # As root, on a machine of your own: it starts a Slurm cluster of one node.
 test-cluster: $(VENV)/.dev
-	tests/cluster/install_slurm.sh
+	tests/batch/slurm/install_slurm.sh
 	$(TEST_ENV) $(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/.dev

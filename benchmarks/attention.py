@@ -18,9 +18,9 @@ from torch.nn.functional import normalize
 
 from benchmarks.measure import table
 from benchmarks.timing import call_seconds, machine, peak_of
-from carl_cli.kernels import padded
-from carl_cli.kernels.attention import MAX_NORM, mean_and_spread, way
-from carl_cli.kernels.lattice import Shape, count, positions
+from carl_cli.model.kernels import sdpa as padded
+from carl_cli.model.kernels.attention import MAX_NORM, backend_for, mean_and_spread
+from carl_cli.model.kernels.positions import Shape, count, positions
 
 NAIVE_MIB = 2048  # the whole matrix of logits must fit
 Attention = Callable[[Tensor, Tensor, Shape], Tensor]
@@ -64,7 +64,8 @@ def rows_of(
     queries = _features(arguments.queries, width, arguments.device)
     keys = _features(count(shape), width, arguments.device)
     pairs = queries.shape[1] * keys.shape[1]
-    ways = {f"ours ({way(queries.device)})": ours, "padded": sdpa, "definition": naive}
+    backend = backend_for(queries.device).__name__.rpartition(".")[2]
+    ways = {f"ours ({backend})": ours, "padded": sdpa, "definition": naive}
     if pairs * 4 / 2**20 > NAIVE_MIB:
         del ways["definition"]
     flops = 2 * pairs * width * (3 if arguments.backward else 1)

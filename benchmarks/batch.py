@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image, write_image
-from carl_cli.io.transform import read_transform
+from carl_cli.io.images.files import Image, write_image
+from carl_cli.io.transforms.files import read_transform
 
 CARL = (sys.executable, "-m", "carl_cli.cli.app")
 SPACING_MM = 4.0

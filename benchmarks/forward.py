@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import table
 from benchmarks.reference import ours, pair, their_maps, theirs
 from benchmarks.timing import call_seconds, machine, peak_memory, peak_of
-from carl_cli.kernels.attention import way
 from carl_cli.model.attention import noted_spread
-from carl_cli.model.carl import ModelConfig, attention_of
+from carl_cli.model.kernels.attention import backend_for
+from carl_cli.model.network import ModelConfig, attention_of
 from carl_cli.model.operators import Registrar
 
 
@@ -85,7 +85,7 @@ def flops(network: Registrar, fixed: Tensor, moving: Tensor) -> float:
     with FlopCounterMode(display=False) as counter, noted_spread() as noted:
         network.both(fixed, moving)
     attention = attention_of(network)
-    if way(fixed.device) != "fused" or attention is None:
+    if not backend_for(fixed.device).__name__.endswith("fused") or attention is None:
         return counter.get_total_flops()
     shape = noted[0].shape[2:]
     pairs = math.prod(shape) * math.prod(n + 2 * attention.margin for n in shape)

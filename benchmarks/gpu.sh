@@ -13,7 +13,7 @@ run() { # name of the result, then the command
     "${@:2}" 2>&1 | tee "$results/$1.txt"
 }
 
-run tests "$python" -m pytest -q tests/kernels -m "gpu or not gpu"
+run tests "$python" -m pytest -q tests/model/kernels -m "gpu or not gpu"
 run other-tests "$python" -m pytest -q tests -m gpu
 run attention "$python" -m benchmarks.attention --device cuda --queries 85184 --sides 44 62
 run attention-backward \

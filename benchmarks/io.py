@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.measure import table
 from benchmarks.reference import ours, pair, their_steps, theirs
 from benchmarks.timing import call_seconds, machine, peak_memory
-from carl_cli.instance import InstanceOptions, Pair, optimise
+from carl_cli.registration.instance import InstanceOptions, Pair, optimise
 
 RATE = 2e-5
 

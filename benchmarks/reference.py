@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from carl_cli.model.carl import ModelConfig, build_network
+from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.model.published import load_published
 from tests.model.reference import drawn_weight

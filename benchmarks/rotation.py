@@ -21,12 +21,12 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from carl_cli.devices import chosen_weights
-from carl_cli.io.image import Image, read_image
-from carl_cli.registration import Init, Registration, RegistrationOptions, register
-from carl_cli.report.curves import save_curves
-from carl_cli.transform import AffineTransform, Transform
-from carl_cli.weights import Weights
+from carl_cli.io.images.files import Image, read_image
+from carl_cli.registration.register import Init, Registration, RegistrationOptions, register
+from carl_cli.report.figure import save_curves
+from carl_cli.transforms import AffineTransform, Transform
+from carl_cli.weights.folder import Weights
+from carl_cli.weights.locate import chosen_weights
 
 PAIRS = {
     "brain": ("brain_t1/image_A.nii.gz", "brain_t1/image_B.nii.gz"),

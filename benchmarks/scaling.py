@@ -25,10 +25,10 @@ from benchmarks.measure import Cost, process_cost, table
 NETWORK = """
 import sys, torch
 from pathlib import Path
-from carl_cli.allocator import keep_freed_memory
-from carl_cli.model.carl import ModelConfig, build_network
-from carl_cli.registry import locate
-from carl_cli.weights import load_weights
+from carl_cli.system import keep_freed_memory
+from carl_cli.model.network import ModelConfig, build_network
+from carl_cli.weights.locate import locate
+from carl_cli.weights.folder import load_weights
 keep_freed_memory()
 weights, side, directions = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 torch.manual_seed(0)
@@ -39,7 +39,7 @@ with torch.inference_mode():
     maps = network.both(fixed, moving) if directions == "2" else [network(fixed, moving)]
     assert all(bool(phi.on_grid(fixed.shape[2:]).isfinite().all()) for phi in maps)
 """
-STARTED = "import torch, carl_cli.registration"
+STARTED = "import torch, carl_cli.registration.register"
 CARL = [sys.executable, "-m", "carl_cli.cli.app"]
 
 

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from benchmarks.measure import table
 from benchmarks.timing import machine
-from carl_cli.evaluating.truth import Truth
-from carl_cli.instance import InstanceOptions
-from carl_cli.io.image import Image, read_image
-from carl_cli.registration import RegistrationOptions, register
-from carl_cli.registry import locate
-from carl_cli.scoring import score
-from carl_cli.weights import Weights, load_weights
+from carl_cli.evaluation.truth import Truth
+from carl_cli.io.images.files import Image, read_image
+from carl_cli.registration.instance import InstanceOptions
+from carl_cli.registration.register import RegistrationOptions, register
+from carl_cli.weights.folder import Weights, load_weights
+from carl_cli.weights.locate import locate
+from carl_cli.workflows.score import score
 
 FIELD_STEPS = (6, 12, 24, 48)
 RATES = {"refine": (1e-3, 5e-3), "all": (2e-5, 2e-3)}  # 2e-5: the paper's

@@ -41,7 +41,7 @@ from benchmarks.contest.moving import KINDS, moved_pair
 from benchmarks.contest.pairs import SETS, Pair
 from benchmarks.contest.table import Change, Row, markdown, replace_block
 from carl_cli import __version__
-from carl_cli.registry import locate
+from carl_cli.weights.locate import locate
 
 DATA = os.environ.get("CARL_TEST_DATA", "../shared/data")
 DRAWS = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from carl_cli.cli.app import load
-from carl_cli.cli.commands import available
+from carl_cli.cli.commands import COMMANDS
 
 TARGET = Path(__file__).with_name("cli.md")
 OPENING = """# Commands
@@ -21,7 +21,7 @@ OWN_HELP = "help"
 def document() -> str:
     """The whole page."""
     sections = [OPENING]
-    for entry in available().values():
+    for entry in COMMANDS.values():
         sections += _command(f"carl {entry.name}", load(entry))
     return "\n".join(sections)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from carl_cli.io.image import read_image, write_image
+from carl_cli.io.images.files import read_image, write_image
 from carl_cli.io.resample import resample
-from carl_cli.io.transform import write_transform
-from carl_cli.registration import register
-from carl_cli.registry import DEFAULT, locate
-from carl_cli.weights import load_weights
+from carl_cli.io.transforms.files import write_transform
+from carl_cli.registration.register import register
+from carl_cli.weights.folder import load_weights
+from carl_cli.weights.locate import locate
+from carl_cli.weights.registry import DEFAULT
 
 
 def main(fixed_path: str, moving_path: str, folder: str, weights: str = DEFAULT) -> None:

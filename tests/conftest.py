@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
+from carl_cli.transforms import AffineTransform
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -123,3 +124,10 @@ def make_labels() -> Callable[..., Image]:
         return Image(array, grid)
 
     return build
+
+
+@pytest.fixture
+def affine() -> AffineTransform:
+    """Rotation, shear and scaling that no transposition or sign leaves alone."""
+    shear = np.array([[1.1, 0.05, 0.0], [0.0, 0.95, -0.08], [0.02, 0.0, 1.03]])
+    return AffineTransform(rotation((7, -11, 5)) @ shear, np.array((6.0, -4.0, 3.0)))

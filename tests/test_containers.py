@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carl_cli.io.image import Image, write_image
-
-from .cli.weights_folder import untrained_weights
-from .conftest import make_grid, smooth_value
+from carl_cli.io.images.files import Image, write_image
+from tests.cli.weights_folder import untrained_weights
+from tests.conftest import make_grid, smooth_value
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from carl_cli.demonstration import DemoFiles, write_phantom
-from carl_cli.model.carl import attention_of, build_network
-from carl_cli.phantom import make_phantom
+from carl_cli.model.network import attention_of, build_network
 from carl_cli.training.config import load_config
-from carl_cli.weights import read_config
-
-from .cli.weights_folder import untrained_weights
+from carl_cli.weights.folder import read_config
+from carl_cli.workflows.demo import DemoFiles, write_phantom
+from carl_cli.workflows.phantom import make_phantom
+from tests.cli.weights_folder import untrained_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

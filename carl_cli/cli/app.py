@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from carl_cli import __version__
 from carl_cli.cli.boundary import exit_code_of
-from carl_cli.cli.commands import CommandEntry, available
+from carl_cli.cli.commands import COMMANDS, CommandEntry
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -46,7 +46,7 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.entries = available()
+        self.entries = COMMANDS
         for entry in self.entries.values():
             self.add_command(
                 TyperCommand(entry.name, help=entry.summary, rich_help_panel=entry.panel)

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import typer
 
 from carl_cli.cli import console
-from carl_cli.cli.arguments import NetworkArguments, RunArguments
-from carl_cli.cli.batch_arguments import FolderArguments, ScheduleArguments, TableArguments
 from carl_cli.cli.batch_table import live_table
-from carl_cli.cli.cluster_arguments import ClusterArguments, check_cluster, submit
-from carl_cli.cli.grouping import grouped
-from carl_cli.cli.method import MethodArguments
+from carl_cli.cli.options.batch import FolderArguments, ScheduleArguments, TableArguments
+from carl_cli.cli.options.grouping import grouped
+from carl_cli.cli.options.method import MethodArguments
+from carl_cli.cli.options.register import NetworkArguments, RunArguments
+from carl_cli.cli.options.slurm import ClusterArguments, check_cluster, submit
 from carl_cli.errors import BatchError, DoubtfulError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from carl_cli.batch import Policy
-    from carl_cli.batching.job import Job
-    from carl_cli.batching.shards import Shard
-    from carl_cli.batching.table import Entry, Row
-    from carl_cli.batching.workers import Setup
-    from carl_cli.weights import Weights
+    from carl_cli.batch.job import Job
+    from carl_cli.batch.run import Policy
+    from carl_cli.batch.shards import Shard
+    from carl_cli.batch.table import Entry, Row
+    from carl_cli.batch.workers import Setup
+    from carl_cli.weights.folder import Weights
 
 
 @grouped
@@ -55,7 +55,7 @@ def batch(
     if cluster.executor == "slurm" and not method.run.dry_run:
         submit(cluster, len(entries), table, folder, schedule, method)
         return
-    from carl_cli.batching.shards import chosen_shard
+    from carl_cli.batch.shards import chosen_shard
 
     shard = chosen_shard(schedule.shard)
     setups = _setups(method.network, threads, schedule)
@@ -92,7 +92,7 @@ def _entries(table: TableArguments, method: MethodArguments) -> list[Entry]:
 
 def _agreeing(entry: Entry, method: MethodArguments) -> Entry:
     """The entry, refused if its options contradict each other or those of the command."""
-    from carl_cli.batching.table import refused
+    from carl_cli.batch.table import refused
 
     try:
         if entry.row is not None:
@@ -103,9 +103,9 @@ def _agreeing(entry: Entry, method: MethodArguments) -> Entry:
 
 
 def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
-    from carl_cli.batching.bids import pair_dataset
-    from carl_cli.batching.folders import pair_atlas, pair_folders
-    from carl_cli.batching.table import read_table
+    from carl_cli.batch.bids import pair_dataset
+    from carl_cli.batch.folders import pair_atlas, pair_folders
+    from carl_cli.batch.table import read_table
 
     patterns = table.fixed_pattern or table.pattern, table.moving_pattern or table.pattern
     given = (table.pairs, table.fixed_dir, table.moving_dir, table.atlas, table.bids)
@@ -126,9 +126,9 @@ def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
 
 def _setups(network: NetworkArguments, threads: int, schedule: ScheduleArguments) -> list[Setup]:
     """What each worker computes with: a share of the threads, a GPU of its own."""
-    from carl_cli.batching.workers import Setup
-    from carl_cli.devices import chosen_device, worker_devices
-    from carl_cli.registry import locate
+    from carl_cli.batch.workers import Setup
+    from carl_cli.model.devices import chosen_device, worker_devices
+    from carl_cli.weights.locate import locate
 
     workers = schedule.workers
     devices = worker_devices(chosen_device(network.device), workers, schedule.share_gpu)
@@ -145,8 +145,8 @@ def _job(
     weights: Weights,
     setups: Sequence[Setup],
 ) -> Job:
-    from carl_cli.batching.job import Job
-    from carl_cli.batching.naming import case_outputs
+    from carl_cli.batch.job import Job
+    from carl_cli.batch.naming import case_outputs
 
     outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, folder.roles())
     options = method.options(weights, folder.confidence or folder.report)
@@ -156,7 +156,7 @@ def _job(
 
 
 def _policy(folder: FolderArguments, schedule: ScheduleArguments) -> Policy:
-    from carl_cli.batch import Policy
+    from carl_cli.batch.run import Policy
 
     resume = schedule.resume or schedule.retry_failed
     if resume and folder.overwrite:
@@ -166,7 +166,7 @@ def _policy(folder: FolderArguments, schedule: ScheduleArguments) -> Policy:
 
 def _check_request(jobs: Sequence[Job], weights: Weights) -> None:
     """A choice that no case could be computed with ends the batch before it starts."""
-    from carl_cli.preflight import check_request
+    from carl_cli.workflows.checks import check_request
 
     for job in jobs:
         spacing = job.settings.field_spacing
@@ -174,7 +174,7 @@ def _check_request(jobs: Sequence[Job], weights: Weights) -> None:
 
 
 def _check(jobs: Sequence[Job], weights: Weights) -> None:
-    from carl_cli.batching.job import check
+    from carl_cli.batch.job import check
 
     errors = {job.name: check(job, weights) for job in jobs}
     for name, error in errors.items():
@@ -194,7 +194,7 @@ def _run(
     setups: list[Setup],
     entries: Sequence[Entry],
 ) -> None:
-    from carl_cli.batch import Batch
+    from carl_cli.batch.run import Batch
 
     with live_table(len(setups)) as listener:
         work = Batch(folder.out_dir, shard, jobs, refused, weights, policy, listener)
@@ -208,7 +208,7 @@ def _run(
 
 
 def _summarise(folder: FolderArguments, entries: Sequence[Entry]) -> None:
-    from carl_cli.batching.summary import summarise
+    from carl_cli.batch.summary import summarise
 
     totals = summarise(
         folder.out_dir,
@@ -221,7 +221,7 @@ def _summarise(folder: FolderArguments, entries: Sequence[Entry]) -> None:
 
 def _records(folder: FolderArguments, entries: Sequence[Entry]) -> dict[str, Path]:
     """Where the record of each case is, or will be."""
-    from carl_cli.batching.naming import case_outputs
+    from carl_cli.batch.naming import case_outputs
 
     records = {
         e.name: case_outputs(folder.out_dir / e.name, e.row.fixed, e.row.moving).json
@@ -232,7 +232,7 @@ def _records(folder: FolderArguments, entries: Sequence[Entry]) -> dict[str, Pat
 
 
 def _check_doubts(folder: FolderArguments, entries: Sequence[Entry], run: RunArguments) -> None:
-    from carl_cli.batching.summary import doubtful
+    from carl_cli.batch.summary import doubtful
 
     names = doubtful(_records(folder, entries)) if run.strict else []
     if names:

@@ -15,7 +15,7 @@ def batch_cancel(
 
     What is finished stays; the same command submits the rest again.
     """
-    from carl_cli.cluster.jobs import cancel_jobs
+    from carl_cli.batch.slurm.jobs import cancel_jobs
 
     cancelled = cancel_jobs(folder)
     for job in cancelled:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from carl_cli.cluster.overview import JobState
+    from carl_cli.batch.slurm.overview import JobState
 
 
 def batch_status(
@@ -19,7 +19,7 @@ def batch_status(
     The counts come from the status tables in the folder: Slurm need not be there. Cases that
     failed are listed with their error, tasks that ended badly with their log.
     """
-    from carl_cli.cluster.overview import overview
+    from carl_cli.batch.slurm.overview import overview
 
     found = overview(folder)
     for state, count in found.counts.items():
@@ -32,7 +32,7 @@ def batch_status(
 
 
 def _tell(folder: Path, job: JobState) -> None:
-    from carl_cli.cluster.overview import log_of
+    from carl_cli.batch.slurm.overview import log_of
 
     words = ", ".join(f"{count} {state}" for state, count in sorted(job.counts.items()))
     typer.echo(f"job {job.submission.job}: {words}")

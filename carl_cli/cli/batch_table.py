@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from carl_cli.batching.status import StatusRow
+    from carl_cli.batch.status import StatusRow
 
 Listener = Callable[["StatusRow"], None]
 FAILED_SHOWN = 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import NamedTuple
 
 
@@ -18,10 +17,6 @@ class CommandEntry(NamedTuple):
     attribute: str
     summary: str
     panel: str
-
-    @property
-    def exists(self) -> bool:
-        return find_spec(self.module) is not None
 
 
 REGISTER = "Register and apply"
@@ -76,7 +71,4 @@ ENTRIES = (
     CommandEntry("cite", _CLI + "cite", "cite", "Print what to cite, as BibTeX.", HELP),
 )
 
-
-def available() -> dict[str, CommandEntry]:
-    """Name → entry of the commands whose module is installed, in the order of the table."""
-    return {entry.name: entry for entry in ENTRIES if entry.exists}
+COMMANDS = {entry.name: entry for entry in ENTRIES}

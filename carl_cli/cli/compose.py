@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options import LogFile, Overwrite, Quiet, Verbose
-from carl_cli.cli.transform_options import FieldSpacing, Intent, Output, Precision, Reference
+from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Verbose
+from carl_cli.cli.options.transform import FieldSpacing, Intent, Output, Precision, Reference
 
 
 def compose(
@@ -37,8 +37,8 @@ def compose(
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.outputs import check_outputs
-    from carl_cli.transforming import Storage
-    from carl_cli.transforming import compose as run
+    from carl_cli.workflows.transform import Storage
+    from carl_cli.workflows.transform import compose as run
 
     start(verbose, quiet, log_file)
     check_outputs([output], overwrite)

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from carl_cli.errors import OutputError
 from carl_cli.progress import Progress, silent
-from carl_cli.threads import limit_threads, thread_count
+from carl_cli.system import limit_threads, thread_count
 
 LOGGER = logging.getLogger("carl_cli")
 

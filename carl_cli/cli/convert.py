@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from carl_cli.cli.options import LogFile, Overwrite, Quiet, Verbose
-from carl_cli.cli.transform_options import FieldSpacing, Intent, Output, Precision, Reference
+from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Verbose
+from carl_cli.cli.options.transform import FieldSpacing, Intent, Output, Precision, Reference
 
 Program = Literal["greedy", "easyreg", "synthmorph", "lta"]
 
@@ -52,8 +52,8 @@ def convert(
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.outputs import check_outputs
-    from carl_cli.transforming import Storage
-    from carl_cli.transforming import convert as run
+    from carl_cli.workflows.transform import Storage
+    from carl_cli.workflows.transform import convert as run
 
     start(verbose, quiet, log_file)
     check_outputs([output], overwrite)

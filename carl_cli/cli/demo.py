@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carl_cli.cli import console
-from carl_cli.cli.options import Overwrite, Quiet, Threads, Verbose
+from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose
 from carl_cli.cli.outputs import check_outputs
 
 if TYPE_CHECKING:
-    from carl_cli.demonstration import DemoScores
     from carl_cli.report.record import Metrics, Spread
+    from carl_cli.workflows.demo import DemoScores
 
 
 def demo(
@@ -40,9 +40,9 @@ def demo(
     """
     count = console.start(verbose, quiet, threads=threads)
     started = time.perf_counter()
-    from carl_cli.cli.arguments import InstanceArguments, NetworkArguments
-    from carl_cli.cli.method import MethodArguments
-    from carl_cli.demonstration import DemoFiles, run_demo
+    from carl_cli.cli.options.method import MethodArguments
+    from carl_cli.cli.options.register import InstanceArguments, NetworkArguments
+    from carl_cli.workflows.demo import DemoFiles, run_demo
 
     network, fit = NetworkArguments(weights=weights, seed=seed), InstanceArguments(io=instance)
     method = MethodArguments(network=network, instance=fit)

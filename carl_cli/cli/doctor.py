@@ -25,7 +25,7 @@ def doctor(
     Prints one line for each finding, and what to send with a bug report; exits with 1 when
     something is at fault.
     """
-    from carl_cli.diagnosis import diagnose
+    from carl_cli.workflows.doctor import diagnose
 
     faults = 0
     for finding in diagnose(folder):

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carl_cli.cli import options
 from carl_cli.cli.evaluate_network import register_commands
 from carl_cli.cli.evaluate_protocol import protocol
-from carl_cli.cli.grouping import DefaultGroup
+from carl_cli.cli.options import shared as options
+from carl_cli.cli.options.grouping import DefaultGroup
 from carl_cli.cli.tables import Format, Out, check_out, deliver
 from carl_cli.errors import BatchError, CarlError, UsageError
 
 if TYPE_CHECKING:
-    from carl_cli.evaluating.cases import CaseFiles
-    from carl_cli.evaluating.scores import Scores
+    from carl_cli.evaluation.cases import CaseFiles
+    from carl_cli.evaluation.scores import Scores
 
 FILES = "Files of one case"
 
@@ -111,7 +111,7 @@ def score(
     }
     listed = _cases(cases, {name: value for name, value in files.items() if value})
 
-    from carl_cli.evaluating.tables import case_table, summary_table
+    from carl_cli.evaluation.tables import case_table, summary_table
 
     results = [_scored(case) for case in listed] if cases else [_direct(listed[0])]
     table = case_table(results)
@@ -129,7 +129,7 @@ def score(
 
 
 def _cases(source: Path | None, files: dict[str, Any]) -> Sequence[CaseFiles]:
-    from carl_cli.evaluating.cases import cases_of, one_case
+    from carl_cli.evaluation.cases import cases_of, one_case
 
     if source is not None and files:
         raise UsageError(
@@ -141,14 +141,14 @@ def _cases(source: Path | None, files: dict[str, Any]) -> Sequence[CaseFiles]:
 
 
 def _direct(case: CaseFiles) -> Scores:
-    from carl_cli.evaluating.scores import score_files
+    from carl_cli.evaluation.scores import score_files
 
     return score_files(case)
 
 
 def _scored(case: CaseFiles) -> Scores:
     """What goes wrong with one case of several is its own affair."""
-    from carl_cli.evaluating.scores import Scores
+    from carl_cli.evaluation.scores import Scores
 
     try:
         return _direct(case)
@@ -181,7 +181,7 @@ def compare(
     start()
     check_out(out, overwrite)
 
-    from carl_cli.evaluating.tables import comparison_table, read_case_table
+    from carl_cli.evaluation.tables import comparison_table, read_case_table
 
     rows = comparison_table(read_case_table(first), read_case_table(second), resamples, seed)
     content = {"first": str(first), "second": str(second), "figures": rows}

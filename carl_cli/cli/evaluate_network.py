@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carl_cli.cli import options
+from carl_cli.cli.options import shared as options
 from carl_cli.cli.tables import Format, Out, check_out, deliver
 from carl_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from carl_cli.preprocess import PreparedPair
-    from carl_cli.weights import Weights
+    from carl_cli.preprocessing.pair import PreparedPair
+    from carl_cli.weights.folder import Weights
 
 Fixed = Annotated[Path, typer.Argument(metavar="FIXED", help="Fixed image.")]
 Moving = Annotated[Path, typer.Argument(metavar="MOVING", help="Moving image.")]
@@ -43,7 +43,7 @@ def equivariance(
     """
     chosen, pair = _prepared(fixed, moving, weights, side, out, overwrite, threads)
 
-    from carl_cli.equivariance import findings, motions, views_of
+    from carl_cli.evaluation.equivariance import findings, motions, views_of
 
     model = chosen.config.model
     views = views_of(pair, model.align_corners)
@@ -92,14 +92,14 @@ def shifts(
         other = _same_kind(baseline, chosen)
         networks[other.config.name] = other.network
 
-    from carl_cli.equivariance import dice_against_shift, labels_of, views_of
+    from carl_cli.evaluation.equivariance import dice_against_shift, labels_of, views_of
 
     views = views_of(pair, chosen.config.model.align_corners, room=0)
     shifts_mm = [k * step for k in range(int(largest / step) + 1)]
     labels = labels_of(pair, fixed_seg, moving_seg)
     rows = [asdict(score) for score in dice_against_shift(networks, views, labels, shifts_mm)]
     if figure is not None:
-        from carl_cli.report.curves import save_curves
+        from carl_cli.report.figure import save_curves
 
         save_curves(figure, rows, "shift_mm", "dice", "network")
     deliver(form, out, rows=rows, shown=rows, content={"scores": rows})
@@ -119,9 +119,9 @@ def _prepared(
     start(threads=threads)
     check_out(out, overwrite)
 
-    from carl_cli.devices import chosen_weights
-    from carl_cli.io.image import read_image
-    from carl_cli.registration import DEFAULT_OPTIONS, prepare
+    from carl_cli.io.images.files import read_image
+    from carl_cli.registration.register import DEFAULT_OPTIONS, prepare
+    from carl_cli.weights.locate import chosen_weights
 
     weights = _smaller(chosen_weights(name, "cpu"), side)
     return weights, prepare(read_image(fixed), read_image(moving), weights, DEFAULT_OPTIONS)
@@ -139,7 +139,7 @@ def _smaller(weights: Weights, side: int | None) -> Weights:
 
 def _same_kind(name: str, chosen: Weights) -> Weights:
     """Weights that can look at the same arrays."""
-    from carl_cli.devices import chosen_weights
+    from carl_cli.weights.locate import chosen_weights
 
     other = chosen_weights(name, "cpu")
     ours, theirs = (

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from carl_cli.cli.arguments import InstanceArguments, NetworkArguments, RunArguments, StartArguments
-from carl_cli.cli.grouping import grouped
-from carl_cli.cli.method import MethodArguments
+from carl_cli.cli.options.grouping import grouped
+from carl_cli.cli.options.method import MethodArguments
+from carl_cli.cli.options.register import (
+    InstanceArguments,
+    NetworkArguments,
+    RunArguments,
+    StartArguments,
+)
 from carl_cli.cli.tables import Form, deliver
 from carl_cli.errors import BatchError
 
 if TYPE_CHECKING:
-    from carl_cli.batching.job import Job
-    from carl_cli.batching.table import Entry
-    from carl_cli.evaluating.protocol import Protocol
-    from carl_cli.evaluating.scores import Scores
-    from carl_cli.weights import Weights
+    from carl_cli.batch.job import Job
+    from carl_cli.batch.table import Entry
+    from carl_cli.evaluation.protocol import Protocol
+    from carl_cli.evaluation.scores import Scores
+    from carl_cli.weights.folder import Weights
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def protocol(
     method = MethodArguments(network=network, instance=instance, start=start, run=run)
     threads = method.begin()
 
-    from carl_cli.evaluating.protocol import prepared_table, read_protocol
+    from carl_cli.evaluation.protocol import prepared_table, read_protocol
 
     described = read_protocol(what.file)
     table = prepared_table(described, what.data, what.out_dir)
@@ -85,11 +90,11 @@ def _register(
     threads: int,
 ) -> int:
     """Number of pairs that failed."""
-    from carl_cli.batch import Batch, Policy
-    from carl_cli.batching.shards import Shard
-    from carl_cli.batching.table import read_table
-    from carl_cli.batching.workers import Setup
-    from carl_cli.devices import chosen_device
+    from carl_cli.batch.run import Batch, Policy
+    from carl_cli.batch.shards import Shard
+    from carl_cli.batch.table import read_table
+    from carl_cli.batch.workers import Setup
+    from carl_cli.model.devices import chosen_device
 
     device = chosen_device(method.network.device)
     weights = method.load(device)
@@ -113,8 +118,8 @@ def _jobs(
     device: str,
     threads: int,
 ) -> list[Job]:
-    from carl_cli.batching.job import Job
-    from carl_cli.batching.naming import case_outputs
+    from carl_cli.batch.job import Job
+    from carl_cli.batch.naming import case_outputs
 
     options = method.options(weights, confidence=False)
     settings = method.settings(options, device, threads)
@@ -128,10 +133,10 @@ def _jobs(
 
 
 def _tell(described: Protocol, what: ProtocolArguments) -> None:
-    from carl_cli.evaluating.cases import cases_of
-    from carl_cli.evaluating.protocol import beside_published
-    from carl_cli.evaluating.scores import score_files
-    from carl_cli.evaluating.tables import case_table, summary_table, write_csv
+    from carl_cli.evaluation.cases import cases_of
+    from carl_cli.evaluation.protocol import beside_published
+    from carl_cli.evaluation.scores import score_files
+    from carl_cli.evaluation.tables import case_table, summary_table, write_csv
 
     results: list[Scores] = [score_files(case) for case in cases_of(what.out_dir / "results")]
     cases = case_table(results)
@@ -145,8 +150,8 @@ def _tell(described: Protocol, what: ProtocolArguments) -> None:
 def _submit(described: Protocol, what: ProtocolArguments) -> None:
     if described.submission is None:
         return
-    from carl_cli.evaluating.cases import cases_of
-    from carl_cli.evaluating.submission import submit_case
+    from carl_cli.evaluation.cases import cases_of
+    from carl_cli.evaluation.submission import submit_case
 
     folder = what.out_dir / described.submission.folder
     folder.mkdir(parents=True, exist_ok=True)

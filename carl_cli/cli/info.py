@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from carl_cli.cli.options import LogFile, Quiet, Verbose
+from carl_cli.cli.options.shared import LogFile, Quiet, Verbose
 
 
 def info(
@@ -28,7 +28,7 @@ def info(
     carl info forward.h5
     """
     from carl_cli.cli.console import start
-    from carl_cli.inspection import inspect
+    from carl_cli.workflows.info import inspect
 
     start(verbose, quiet, log_file)
     facts = inspect(path, program)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options import LogFile, Overwrite, Quiet, Verbose
-from carl_cli.cli.transform_options import FieldSpacing, Intent, Output, Precision, Reference
+from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Verbose
+from carl_cli.cli.options.transform import FieldSpacing, Intent, Output, Precision, Reference
 
 
 def invert(
@@ -31,8 +31,8 @@ def invert(
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.outputs import check_outputs
-    from carl_cli.transforming import Storage
-    from carl_cli.transforming import invert as run
+    from carl_cli.workflows.transform import Storage
+    from carl_cli.workflows.transform import invert as run
 
     start(verbose, quiet, log_file)
     check_outputs([output], overwrite)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options import LogFile, Overwrite, Quiet, Verbose
+from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Verbose
 
 
 def jacobian(
@@ -31,7 +31,7 @@ def jacobian(
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.outputs import check_outputs
-    from carl_cli.transforming import write_jacobian
+    from carl_cli.workflows.transform import write_jacobian
 
     start(verbose, quiet, log_file)
     check_outputs([output], overwrite)

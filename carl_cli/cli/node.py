@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from carl_cli.batch.slurm.node import check_node
 from carl_cli.cli.boundary import exit_code_of
-from carl_cli.cluster.node import check_node
 
 
 def main(expected: str, weights: str, out_dir: str) -> int:

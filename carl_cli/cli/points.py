@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from carl_cli.cli.options import LogFile, Overwrite, Quiet, Verbose
+from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Verbose
 
 
 def points(
@@ -46,7 +46,7 @@ def points(
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.outputs import check_outputs
-    from carl_cli.transforming import map_points
+    from carl_cli.workflows.transform import map_points
 
     start(verbose, quiet, log_file)
     check_outputs([output], overwrite)

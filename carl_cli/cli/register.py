@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import typer
 
 from carl_cli.cli import console
-from carl_cli.cli.arguments import OutputArguments, PairArguments
-from carl_cli.cli.grouping import grouped
-from carl_cli.cli.method import MethodArguments
+from carl_cli.cli.options.grouping import grouped
+from carl_cli.cli.options.method import MethodArguments
+from carl_cli.cli.options.register import OutputArguments, PairArguments
 from carl_cli.cli.outputs import check_outputs
 from carl_cli.errors import DoubtfulError, UsageError
 
 if TYPE_CHECKING:
-    from carl_cli.case import CaseOutputs
     from carl_cli.report.record import RunRecord
+    from carl_cli.workflows.request import CaseOutputs
 
 
 @grouped
@@ -30,7 +30,7 @@ def register(pair: PairArguments, outputs: OutputArguments, method: MethodArgume
     threads = method.begin()
     fixed, moving = _named_once(pair)
     wanted = _wanted(outputs)
-    from carl_cli.case import check_case, run_case
+    from carl_cli.workflows.register import check_case, run_case
 
     inputs = method.inputs(fixed, moving)
     console.LOGGER.info("resampling %s onto %s", moving, fixed)
@@ -75,7 +75,7 @@ def _named_once(pair: PairArguments) -> tuple[Path, Path]:
 
 def _wanted(arguments: OutputArguments) -> CaseOutputs:
     """The outputs asked for, each checked to be writable before any work is done."""
-    from carl_cli.case import CaseOutputs
+    from carl_cli.workflows.request import CaseOutputs
 
     values = asdict(arguments)
     overwrite = values.pop("overwrite")

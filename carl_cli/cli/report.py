@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options import Overwrite
+from carl_cli.cli.options.shared import Overwrite
 
 FILES = "Files (stronger than what the record says)"
 

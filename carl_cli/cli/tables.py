@@ -32,7 +32,7 @@ def deliver(
 ) -> None:
     """rows: for CSV. shown: for a reader. content: for JSON. With a file the reader's table is
     shown too. The path was checked by `check_out`. Raises OutputError."""
-    from carl_cli.evaluating.tables import as_csv, as_json
+    from carl_cli.evaluation.tables import as_csv, as_json
 
     if out is not None:
         _write(out, {".csv": as_csv(rows), ".json": as_json(content)})

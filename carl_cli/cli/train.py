@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from carl_cli.cli import options
-from carl_cli.cli.grouping import DefaultGroup
+from carl_cli.cli.options import shared as options
+from carl_cli.cli.options.grouping import DefaultGroup
 
 REQUEUE = 75  # EX_TEMPFAIL: stopped in good order, run again with --resume
 
@@ -51,8 +51,8 @@ def run(
 ) -> None:
     """Train a network. SIGTERM saves a checkpoint and exits with code 75: run again with
     --resume. Several GPUs: torchrun --nproc-per-node N -m carl_cli.cli.app train CONFIG."""
-    from carl_cli.allocator import keep_freed_memory
     from carl_cli.cli import console
+    from carl_cli.system import keep_freed_memory
 
     count = console.start(verbose, quiet, log_file, threads)
     keep_freed_memory()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options import LogFile, Overwrite, Quiet, Threads, Verbose
+from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Threads, Verbose
 from carl_cli.errors import UsageError
 
 
@@ -98,7 +98,13 @@ def warp(
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.outputs import check_outputs
-    from carl_cli.warping import DicomSeries, Resampling, output_paths, target_grid, warp_files
+    from carl_cli.workflows.warp import (
+        DicomSeries,
+        Resampling,
+        output_paths,
+        target_grid,
+        warp_files,
+    )
 
     start(verbose, quiet, log_file, threads)
     outputs = output_paths(inputs, output)

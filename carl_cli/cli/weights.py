@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from carl_cli.cli import options
+from carl_cli.cli.options import shared as options
 
 if TYPE_CHECKING:
-    from carl_cli import registry
+    from carl_cli.weights import registry
 
 Name = Annotated[
     str,
@@ -30,7 +30,7 @@ app = typer.Typer(
 @app.command("list")
 def list_weights() -> None:
     """Say for each known set of weights: family, size, licence, state, where it lies."""
-    from carl_cli.catalogue import rows
+    from carl_cli.weights.catalogue import rows
 
     table = [("NAME", "FAMILY", "SIZE", "LICENCE", "STATE", "WHERE")]
     for row in rows():
@@ -47,7 +47,7 @@ def info(name: Name) -> None:
     """Show what a weights folder says of itself: config.json, as JSON."""
     import json
 
-    from carl_cli.integrity import stored_config
+    from carl_cli.weights.files import stored_config
 
     folder = _here(name)
     typer.echo(json.dumps({**stored_config(folder), "folder": str(folder)}, indent=2))
@@ -73,14 +73,14 @@ def download(
     From the Hub to its cache (HF_HOME, HF_ENDPOINT and HF_TOKEN are honoured); the authors'
     releases to $CARL_HOME or ~/.cache/carl, imported.
     """
-    from carl_cli import registry
     from carl_cli.cli import console
     from carl_cli.errors import WeightsError
+    from carl_cli.weights import locate, registry
 
     console.start(verbose, quiet)
     entry, wanted = registry.release(name), registry.hub_name(name)
-    if name in registry.embedded():
-        folder = registry.embedded_folder(name)
+    if name in locate.embedded():
+        folder = locate.embedded_folder(name)
     elif entry is not None:
         folder = _released(entry, force)
     elif wanted is not None:
@@ -94,8 +94,8 @@ def download(
 def verify(name: Name) -> None:
     """Hash the files, run the network on a small pair, compare with config.json."""
     from carl_cli.errors import WeightsError
-    from carl_cli.selftest import check_figures, figures
-    from carl_cli.weights import load_weights
+    from carl_cli.weights.folder import load_weights
+    from carl_cli.weights.selftest import check_figures, figures
 
     weights = load_weights(_here(name))
     config = weights.config
@@ -132,17 +132,21 @@ def push(
     are made where they are missing. A token that may write is taken from HF_TOKEN, or from
     `hf auth login`.
     """
-    from carl_cli import publishing
     from carl_cli.cli import console
     from carl_cli.errors import UsageError
-    from carl_cli.registry import hub_name
+    from carl_cli.training.export import weights_or_run
+    from carl_cli.weights.publish import publish, require_login
+    from carl_cli.weights.registry import hub_name
 
     console.start(verbose, quiet)
     wanted = hub_name(repository)
     if wanted is None:
         raise UsageError(f"{repository}: no name of a repository", "org/repo[@branch] is expected")
     _progress_bars(quiet)
-    typer.echo(str(publishing.publish(source, wanted, private, message)))
+    require_login()
+    message = message or f"Weights of carl from {source}"
+    with weights_or_run(source, wanted.repository.split("/")[1]) as folder:
+        typer.echo(str(publish(folder, wanted, private, message)))
 
 
 @app.command("import")
@@ -169,14 +173,14 @@ def import_weights(
     """
     from contextlib import nullcontext
 
-    from carl_cli.releases import downloaded
+    from carl_cli.weights.releases import downloaded
 
     _require_free(folder, overwrite)
     shape_zyx = _shape(shape)
     is_address = "://" in file
     origin = {"imported_from": file} if is_address else None
     with downloaded(file) if is_address else nullcontext(Path(file)) as local:
-        from carl_cli.checkpoints import import_checkpoint
+        from carl_cli.weights.checkpoints import import_checkpoint
 
         import_checkpoint(local, family, folder, shape_zyx, origin)
     typer.echo(str(folder))
@@ -184,7 +188,7 @@ def import_weights(
 
 def _require_free(folder: Path, overwrite: bool) -> None:
     from carl_cli.errors import OutputError
-    from carl_cli.integrity import CONFIG
+    from carl_cli.weights.files import CONFIG
 
     if (folder / CONFIG).exists() and not overwrite:
         raise OutputError(f"{folder} holds weights already", "use --overwrite to replace them")
@@ -202,29 +206,29 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
 
 
 def _here(name: str) -> Path:
-    from carl_cli.registry import locate
+    from carl_cli.weights.locate import locate
 
     return locate(name, offline=True)
 
 
 def _released(entry: registry.Release, force: bool) -> Path:
-    from carl_cli import registry
     from carl_cli.cli import console
-    from carl_cli.integrity import stored_config
-    from carl_cli.releases import install
+    from carl_cli.weights import locate
+    from carl_cli.weights.files import stored_config
+    from carl_cli.weights.releases import install
 
-    there = registry.local_folder(entry.name)
+    there = locate.local_folder(entry.name)
     if there is not None and not force:
         return there
     with console.progress() as progress:
-        folder = install(entry, registry.imported_folder(entry.name), progress)
+        folder = install(entry, locate.imported_folder(entry.name), progress)
     origin = stored_config(folder)["provenance"]
     console.LOGGER.info("%d bytes, SHA-256 %s", origin["bytes"], origin["sha256"])
     return folder
 
 
 def _from_hub(wanted: registry.HubName, force: bool, quiet: bool) -> Path:
-    from carl_cli import hub
+    from carl_cli.weights import hub
 
     _progress_bars(quiet)
     return hub.download(wanted, force)

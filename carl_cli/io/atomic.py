@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from carl_cli.errors import CarlError, OutputError
-from carl_cli.io.nifti_header import is_whole
+from carl_cli.io.images.nifti_header import is_whole
 
 TWO_PART_SUFFIXES = (".nii.gz", ".mrk.json", ".img.gz")
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from carl_cli.fields import DisplacementMap, Shape, cut, identity, voxels_per_unit
-from carl_cli.kernels.attention import mean_and_spread
-from carl_cli.kernels.window import window_offset
 from carl_cli.model.encoder import Encoder
+from carl_cli.model.fields import DisplacementMap, Shape, cut, identity, voxels_per_unit
+from carl_cli.model.kernels.attention import mean_and_spread
+from carl_cli.model.kernels.window import window_offset
 from carl_cli.model.operators import Registrar
 from carl_cli.model.smoothing import smooth_by_confidence
 

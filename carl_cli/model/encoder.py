@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from carl_cli.kernels.attention import MAX_NORM
+from carl_cli.model.kernels.attention import MAX_NORM
 from carl_cli.model.layers import batch_norm, conv, pair_conv, pool
 
 

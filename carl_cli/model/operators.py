@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from carl_cli.fields import ComposedMap, DisplacementMap, Map, Shape, identity, sample
+from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, Shape, identity, sample
 from carl_cli.model.layers import pool
 from carl_cli.model.smoothing import blur_keeping_affine, unfolded
 

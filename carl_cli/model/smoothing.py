@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from carl_cli.fields import identity, jacobian_determinant, voxels_per_unit
-from carl_cli.similarity import blur
+from carl_cli.model.fields import identity, jacobian_determinant, voxels_per_unit
+from carl_cli.model.similarity import blur
 
 SHARPEST_SPREAD = 1.0  # voxels; below this a match counts as sure
 LEAST_VOLUME = 0.02  # of a cell, before what surrounds it is blurred

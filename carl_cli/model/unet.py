@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from carl_cli.fields import DisplacementMap
+from carl_cli.model.fields import DisplacementMap
 from carl_cli.model.layers import batch_norm, conv, conv_transpose, fit_channels, pool, upsample
 from carl_cli.model.operators import Registrar
 

@@ -1,1 +1,1 @@
-"""From images as they were stored to what a network sees; `carl_cli.preprocess` is the door."""
+"""From stored images to what a network sees; `carl_cli.preprocessing.pair` is the door."""

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.io.morphology import dilated, large_components
-from carl_cli.preprocessing.grids import Box, aligned, field_of_view
+from carl_cli.preprocessing.grids import Box, aligned, field_of_view, sample_fading
 from carl_cli.preprocessing.lowpass import low_pass
-from carl_cli.preprocessing.sampling import sample_fading
 
 COARSE_VOXELS = 128  # along the longest side of the field of view
 COARSE_WIDTH = 1.5  # of the low-pass, in coarse voxels: their phase must not show in the box

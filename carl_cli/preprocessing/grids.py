@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid, apply_affine
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
+from carl_cli.io.resample import resample
 from carl_cli.preprocessing.rule import orientation_axes
+from carl_cli.transforms import Transform
 
 Box = NDArray[np.float64]
 """(2, D): lower and upper corner of a box along the LPS axes, mm, x first."""
@@ -126,3 +128,23 @@ def footprint_mm(target: Grid, source: Grid) -> tuple[float, ...]:
     cosines = target.direction_matrix.T @ source.direction_matrix
     density = np.linalg.norm(cosines / np.array(target.spacing_mm)[:, None], axis=0)
     return _floats(1 / density)
+
+
+def sample_fading(
+    image: Image, grid: Grid, transform: Transform | None = None, *, background: float = 0.0
+) -> Image:
+    """Linear samples; from its outermost voxel centres the image fades to the background.
+
+    Within one voxel, so that a grid point may cross the border of the field of view by a hair
+    without a jump from tissue to nothing.
+    """
+    first = apply_affine(image.grid.index_to_lps, -np.ones(image.grid.dimension))
+    wider = replace(
+        image.grid,
+        size_xyz=tuple(n + 2 for n in image.grid.size_xyz),
+        origin_mm=tuple(float(v) for v in first),
+    )
+    padded = np.pad(image.array, 1, constant_values=background)
+    return resample(
+        replace(image, array=padded, grid=wider), grid, transform, background=background
+    )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carl_cli.errors import InputError, UsageError
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.preprocessing.rule import IntensityRule
 
 MODALITIES = ("auto", "ct", "mr")

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid, apply_affine
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.preprocessing import foreground, grids, intensity
 from carl_cli.preprocessing.grids import Box
-from carl_cli.preprocessing.reduce import as_float, without_uniform_borders
+from carl_cli.preprocessing.lowpass import as_float, without_uniform_borders
 from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule
 
 

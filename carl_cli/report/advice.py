@@ -10,7 +10,7 @@ import numpy as np
 
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.report.record import Metrics
-from carl_cli.transform import Transform
+from carl_cli.transforms import Transform
 
 LEAST_OVERLAP_PERCENT = 20.0
 MOST_FOLDED_PERCENT = 0.1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import UsageError
 from carl_cli.io.atomic import atomic_path
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.report.planes import (
     FOLD_COLOUR,
     JACOBIAN_MAP,
@@ -24,11 +24,12 @@ from carl_cli.report.planes import (
     planes_of,
 )
 from carl_cli.report.scene import Scene, build_scene
-from carl_cli.transform import Transform
+from carl_cli.transforms import Transform
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+from collections.abc import Mapping, Sequence
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 FIXED_COLOUR = "#ffb000"
@@ -279,3 +280,29 @@ def _colour_bar(figure: Figure, beside: Axes, shown: Any, scene: Scene) -> None:
 def _ends(centres_mm: NDArray[Any]) -> tuple[float, float]:
     half = (centres_mm[1] - centres_mm[0]) / 2 if centres_mm.size > 1 else 0.5
     return float(centres_mm[0] - half), float(centres_mm[-1] + half)
+
+
+WIDTH_INCHES, HEIGHT_INCHES = 5.0, 3.5
+MARKERS = "osD^v"
+
+
+def save_curves(
+    path: Path, rows: Sequence[Mapping[str, Any]], across: str, up: str, name: str
+) -> None:
+    """rows[across] → rows[up], a line for each rows[name]. Raises OutputError."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    # Text stays text in SVG, and the same picture gives the same bytes.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "carl"}):
+        figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
+        axes = figure.subplots()
+        for k, label in enumerate(dict.fromkeys(row[name] for row in rows)):
+            line = [(row[across], row[up]) for row in rows if row[name] == label]
+            axes.plot(*zip(*line, strict=True), marker=MARKERS[k % len(MARKERS)], label=label)
+        axes.set(xlabel=across.replace("_", " "), ylabel=up.replace("_", " "))
+        axes.grid(alpha=0.3)
+        axes.legend()
+        undated = {"Date": None} if path.suffix == ".svg" else None
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=150, metadata=undated)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from carl_cli.geometry import apply_affine
 from carl_cli.io.atomic import atomic_path
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.report.page import assemble, binary_block, json_block
 from carl_cli.report.planes import (
     CONFIDENCE_MAP,
@@ -26,7 +26,7 @@ from carl_cli.report.planes import (
 from carl_cli.report.record import Landmark, RunRecord, record_json
 from carl_cli.report.scene import Scene, build_scene
 from carl_cli.report.sections import footer, heading, sections, subtitle, tiles, warning_list
-from carl_cli.transform import Transform
+from carl_cli.transforms import Transform
 
 LIMIT_BYTES = 5_000_000
 LONGEST_AXIS = 128

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carl_cli.geometry import Grid, apply_affine
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.io.resample import resample, smooth
-from carl_cli.transform import Transform, jacobian_determinant
+from carl_cli.transforms import Transform, jacobian_determinant
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -16,8 +16,8 @@ import numpy as np
 
 from carl_cli.errors import InputError
 from carl_cli.io.atomic import atomic_path
-from carl_cli.io.image import read_image
-from carl_cli.preprocess import PreprocessRule, prepare_pair
+from carl_cli.io.images.files import read_image
+from carl_cli.preprocessing.pair import PreprocessRule, prepare_pair
 from carl_cli.progress import Progress, silent
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc")

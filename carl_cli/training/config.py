@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from carl_cli.errors import InputError, UsageError
-from carl_cli.model.carl import ModelConfig
-from carl_cli.similarity import NAMES as METRICS
-from carl_cli.training.synthesis import SynthesisSettings
+from carl_cli.model.network import ModelConfig
+from carl_cli.model.similarity import NAMES as METRICS
+from carl_cli.training.synthesis.pairs import SynthesisSettings
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
 
 from carl_cli.errors import InputError
-from carl_cli.training.chance import Chance
 from carl_cli.training.config import ImageData, StageConfig, TrainConfig
-from carl_cli.training.shapes import LabelMap, load_label_maps
-from carl_cli.training.synthesis import Pair, PairSynthesiser
-from carl_cli.training.warps import Shape
+from carl_cli.training.synthesis.chance import Chance
+from carl_cli.training.synthesis.pairs import Pair, PairSynthesiser
+from carl_cli.training.synthesis.shapes import LabelMap, load_label_maps
+from carl_cli.training.synthesis.warps import Shape
 
 VALIDATION_SEED = 1_000_003  # added to the seed of the run
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from carl_cli.errors import InputError
-from carl_cli.preprocess import PreprocessRule
-from carl_cli.training.checkpoint import has_state, load_state
+from carl_cli.errors import InputError, WeightsError
+from carl_cli.preprocessing.pair import PreprocessRule
 from carl_cli.training.config import SyntheticData, TrainConfig
+from carl_cli.training.run_folder import has_state, load_state
 from carl_cli.training.start import averaged
-from carl_cli.weights import WeightsConfig, save_weights
+from carl_cli.weights.folder import WeightsConfig, save_weights
+from carl_cli.weights.locate import local_folder
 
 
 def export(run: Path, folder: Path, name: str | None = None, last: bool = False) -> None:
@@ -37,6 +41,20 @@ def export(run: Path, folder: Path, name: str | None = None, last: bool = False)
     )
     parameters = sum(p.numel() for p in network.parameters())
     save_weights(folder, network, config, model_card(config, training, state, parameters))
+
+
+@contextmanager
+def weights_or_run(source: str, name: str) -> Iterator[Path]:
+    """The weights folder that a name or path stands for; a training run is exported to one, under
+    this name, that is gone afterwards. Raises WeightsError if there is neither."""
+    folder = local_folder(source)
+    with TemporaryDirectory(prefix="carl-") as scratch:
+        if any(has_state(Path(source), which) for which in ("best", "last")):
+            folder = Path(scratch)
+            export(Path(source), folder, name)
+        if folder is None:
+            raise WeightsError(f"no weights {source!r} here", "name a weights folder, or a run")
+        yield folder
 
 
 def model_card(

@@ -16,16 +16,14 @@ from typing import Any, Literal
 import torch
 
 from carl_cli.errors import UsageError
-from carl_cli.model.carl import build_network
+from carl_cli.model.network import build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.progress import Progress, silent
-from carl_cli.training.checkpoint import has_state, load_state, save_state
 from carl_cli.training.config import StageConfig, TrainConfig, model_at
 from carl_cli.training.distributed import World, world
-from carl_cli.training.journal import Journal
+from carl_cli.training.run_folder import Flag, Journal, has_state, load_state, save_state, sigterm
 from carl_cli.training.stage import Work
 from carl_cli.training.start import initialised, take_over
-from carl_cli.training.stopping import Flag, sigterm
 from carl_cli.training.validation import Scores, validate
 
 Outcome = Literal["finished", "time", "signal"]

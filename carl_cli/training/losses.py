@@ -1,6 +1,6 @@
 """Terms of the training losses beyond similarity and regularity.
 
-Coordinates: unit coordinates as in `carl_cli.fields` where a name says so, else voxels
+Coordinates: unit coordinates as in `carl_cli.model.fields` where a name says so, else voxels
 (z, y, x) of the grid at hand. Suffixes: N queries, M keys, C channels.
 """
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from carl_cli.fields import Shape, sample, voxels_per_unit
+from carl_cli.model.fields import Shape, sample, voxels_per_unit
 from carl_cli.model.layers import pool
-from carl_cli.training.chance import Chance
+from carl_cli.training.synthesis.chance import Chance
 
 TARGET_SIGMA = 0.6  # voxels of Ξ
 FOREGROUND_WEIGHT, BACKGROUND_WEIGHT = 1.0, 0.1

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from carl_cli.fields import ComposedMap, DisplacementMap, Map, identity, sample
-from carl_cli.model.carl import attention_of
+from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, identity, sample
+from carl_cli.model.network import attention_of
 from carl_cli.model.operators import Registrar
-from carl_cli.regularity import diffusion, gradicon
-from carl_cli.similarity import by_name
-from carl_cli.training.chance import Chance
+from carl_cli.model.regularity import diffusion, gradicon
+from carl_cli.model.similarity import by_name
 from carl_cli.training.config import StageConfig
 from carl_cli.training.losses import (
     BACKGROUND_WEIGHT,
@@ -31,7 +30,8 @@ from carl_cli.training.losses import (
     soft_dice,
     to_voxels,
 )
-from carl_cli.training.synthesis import Pair
+from carl_cli.training.synthesis.chance import Chance
+from carl_cli.training.synthesis.pairs import Pair
 
 Term = tuple[str, Tensor]
 

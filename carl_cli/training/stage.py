@@ -13,16 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from carl_cli.errors import CarlError
-from carl_cli.model.carl import coarse_network
+from carl_cli.model.network import coarse_network
 from carl_cli.model.operators import Registrar
-from carl_cli.training.averaging import MovingAverage
-from carl_cli.training.chance import Chance
 from carl_cli.training.config import StageConfig, TrainConfig
 from carl_cli.training.data import PairSource, training_pairs, validation_pairs
 from carl_cli.training.distributed import World
 from carl_cli.training.objective import Objective
-from carl_cli.training.schedule import learning_rate
-from carl_cli.training.speed import speed_up
+from carl_cli.training.optimiser import MovingAverage, learning_rate, speed_up
+from carl_cli.training.synthesis.chance import Chance
 
 MOST_BAD_STEPS = 20
 

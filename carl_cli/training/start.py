@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from carl_cli.errors import InputError, WeightsError
-from carl_cli.model.carl import ModelConfig, build_network, coarse_network
+from carl_cli.model.network import ModelConfig, build_network, coarse_network
 from carl_cli.model.operators import Down, Registrar, TwoStep
-from carl_cli.training.checkpoint import has_state, load_state
 from carl_cli.training.config import TrainConfig, model_at, whole_model
+from carl_cli.training.run_folder import has_state, load_state
 
 
 def initialised(network: Registrar, config: TrainConfig) -> Registrar:
@@ -35,7 +35,7 @@ def trained(path: Path) -> Registrar:
         if has_state(path, name):
             return averaged(load_state(path, name))[0]
     if (path / "config.json").is_file():
-        from carl_cli.weights import load_weights  # reads images' rules: not on GPU nodes
+        from carl_cli.weights.folder import load_weights  # reads images' rules: not on GPU nodes
 
         return load_weights(path).network
     raise InputError(f"{path} is neither a run nor a weights folder")

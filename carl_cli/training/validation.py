@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from carl_cli.fields import identity, jacobian_determinant, sample
+from carl_cli.model.fields import identity, jacobian_determinant, sample
 from carl_cli.model.operators import Registrar
-from carl_cli.similarity import lncc
+from carl_cli.model.similarity import lncc
 from carl_cli.training.data import PairSource
 from carl_cli.training.losses import to_voxels
-from carl_cli.training.synthesis import Pair
-from carl_cli.training.warps import sample_labels
+from carl_cli.training.synthesis.pairs import Pair
+from carl_cli.training.synthesis.warps import sample_labels
 
 Scores = dict[str, float]
 SMALLEST_LABEL = 50  # voxels

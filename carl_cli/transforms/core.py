@@ -15,12 +15,7 @@ from numpy.typing import ArrayLike
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid, apply_affine
-from carl_cli.transforms.interpolation import (
-    Floats,
-    chunks,
-    interpolate,
-    interpolate_with_gradient,
-)
+from carl_cli.transforms.interpolation import Floats, chunks, interpolate, interpolate_with_gradient
 from carl_cli.transforms.inversion import solve
 
 INVERSE_TOLERANCE_MM = 1e-3

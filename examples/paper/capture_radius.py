@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from carl_cli.fields import DisplacementMap, sample
-from carl_cli.model.carl import build_network, with_coarse
+from carl_cli.model.fields import DisplacementMap, sample
+from carl_cli.model.network import build_network, with_coarse
 from carl_cli.model.operators import Kept, Registrar
-from carl_cli.similarity import local_correlation
-from carl_cli.training.checkpoint import load_state
+from carl_cli.model.similarity import local_correlation
+from carl_cli.training.run_folder import load_state
 from examples.paper.retina import CONFIG, TEST
 from examples.paper.retina_fitting import Cell, RetinaConfig
 from examples.paper.vessels import CANVAS_YX, SETS, make_pairs, read_maps

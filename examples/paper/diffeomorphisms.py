@@ -33,9 +33,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from carl_cli.fields import identity
-from carl_cli.kernels.attention import MAX_NORM, MAX_SHARPNESS
 from carl_cli.model.attention import CoordinateAttention
+from carl_cli.model.fields import identity
+from carl_cli.model.kernels.attention import MAX_NORM, MAX_SHARPNESS
 
 LARGEST_LOGIT = MAX_SHARPNESS * MAX_NORM**2
 WIDTH = 1024  # features

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from carl_cli.fields import sample
 from carl_cli.io.atomic import atomic_path
+from carl_cli.model.fields import sample
 from carl_cli.model.operators import Registrar
 from examples.paper.retina_fitting import Cell, RetinaConfig, fit
 from examples.paper.vessels import SETS, dice, make_pairs, read_maps

@@ -13,12 +13,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from carl_cli.fields import identity, sample
-from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, build_network
+from carl_cli.model.fields import identity, sample
+from carl_cli.model.network import EncoderConfig, ModelConfig, UNetConfig, build_network
 from carl_cli.model.operators import Registrar
-from carl_cli.regularity import diffusion, gradicon
-from carl_cli.similarity import lncc
-from carl_cli.training.checkpoint import has_state, load_state, save_state
+from carl_cli.model.regularity import diffusion, gradicon
+from carl_cli.model.similarity import lncc
+from carl_cli.training.run_folder import has_state, load_state, save_state
 
 LAMBDA = 1.5  # of both regularisers, as in the authors' script
 SAVE_EVERY = 50  # steps

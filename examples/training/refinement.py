@@ -26,21 +26,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from carl_cli.fields import DisplacementMap, identity, sample
-from carl_cli.model.carl import build_network
+from carl_cli.model.fields import DisplacementMap, identity, sample
 from carl_cli.model.layers import pool
+from carl_cli.model.network import build_network
 from carl_cli.model.operators import Kept, Registrar, SymmetricTwoStep
+from carl_cli.model.regularity import diffusion
+from carl_cli.model.similarity import lncc
 from carl_cli.model.unet import DisplacementUNet
-from carl_cli.registry import locate
-from carl_cli.regularity import diffusion
-from carl_cli.similarity import lncc
-from carl_cli.training.averaging import MovingAverage
-from carl_cli.training.chance import Chance
 from carl_cli.training.losses import common_labels, field_error, most_frequent, soft_dice, to_voxels
-from carl_cli.training.shapes import load_label_maps
+from carl_cli.training.optimiser import MovingAverage
 from carl_cli.training.start import parts
-from carl_cli.training.synthesis import PairSynthesiser, SynthesisSettings
-from carl_cli.weights import Weights, load_weights, save_weights
+from carl_cli.training.synthesis.chance import Chance
+from carl_cli.training.synthesis.pairs import PairSynthesiser, SynthesisSettings
+from carl_cli.training.synthesis.shapes import load_label_maps
+from carl_cli.weights.folder import Weights, load_weights, save_weights
+from carl_cli.weights.locate import locate
 
 SIDE = 96  # of the pairs; Ψ sees parts of at most half of it
 SETTINGS = SynthesisSettings(

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carl_cli.io.image import Image, write_image
-
-from ..cli.conftest import Carl, Outcome, carl  # noqa: F401 (a fixture)
-from ..cli.weights_folder import untrained_weights
-from ..conftest import make_grid, smooth_value
+from carl_cli.io.images.files import Image, write_image
+from tests.cli.conftest import Carl, Outcome, carl  # noqa: F401 (a fixture)
+from tests.cli.weights_folder import untrained_weights
+from tests.conftest import make_grid, smooth_value
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from carl_cli.batching.bids import pair_dataset
+from carl_cli.batch.bids import pair_dataset
 from carl_cli.errors import InputError, UsageError
 
 

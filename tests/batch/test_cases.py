@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from .conftest import Study, digests, rows, states
+from tests.batch.conftest import Study, digests, rows, states
 
 TRANSFORM = "from-b_to-a_mode-image_xfm"
 

@@ -12,17 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from carl_cli.batching.claim import LAPSE_S, Claim, Owner
-from carl_cli.batching.shards import Shard
+from carl_cli.batch.claim import LAPSE_S, Claim, Owner
+from carl_cli.batch.shards import Shard
 from carl_cli.errors import OutputError
-
-from .conftest import Study
+from tests.batch.conftest import Study
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from carl_cli.batching.claim import Claim
-from carl_cli.batching.shards import Shard
+from carl_cli.batch.claim import Claim
+from carl_cli.batch.shards import Shard
 with Claim(Path(sys.argv[1]), Shard()):
     print("held", flush=True)
     time.sleep(60)

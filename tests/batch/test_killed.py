@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from .conftest import Study, digests, rows, states
+from tests.batch.conftest import Study, digests, rows, states
 
 FILES = ("*/*.h5", "*/*.nii.gz")
 KILLED_AT_RENAMING = """

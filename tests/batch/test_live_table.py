@@ -12,10 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from carl_cli.batching.status import StatusRow
+from carl_cli.batch.status import StatusRow
 from carl_cli.cli.batch_table import LiveTable
-
-from .conftest import Study
+from tests.batch.conftest import Study
 
 
 class Clock:

@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import pytest
 
-from carl_cli.batching import pipeline
-from carl_cli.batching.job import Job, Outcome
-from carl_cli.batching.pipeline import run_jobs
-from carl_cli.case import CaseInputs, CaseOutputs, RunSettings
+from carl_cli.batch import pipeline
+from carl_cli.batch.job import Job, Outcome
+from carl_cli.batch.pipeline import run_jobs
 from carl_cli.errors import InputError
-from carl_cli.registration import RegistrationOptions
-from carl_cli.weights import Weights
+from carl_cli.registration.register import RegistrationOptions
+from carl_cli.weights.folder import Weights
+from carl_cli.workflows.request import CaseInputs, CaseOutputs, RunSettings
 
 STEP_S = 0.02
 PATIENCE_S = 60.0

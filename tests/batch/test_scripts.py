@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Study, states
+from tests.batch.conftest import Study, states
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "batch"
 SHELL = sorted(path for path in SCRIPTS.iterdir() if path.suffix in (".sh", ".slurm"))

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carl_cli.batching.shards import Shard, chosen_shard
+from carl_cli.batch.shards import Shard, chosen_shard
 from carl_cli.errors import UsageError
-
-from .conftest import Study, digests, rows, states
+from tests.batch.conftest import Study, digests, rows, states
 
 
 @given(st.integers(0, 50), st.integers(1, 60))

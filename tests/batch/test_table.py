@@ -7,11 +7,11 @@ from typing import get_args
 
 import pytest
 
-from carl_cli.batching.folders import pair_atlas, pair_folders
-from carl_cli.batching.naming import case_outputs, labels
-from carl_cli.batching.table import read_table
+from carl_cli.batch.folders import pair_atlas, pair_folders
+from carl_cli.batch.naming import case_outputs, labels
+from carl_cli.batch.table import read_table
 from carl_cli.errors import InputError, UsageError
-from carl_cli.weights import InstanceDefaults
+from carl_cli.weights.folder import InstanceDefaults
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ import pytest
 import SimpleITK
 
 from carl_cli import errors
-from carl_cli.cli import boundary, commands
-
-from .conftest import Carl
+from carl_cli.cli import boundary
+from tests.cli.conftest import Carl
 
 
 @pytest.fixture
@@ -31,7 +30,6 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Carl:
         module = types.ModuleType("carl_cli.cli.cite")
         module.cite = cite  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "carl_cli.cli.cite", module)
-        monkeypatch.setattr(commands.CommandEntry, "exists", True)
 
     return make
 

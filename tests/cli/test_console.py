@@ -21,7 +21,7 @@ SPEAK = """
 import logging, warnings
 from carl_cli.cli import console
 console.start({settings})
-log = logging.getLogger("carl_cli.io.image")
+log = logging.getLogger("carl_cli.io.images.files")
 log.debug("a detail"); log.info("a fact"); log.warning("a doubt")
 warnings.warn("from a library"); warnings.warn("old", DeprecationWarning)
 with console.progress() as progress:
@@ -93,7 +93,7 @@ def test_the_log_file_holds_everything(tmp_path: Path) -> None:
         [sys.executable, "-c", SPEAK.format(settings=settings)], check=True, capture_output=True
     )
     text = log.read_text()
-    assert "DEBUG carl_cli.io.image: a detail" in text
+    assert "DEBUG carl_cli.io.images.files: a detail" in text
     assert "WARNING carl_cli: from a library" in text
 
 

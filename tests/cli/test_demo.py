@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from carl_cli import demonstration
-from carl_cli.demonstration import DemoFiles
-from carl_cli.phantom import LABELS, make_phantom
-
-from .conftest import Carl
-from .weights_folder import untrained_weights
+from carl_cli.workflows import demo as demonstration
+from carl_cli.workflows.demo import DemoFiles
+from carl_cli.workflows.phantom import LABELS, make_phantom
+from tests.cli.conftest import Carl
+from tests.cli.weights_folder import untrained_weights
 
 
 @pytest.fixture(autouse=True)

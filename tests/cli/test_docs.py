@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from carl_cli.cli.commands import ENTRIES, available
+from carl_cli.cli.commands import COMMANDS, ENTRIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,18 +28,18 @@ def test_the_command_reference_is_current(generator: ModuleType) -> None:
     assert written == generator.document(), "docs/cli.md is out of date: run `make docs`"
 
 
-@pytest.mark.parametrize("name", list(available()))
+@pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_parameter_is_explained(generator: ModuleType, name: str) -> None:
     """A line of the reference that ends with its dash has no help text."""
     from carl_cli.cli.app import load
 
-    text = "\n".join(generator._command(name, load(available()[name])))
+    text = "\n".join(generator._command(name, load(COMMANDS[name])))
     silent = [line for line in text.splitlines() if line.startswith("- ") and line.endswith("—")]
     assert silent == []
     assert "\n\n\n```" not in text, "the command itself has no docstring"
 
 
-@pytest.mark.parametrize("name", list(available()))
+@pytest.mark.parametrize("name", list(COMMANDS))
 def test_the_readme_names_every_command(name: str) -> None:
     assert f"carl {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carl_cli import diagnosis
-from carl_cli.registry import DEFAULT, embedded_folder
-from carl_cli.transform import DisplacementField
-from carl_cli.weights import read_config
-
-from .conftest import Carl
-from .weights_folder import untrained_weights
+from carl_cli.transforms import DisplacementField
+from carl_cli.weights.folder import read_config
+from carl_cli.weights.locate import embedded_folder
+from carl_cli.weights.registry import DEFAULT
+from carl_cli.workflows import doctor as diagnosis
+from tests.cli.conftest import Carl
+from tests.cli.weights_folder import untrained_weights
 
 
 def findings(out: str) -> dict[str, str]:
@@ -64,7 +64,7 @@ def test_a_flipped_axis_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def flipped(grid, displacement):  # type: ignore[no-untyped-def]
         return DisplacementField(grid, displacement * np.float32([-1, -1, 1]))
 
-    monkeypatch.setattr("carl_cli.transform.DisplacementField", flipped)
+    monkeypatch.setattr("carl_cli.transforms.DisplacementField", flipped)
     finding = diagnosis._attempt("transforms", diagnosis._transform_test)
     assert finding.fault == "the image libraries disagree"
     assert "1.2e+01 mm" in finding.found
@@ -82,6 +82,6 @@ def test_damaged_weights_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_network_that_maps_otherwise_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     stated = read_config(embedded_folder(DEFAULT)).self_test
     moved = (stated[0] + 0.01, *stated[1:])
-    monkeypatch.setattr("carl_cli.selftest.figures", lambda *_: moved)
+    monkeypatch.setattr("carl_cli.weights.selftest.figures", lambda *_: moved)
     finding = diagnosis._attempt("network", diagnosis._network_test)
     assert "1.0e-02 of the image away" in finding.fault

@@ -9,10 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from carl_cli.cli.batch_arguments import FolderArguments, ScheduleArguments, TableArguments
-from carl_cli.cli.cluster_arguments import ClusterArguments
-from carl_cli.cli.grouping import grouped, spelled
-from carl_cli.cli.method import MethodArguments
+from carl_cli.cli.options.batch import FolderArguments, ScheduleArguments, TableArguments
+from carl_cli.cli.options.grouping import grouped, spelled
+from carl_cli.cli.options.method import MethodArguments
+from carl_cli.cli.options.slurm import ClusterArguments
 
 WORDS = (
     *("pairs.csv", "-o", "out", "--no-warped", "--jacobian", "--workers", "2", "--keep-going"),

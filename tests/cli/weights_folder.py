@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, build_network
-from carl_cli.preprocess import PreprocessRule
-from carl_cli.weights import WeightsConfig, save_weights
+from carl_cli.model.network import EncoderConfig, ModelConfig, UNetConfig, build_network
+from carl_cli.preprocessing.pair import PreprocessRule
+from carl_cli.weights.folder import WeightsConfig, save_weights
 
 
 def untrained_weights(folder: Path) -> Path:

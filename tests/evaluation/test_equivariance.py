@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from carl_cli.equivariance import (
+from carl_cli.evaluation.equivariance import (
     Motion,
     Views,
     dice_against_shift,
@@ -24,16 +24,21 @@ from carl_cli.equivariance import (
     views_of,
     with_room,
 )
-from carl_cli.fields import DisplacementMap, Map, identity
-from carl_cli.io.image import Image, write_image
-from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, attention_of, build_network
+from carl_cli.io.images.files import Image, write_image
+from carl_cli.model.fields import DisplacementMap, Map, identity
+from carl_cli.model.network import (
+    EncoderConfig,
+    ModelConfig,
+    UNetConfig,
+    attention_of,
+    build_network,
+)
 from carl_cli.model.operators import Registrar
-from carl_cli.phantom import make_phantom
-from carl_cli.preprocess import PreprocessRule, prepare_pair
-
-from ..cli.conftest import Carl, carl  # noqa: F401 (a fixture)
-from ..cli.weights_folder import untrained_weights
-from ..drawn import draw_apart_from_ground
+from carl_cli.preprocessing.pair import PreprocessRule, prepare_pair
+from carl_cli.workflows.phantom import make_phantom
+from tests.cli.conftest import Carl, carl  # noqa: F401 (a fixture)
+from tests.cli.weights_folder import untrained_weights
+from tests.drawn import draw_apart_from_ground
 
 SHAPE = (24, 32, 40)
 SPACING = (2.0, 2.0, 2.0)

@@ -15,15 +15,14 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage, stats
 
-from carl_cli.evaluating.cases import one_case
-from carl_cli.evaluating.scores import row_of, score_files
+from carl_cli.evaluation.cases import one_case
+from carl_cli.evaluation.scores import row_of, score_files
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image, write_image
-from carl_cli.io.transform import read_transform, write_transform
-from carl_cli.transform import AffineTransform, CompositeTransform, DisplacementField
-
-from ..cli.conftest import Carl, carl  # noqa: F401 (a fixture)
-from ..cli.weights_folder import untrained_weights
+from carl_cli.io.images.files import Image, write_image
+from carl_cli.io.transforms.files import read_transform, write_transform
+from carl_cli.transforms import AffineTransform, CompositeTransform, DisplacementField
+from tests.cli.conftest import Carl, carl  # noqa: F401 (a fixture)
+from tests.cli.weights_folder import untrained_weights
 
 SPACING = (2.0, 1.5, 1.0)
 SHIFT_MM = np.array([4.0, -3.0, 2.0])

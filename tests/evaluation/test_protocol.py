@@ -17,7 +17,7 @@ import pytest
 from scipy.ndimage import map_coordinates, zoom
 
 from carl_cli.errors import InputError, UsageError
-from carl_cli.evaluating.protocol import (
+from carl_cli.evaluation.protocol import (
     Draw,
     beside_published,
     case_id,
@@ -25,17 +25,16 @@ from carl_cli.evaluating.protocol import (
     prepared_table,
     read_protocol,
 )
-from carl_cli.evaluating.submission import half_resolution, submission_name
+from carl_cli.evaluation.submission import half_resolution, submission_name
 from carl_cli.geometry import apply_affine
-from carl_cli.io.image import Image, read_image, write_image
+from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.io.resample import resample
-from carl_cli.io.transform import read_transform
-from carl_cli.phantom import PhantomPair, make_phantom
-from carl_cli.transform import AffineTransform
-
-from ..cli.conftest import Carl, carl  # noqa: F401 (a fixture)
-from ..cli.weights_folder import untrained_weights
-from ..conftest import make_grid, rotation
+from carl_cli.io.transforms.files import read_transform
+from carl_cli.transforms import AffineTransform
+from carl_cli.workflows.phantom import PhantomPair, make_phantom
+from tests.cli.conftest import Carl, carl  # noqa: F401 (a fixture)
+from tests.cli.weights_folder import untrained_weights
+from tests.conftest import make_grid, rotation
 
 PROTOCOLS = Path(__file__).parents[2] / "examples" / "protocols"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from carl_cli.evaluating.statistics import holm, interval, paired, wilcoxon
+from carl_cli.evaluation.statistics import holm, interval, paired, wilcoxon
 
 RNG = np.random.default_rng(5)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ..cli.weights_folder import untrained_weights
-from .runner import Server
-from .samples import phantom_pair
+from tests.cli.weights_folder import untrained_weights
+from tests.faults.runner import Server
+from tests.faults.samples import phantom_pair
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-from .judge import KINDS, Bench, Verdict
-from .mutation import damaged
-from .runner import Server
+from tests.faults.judge import KINDS, Bench, Verdict
+from tests.faults.mutation import damaged
+from tests.faults.runner import Server
 
 REGRESSIONS = Path(__file__).with_name("regressions")
 DEEPEST = 3

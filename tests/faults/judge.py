@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from . import referees, samples
-from .mutation import damaged
-from .runner import Ended
+from tests.faults import referees, samples
+from tests.faults.mutation import damaged
+from tests.faults.runner import Ended
 
 GOOD = ("refused", "right")
 BAD = (

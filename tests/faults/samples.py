@@ -17,13 +17,12 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image, to_sitk, write_image
-from carl_cli.io.transform import write_transform
-from carl_cli.phantom import make_phantom
-from carl_cli.transform import AffineTransform, CompositeTransform, DisplacementField
-
-from ..cli.weights_folder import untrained_weights
-from ..conftest import make_grid, rotation, smooth_value
+from carl_cli.io.images.files import Image, to_sitk, write_image
+from carl_cli.io.transforms.files import write_transform
+from carl_cli.transforms import AffineTransform, CompositeTransform, DisplacementField
+from carl_cli.workflows.phantom import make_phantom
+from tests.cli.weights_folder import untrained_weights
+from tests.conftest import make_grid, rotation, smooth_value
 
 GRID = make_grid((12, 10, 6), (1.5, 2.0, 2.5), (3.0, -4.0, 5.0), rotation((8, -12, 20)))
 POINTS = np.array([[1.5, -2.25, 3.0], [-4.0, 5.5, 6.125], [0.0, 10.0, -7.75], [2.5, 3.5, 4.5]])
@@ -179,7 +178,7 @@ def _transform_file(name: str, linear: bool = False, precision: str = "float") -
 
 def _points_file(name: str) -> Make:
     def make(folder: Path) -> Sample:
-        from carl_cli.io.points import WRITERS
+        from carl_cli.io.points.files import WRITERS
 
         labels = tuple(f"point {k}" for k in range(len(POINTS)))
         path = folder / name

@@ -27,20 +27,20 @@ LIGHT = (
     "carl_cli.cli.outputs",
     "carl_cli.cli.points",
     "carl_cli.cli.warp",
-    "carl_cli.inspection",
-    "carl_cli.io.itk_bridge",
-    "carl_cli.transforming",
-    "carl_cli.warping",
+    "carl_cli.workflows.info",
+    "carl_cli.io.transforms.itk",
+    "carl_cli.workflows.transform",
+    "carl_cli.workflows.warp",
     "pydantic.main",
 )
 TICK = 0.25
 HEAVY = (
-    "carl_cli.case",
+    "carl_cli.workflows.register",
     "carl_cli.cli.batch",
     "carl_cli.cli.register",
     "carl_cli.cli.weights",
     "carl_cli.report.saved",
-    "carl_cli.weights",
+    "carl_cli.weights.folder",
     "safetensors.torch",
 )
 

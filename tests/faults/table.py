@@ -7,9 +7,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from .judge import BAD, GOOD, KINDS, Bench, Verdict
-from .runner import Server
-from .samples import WEIGHTS
+from tests.faults.judge import BAD, GOOD, KINDS, Bench, Verdict
+from tests.faults.runner import Server
+from tests.faults.samples import WEIGHTS
 
 
 def judged(kind: str, seeds: range, server: Server, folder: Path) -> list[tuple[int, Verdict]]:

@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.devices import set_deterministic
-from carl_cli.fields import DisplacementMap, identity, mean
-from carl_cli.regularity import diffusion, gradicon
-from carl_cli.similarity import NAMES, by_name
-
-from .runner import process
-from .samples import phantom_pair
+from carl_cli.model.devices import set_deterministic
+from carl_cli.model.fields import DisplacementMap, identity, mean
+from carl_cli.model.regularity import diffusion, gradicon
+from carl_cli.model.similarity import NAMES, by_name
+from tests.faults.runner import process
+from tests.faults.samples import phantom_pair
 
 SECONDS = 600.0
 THREADS = (1, 2, 3, 4)
@@ -49,7 +48,7 @@ def images() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_threads_do_change_a_plain_mean(images: tuple[Tensor, ...]) -> None:
-    """Why `carl_cli.fields.mean` is there, and that the tests below can fail."""
+    """Why `carl_cli.model.fields.mean` is there, and that the tests below can fail."""
     assert not same(bits_by_threads(lambda: [image.mean() for image in images[:2]]))
     assert same(bits_by_threads(lambda: [mean(image) for image in images[:2]]))
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from carl_cli.io.image import write_image
-
-from .judge import fingerprint
-from .runner import Ended, Server, environment, installed, process
-from .samples import TRANSFORMS, dicom_folder, image, phantom_pair
+from carl_cli.io.images.files import write_image
+from tests.faults.judge import fingerprint
+from tests.faults.runner import Ended, Server, environment, installed, process
+from tests.faults.samples import TRANSFORMS, dicom_folder, image, phantom_pair
 
 ROOT = os.geteuid() == 0
 SECONDS = 300.0

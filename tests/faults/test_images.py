@@ -11,12 +11,11 @@ import SimpleITK as sitk
 
 from carl_cli.errors import DoubtfulError
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image, to_sitk
-from carl_cli.io.transform import read_transform
-
-from ..conftest import make_grid, smooth_value
-from .judge import fingerprint
-from .runner import Ended, Server
+from carl_cli.io.images.files import Image, to_sitk
+from carl_cli.io.transforms.files import read_transform
+from tests.conftest import make_grid, smooth_value
+from tests.faults.judge import fingerprint
+from tests.faults.runner import Ended, Server
 
 GRID = make_grid((20, 18, 16), (4.0, 4.0, 4.0))
 SECONDS = 120.0

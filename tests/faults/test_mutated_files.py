@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .fuzz import REGRESSIONS
-from .judge import KINDS, Bench
-from .runner import Ended, Server, process
+from tests.faults.fuzz import REGRESSIONS
+from tests.faults.judge import KINDS, Bench
+from tests.faults.runner import Ended, Server, process
 
 FEW = 3
 MANY = 80

@@ -15,8 +15,8 @@ from pydicom.datadict import DicomDictionary, dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from .runner import Ended, Server, process
-from .samples import GRID, dicom_slice
+from tests.faults.runner import Ended, Server, process
+from tests.faults.samples import GRID, dicom_slice
 
 MARK = "Zaphodius"
 TEXT = {"PN": 60, "LO": 60, "SH": 16, "LT": 60, "ST": 60, "UT": 60, "UC": 60, "CS": 16, "AE": 16,

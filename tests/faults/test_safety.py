@@ -20,17 +20,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from carl_cli.batching.status import StatusRow, write_rows
+from carl_cli.batch.status import StatusRow, write_rows
 from carl_cli.errors import CarlError, InputError, WeightsError
-from carl_cli.io.image import read_any, write_image
-from carl_cli.io.transform import read_transform
+from carl_cli.io.csv import inert
+from carl_cli.io.images.files import read_any, write_image
+from carl_cli.io.transforms.files import read_transform
 from carl_cli.report.index import Case, write_index
-from carl_cli.tabular import inert
-from carl_cli.weights import load_weights
-
-from ..cli.weights_folder import untrained_weights
-from .runner import Server, environment, installed
-from .samples import dicom_folder, image
+from carl_cli.weights.folder import load_weights
+from tests.cli.weights_folder import untrained_weights
+from tests.faults.runner import Server, environment, installed
+from tests.faults.samples import dicom_folder, image
 
 PACKAGE = Path(__file__).resolve().parents[2] / "carl_cli"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -42,7 +41,7 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 """`np.load` reads no pickles unless it is told to."""
 EXTRACTING = ("extractall", "extract")
-NETWORK_ROOMS = {"releases.py", "hub.py", "diagnosis.py", "publishing.py"}
+NETWORK_ROOMS = {"releases.py", "hub.py", "doctor.py", "publish.py"}
 """The only modules that may open a connection, for weights that were asked for; the diagnosis
 asks where the Hub's cache lies."""
 
@@ -331,7 +330,7 @@ def test_a_summary_holds_no_formula(tmp_path: Path) -> None:
 
 
 def test_a_table_of_figures_holds_no_formula() -> None:
-    from carl_cli.evaluating.tables import as_csv
+    from carl_cli.evaluation.tables import as_csv
 
     rows = list(csv.DictReader(io.StringIO(as_csv([{"id": EVIL, "dice": -0.5}]))))
     assert rows == [{"id": f"'{EVIL}", "dice": "-0.5"}]

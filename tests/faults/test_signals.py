@@ -13,8 +13,8 @@ from random import Random
 
 import pytest
 
-from .judge import fingerprint
-from .runner import Server, environment, installed
+from tests.faults.judge import fingerprint
+from tests.faults.runner import Server, environment, installed
 
 SECONDS = 300.0
 STAGES = ("resampling", "reading", "preprocessing", "network", "transform", "scoring", "writing",
@@ -157,7 +157,7 @@ def big_image(folder: Path) -> Path:
     import numpy as np
 
     from carl_cli.geometry import Grid
-    from carl_cli.io.image import Image, write_image
+    from carl_cli.io.images.files import Image, write_image
 
     array = np.zeros((430, 430, 430), np.int16)
     array[200:230, 200:230, 200:230] = 100

@@ -66,7 +66,7 @@ import resource, signal, sys
 import numpy as np
 from carl_cli.cli.boundary import exit_code_of
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image, write_image
+from carl_cli.io.images.files import Image, write_image
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 grid = Grid((60, 60, 60), (1.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel()))
 noise = np.random.default_rng(0).integers(0, 60000, grid.shape_zyx).astype("u2")

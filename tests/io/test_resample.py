@@ -11,9 +11,9 @@ import SimpleITK as sitk
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
-from carl_cli.io.image import Image, to_sitk
+from carl_cli.io.images.files import Image, to_sitk
 from carl_cli.io.resample import interpolator_name, resample, round_and_clip, smooth
-from carl_cli.transform import AffineTransform
+from carl_cli.transforms import AffineTransform
 
 MakeImage = Callable[..., Image]
 SHIFT = AffineTransform(np.eye(3), np.array([6.0, -4.0, 3.0]))

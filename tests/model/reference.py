@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from carl_cli.model.carl import EncoderConfig, ModelConfig, build_network
+from carl_cli.model.network import EncoderConfig, ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.model.published import load_published
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.encoder import Encoder
-
-from ..drawn import draw_apart_from_ground
+from tests.drawn import draw_apart_from_ground
 
 
 def _network(dimension: int) -> CoordinateAttention:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from carl_cli.fields import ComposedMap, DisplacementMap, identity, sample
-from carl_cli.regularity import gradicon
+from carl_cli.model.fields import ComposedMap, DisplacementMap, identity, sample
+from carl_cli.model.regularity import gradicon
 
 SHAPE = (9, 11)
 

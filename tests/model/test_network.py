@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from carl_cli.fields import DisplacementMap, identity, sample
-from carl_cli.model.carl import (
+from carl_cli.model.fields import DisplacementMap, identity, sample
+from carl_cli.model.network import (
     EncoderConfig,
     ModelConfig,
     UNetConfig,
@@ -19,8 +19,7 @@ from carl_cli.model.carl import (
 )
 from carl_cli.model.operators import Kept, Registrar, Symmetric
 from carl_cli.model.unet import OUTPUT_SCALE
-
-from ..drawn import draw_apart_from_ground
+from tests.drawn import draw_apart_from_ground
 
 SHAPE = (192, 32, 32)
 CONFIG = ModelConfig(

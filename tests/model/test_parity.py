@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from carl_cli.fields import identity, jacobian_determinant, voxels_per_unit
-from carl_cli.regularity import diffusion
-from carl_cli.similarity import lncc, mind_ssc, ncc, squared_lncc
+from carl_cli.model.fields import identity, jacobian_determinant, voxels_per_unit
+from carl_cli.model.regularity import diffusion
+from carl_cli.model.similarity import lncc, mind_ssc, ncc, squared_lncc
 from tests.model.reference import CONFIGS, drawn_network, reference_outputs
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, build_network
+from carl_cli.model.network import EncoderConfig, ModelConfig, UNetConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.model.recompute import checkpointed
 

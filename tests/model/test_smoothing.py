@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from carl_cli.fields import identity, jacobian_determinant, voxels_per_unit
+from carl_cli.model.fields import identity, jacobian_determinant, voxels_per_unit
 from carl_cli.model.smoothing import smooth_by_confidence, unfolded
 
 SHAPE = (14, 12, 16)

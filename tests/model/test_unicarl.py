@@ -8,10 +8,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from carl_cli.fields import ReflectedMap, identity
 from carl_cli.model.attention import noted_spread
-from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, attention_of, build_network
 from carl_cli.model.encoder import HalvingStem
+from carl_cli.model.fields import ReflectedMap, identity
+from carl_cli.model.network import (
+    EncoderConfig,
+    ModelConfig,
+    UNetConfig,
+    attention_of,
+    build_network,
+)
 from carl_cli.model.operators import Blurred, Kept
 from carl_cli.model.smoothing import blur_keeping_affine
 from tests.model.reference import CONFIGS

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.fields import DisplacementMap, Map
-from carl_cli.model.carl import ModelConfig, UNetConfig, build_network
+from carl_cli.model.fields import DisplacementMap, Map
+from carl_cli.model.network import ModelConfig, UNetConfig, build_network
 from carl_cli.model.operators import Registrar, TwoStep
 from examples.paper.capture_radius import capture_radius, loss_and_slope
 

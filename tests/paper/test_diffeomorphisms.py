@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from carl_cli.fields import identity
+from carl_cli.model.fields import identity
 from examples.paper.diffeomorphisms import closed_form, errors, fixed_image, moving_image
 
 

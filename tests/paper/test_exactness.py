@@ -23,9 +23,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.fields import identity, sample
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.encoder import Encoder
+from carl_cli.model.fields import identity, sample
 from carl_cli.model.operators import Registrar, Symmetric
 
 SIZE, SIDE, START = 40, 18, (11, 9)  # the grid, and the content on it

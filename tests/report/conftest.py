@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.report.advice import advise
 from carl_cli.report.html import write_report
 from carl_cli.report.record import (
@@ -25,7 +25,7 @@ from carl_cli.report.record import (
     StructureScore,
     WeightsUsed,
 )
-from carl_cli.transform import AffineTransform, CompositeTransform, DisplacementField, Transform
+from carl_cli.transforms import AffineTransform, CompositeTransform, DisplacementField, Transform
 from tests.report.browser import Browser, missing
 
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1'

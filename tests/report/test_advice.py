@@ -8,7 +8,7 @@ import pytest
 from carl_cli.geometry import Grid
 from carl_cli.report.advice import advise, linear_part, overlap_percent
 from carl_cli.report.record import Metrics, Similarity, Spread
-from carl_cli.transform import AffineTransform, identity
+from carl_cli.transforms import AffineTransform, identity
 from tests.report.conftest import Pair, grid_around
 
 GOOD = {

@@ -18,8 +18,8 @@ from carl_cli.cli.boundary import exit_code_of
 from carl_cli.cli.report import report
 from carl_cli.cli.view import view
 from carl_cli.errors import InputError, UsageError
-from carl_cli.io.image import read_image, write_image
-from carl_cli.io.transform import write_transform
+from carl_cli.io.images.files import read_image, write_image
+from carl_cli.io.transforms.files import write_transform
 from carl_cli.report.record import RunRecord, input_file, output_files, read_record, write_record
 from carl_cli.report.saved import load_case, load_run
 from carl_cli.report.serve import page_server

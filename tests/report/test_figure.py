@@ -13,10 +13,10 @@ import pytest
 
 from carl_cli.errors import OutputError, UsageError
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.report.figure import save_figure
 from carl_cli.report.planes import FOLD_COLOUR
-from carl_cli.transform import DisplacementField, identity
+from carl_cli.transforms import DisplacementField, identity
 from tests.report.conftest import Pair
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from carl_cli.errors import OutputError
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.report.html import jacobian_codes, write_report
 from carl_cli.report.page import assemble, json_block
 from carl_cli.report.record import RunRecord
 from carl_cli.report.scene import build_scene
 from carl_cli.report.sections import curve, sections, tiles
-from carl_cli.transform import identity
+from carl_cli.transforms import identity
 from tests.report.conftest import MARKUP, Pair, grid_around
 
 

@@ -15,10 +15,10 @@ import pytest
 from matplotlib.image import imread
 
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.report.html import write_report
 from carl_cli.report.scene import build_scene
-from carl_cli.transform import identity
+from carl_cli.transforms import identity
 from tests.report.browser import Browser
 from tests.report.conftest import Pair
 
@@ -260,7 +260,7 @@ def test_a_landmark_row_leads_to_its_place(page: Browser, record: object) -> Non
 
 
 def test_readout_states_the_jacobian_and_the_way(page: Browser, pair: Pair) -> None:
-    from carl_cli.transform import jacobian_determinant
+    from carl_cli.transforms import jacobian_determinant
 
     text = page.run("return document.querySelector('#readout').textContent")
     scene = build_scene(pair.fixed, pair.moving, pair.warped, pair.transform)

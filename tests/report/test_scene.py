@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image
+from carl_cli.io.images.files import Image
 from carl_cli.report.planes import (
     AXIAL,
     CORONAL,
@@ -29,7 +29,7 @@ from carl_cli.report.scene import (
     grey_window,
     overlap_fraction,
 )
-from carl_cli.transform import AffineTransform, identity
+from carl_cli.transforms import AffineTransform, identity
 from tests.report.conftest import MARKER, Pair, grid_around, head_at
 
 ORIENTATIONS = [

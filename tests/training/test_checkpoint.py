@@ -12,12 +12,10 @@ import torch
 from torch import nn
 
 from carl_cli.errors import InputError, OutputError
-from carl_cli.training import checkpoint
-from carl_cli.training.averaging import MovingAverage
-from carl_cli.training.checkpoint import MIB, has_state, load_state, save_state
+from carl_cli.training import run_folder as checkpoint
 from carl_cli.training.config import TrainConfig
-from carl_cli.training.journal import Journal
-from carl_cli.training.schedule import learning_rate
+from carl_cli.training.optimiser import MovingAverage, learning_rate
+from carl_cli.training.run_folder import MIB, Journal, has_state, load_state, save_state
 
 
 def state(seed: int) -> dict[str, object]:

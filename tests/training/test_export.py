@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from carl_cli.errors import InputError, UsageError
-from carl_cli.io.image import write_image
-from carl_cli.io.transform import read_transform
-from carl_cli.phantom import make_phantom
-from carl_cli.training.checkpoint import load_state
+from carl_cli.io.images.files import write_image
+from carl_cli.io.transforms.files import read_transform
 from carl_cli.training.config import TrainConfig, load_config, model_at
 from carl_cli.training.export import export
 from carl_cli.training.loop import train
-from carl_cli.weights import load_weights
+from carl_cli.training.run_folder import load_state
+from carl_cli.weights.folder import load_weights
+from carl_cli.workflows.phantom import make_phantom
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "training"
 MATCH = {"kind": "correspondence", "loss": {"attention": 1.0, "queries": 50}, "steps": 2}

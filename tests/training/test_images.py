@@ -12,13 +12,13 @@ import torch
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image, write_image
-from carl_cli.preprocess import PreprocessRule, prepare_pair
+from carl_cli.io.images.files import Image, write_image
+from carl_cli.preprocessing.pair import PreprocessRule, prepare_pair
 from carl_cli.training.cache import fill_cache, listed
-from carl_cli.training.chance import Chance
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.data import ImagePairs, _random_turn, read_cache
 from carl_cli.training.loop import train
+from carl_cli.training.synthesis.chance import Chance
 from tests.training.test_loop import records
 
 RULE = {"grid_rule": "stretch", "shape_zyx": (16, 16, 16)}
@@ -41,7 +41,7 @@ def test_the_cache_holds_what_the_network_would_see(folder: Path, tmp_path: Path
     assert pairs == []
     paths, _ = listed(folder)
     assert [p.name for p in paths] == ["flipped.nii.gz", "oblique.nii.gz", "plain.nii.gz"]
-    from carl_cli.io.image import read_image
+    from carl_cli.io.images.files import read_image
 
     image = read_image(paths[1])
     expected = prepare_pair(image, image, PreprocessRule.model_validate(RULE)).fixed.array

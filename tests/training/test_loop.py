@@ -18,9 +18,9 @@ import torch
 from pydantic import ValidationError
 
 from carl_cli.errors import UsageError
-from carl_cli.training.checkpoint import has_state, load_state
 from carl_cli.training.config import TrainConfig, model_at
 from carl_cli.training.loop import train
+from carl_cli.training.run_folder import has_state, load_state
 from carl_cli.training.stage import DivergedError
 from carl_cli.training.start import averaged, parts
 from tests.training.conftest import TINY_MODEL

@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from carl_cli.fields import identity
-from carl_cli.training.chance import Chance
+from carl_cli.model.fields import identity
 from carl_cli.training.losses import (
     Rows,
     attention_rows,
@@ -20,6 +19,7 @@ from carl_cli.training.losses import (
     soft_dice,
     to_voxels,
 )
+from carl_cli.training.synthesis.chance import Chance
 
 SHAPE = (6, 5, 7)
 

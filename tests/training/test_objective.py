@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from carl_cli.fields import ComposedMap, DisplacementMap
-from carl_cli.model.carl import build_network
-from carl_cli.training.chance import Chance
+from carl_cli.model.fields import ComposedMap, DisplacementMap
+from carl_cli.model.network import build_network
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.data import training_pairs
 from carl_cli.training.objective import Objective, _refinement_energies
-from carl_cli.training.synthesis import Pair
+from carl_cli.training.synthesis.chance import Chance
+from carl_cli.training.synthesis.pairs import Pair
 
 ALL = {"similarity": 2.0, "sigma": 2, "dice": 3.0, "field": 0.5, "regularity": 0.7}
 ALL |= {"attention": 0.2, "position": 0.4, "same_label": 0.6, "refinement": 0.1}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carl_cli.io.image import Image, write_image
-from carl_cli.training.shapes import load_label_maps
+from carl_cli.io.images.files import Image, write_image
+from carl_cli.training.synthesis.shapes import load_label_maps
 from tests.conftest import make_grid
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "prepare_label_maps.py"

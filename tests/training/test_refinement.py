@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.fields import identity, sample
+from carl_cli.model.fields import identity, sample
 from carl_cli.model.unet import DisplacementUNet
-from carl_cli.training.chance import Chance
+from carl_cli.training.synthesis.chance import Chance
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "training" / "refinement.py"
 SIDE = 48

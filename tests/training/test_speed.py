@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.model.carl import ModelConfig, build_network
+from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.training.config import RuntimeConfig
-from carl_cli.training.speed import speed_up
+from carl_cli.training.optimiser import speed_up
 from tests.training.conftest import TINY_MODEL
 
 SHAPE = (16, 16, 16)

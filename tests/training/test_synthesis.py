@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from carl_cli.errors import InputError
-from carl_cli.training.chance import Chance
-from carl_cli.training.shapes import LabelMap, load_label_maps, random_people, with_box
-from carl_cli.training.synthesis import Pair, PairSynthesiser, SynthesisSettings
-from carl_cli.training.warps import (
+from carl_cli.training.synthesis.chance import Chance
+from carl_cli.training.synthesis.pairs import Pair, PairSynthesiser, SynthesisSettings
+from carl_cli.training.synthesis.shapes import LabelMap, load_label_maps, random_people, with_box
+from carl_cli.training.synthesis.warps import (
     identity,
     sample_labels,
     sample_linear,

@@ -71,9 +71,7 @@ def _serve() -> None:
     import safetensors.torch  # noqa: F401
     from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download  # noqa: F401
 
-    import carl_cli.catalogue
     import carl_cli.cli.weights
-    import carl_cli.publishing
     import carl_cli.training.export  # noqa: F401
 
     for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:

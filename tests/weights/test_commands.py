@@ -14,8 +14,9 @@ import pytest
 
 from carl_cli.errors import WeightsError
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image, write_image
-from carl_cli.registry import DEFAULT, embedded_folder, hub_name, locate
+from carl_cli.io.images.files import Image, write_image
+from carl_cli.weights.locate import embedded_folder, locate
+from carl_cli.weights.registry import DEFAULT, hub_name
 from tests.weights.conftest import Carl
 from tests.weights.hub import Hub
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from carl_cli.checkpoints import FAMILIES, authors_rule, import_checkpoint
 from carl_cli.errors import UsageError, WeightsError
-from carl_cli.integrity import sha256_of, stored_config
-from carl_cli.model.carl import ModelConfig, UNetConfig, build_network
+from carl_cli.model.network import ModelConfig, UNetConfig, build_network
 from carl_cli.model.published import _translate
-from carl_cli.weights import load_weights
+from carl_cli.weights.checkpoints import FAMILIES, authors_rule, import_checkpoint
+from carl_cli.weights.files import sha256_of, stored_config
+from carl_cli.weights.folder import load_weights
 from tests.cli.weights_folder import untrained_weights
 from tests.model.reference import CONFIGS, drawn_state, drawn_weight, reference_outputs
 from tests.weights.conftest import Carl

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from carl_cli.integrity import stored_config
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.loop import train
+from carl_cli.weights.files import stored_config
 from tests.cli.weights_folder import untrained_weights
 from tests.training.conftest import make_config  # noqa: F401 (a fixture)
 from tests.weights.conftest import Carl

@@ -19,14 +19,15 @@ from shutil import which
 import pytest
 import torch
 
-from carl_cli import checkpoints, registry
 from carl_cli.errors import WeightsError
-from carl_cli.integrity import sha256_of, stored_config
-from carl_cli.model.carl import ModelConfig, UNetConfig, build_network
+from carl_cli.model.network import ModelConfig, UNetConfig, build_network
 from carl_cli.model.published import _translate
-from carl_cli.registry import Release, imported_folder, locate
-from carl_cli.releases import downloaded, install
-from carl_cli.weights import load_weights
+from carl_cli.weights import checkpoints, registry
+from carl_cli.weights.files import sha256_of, stored_config
+from carl_cli.weights.folder import load_weights
+from carl_cli.weights.locate import imported_folder, locate
+from carl_cli.weights.registry import Release
+from carl_cli.weights.releases import downloaded, install
 from tests.weights.conftest import Carl
 from tests.weights.test_import import drawn_file
 

@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from carl_cli.geometry import Grid
-from carl_cli.io.image import Image, write_image
-
-from ..cli.weights_folder import untrained_weights
-from ..conftest import REPOSITORY
-from .conftest import Carl
-from .hub import Hub, Repository
+from carl_cli.io.images.files import Image, write_image
+from tests.cli.weights_folder import untrained_weights
+from tests.conftest import REPOSITORY
+from tests.weights.conftest import Carl
+from tests.weights.hub import Hub, Repository
 
 # To root, permissions mean nothing until it gives up the right to pass over them.
 BOUND = ("setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override")

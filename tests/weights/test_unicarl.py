@@ -12,19 +12,19 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from carl_cli import checkpoints
-from carl_cli.checkpoints import authors_rule, import_checkpoint
 from carl_cli.errors import WeightsError
 from carl_cli.geometry import Grid
-from carl_cli.integrity import stored_config
-from carl_cli.io.image import Image, from_sitk, to_sitk
-from carl_cli.model.carl import EncoderConfig, ModelConfig, UNetConfig, build_network
+from carl_cli.io.images.files import Image, from_sitk, to_sitk
+from carl_cli.model.network import EncoderConfig, ModelConfig, UNetConfig, build_network
 from carl_cli.model.published import _translate, fits
-from carl_cli.preprocess import prepare_pair
-from carl_cli.similarity import by_name
+from carl_cli.model.similarity import by_name
+from carl_cli.preprocessing.pair import prepare_pair
+from carl_cli.weights import checkpoints
+from carl_cli.weights.checkpoints import authors_rule, import_checkpoint
+from carl_cli.weights.files import stored_config
 from tests.model.reference import CONFIGS, drawn_state, reference_outputs
-from tests.register.conftest import PairFiles, pair  # noqa: F401 (a fixture)
 from tests.weights.conftest import Carl
+from tests.workflows.conftest import PairFiles, pair  # noqa: F401 (a fixture)
 
 SIDE = 32
 SMALL = ModelConfig(
@@ -182,7 +182,7 @@ def test_the_whole_network_imports_and_keeps_the_reference_map(
 ) -> None:
     torch.save(drawn_state("unicarl3d", parity_dir), tmp_path / "longleaf_unicarl_8")
     import_checkpoint(tmp_path / "longleaf_unicarl_8", "unicarl", tmp_path / "own")
-    from carl_cli.weights import load_weights
+    from carl_cli.weights.folder import load_weights
 
     expected = reference_outputs("unicarl3d", parity_dir)
     fixed, moving = (expected[key].squeeze()[None, None] for key in ("fixed", "moving"))

@@ -1,1 +1,1 @@
-"""One module for each dialect of transform files; `carl_cli.io.transform` chooses."""
+"""One module for each dialect of transform files; `carl_cli.io.transforms.files` chooses."""

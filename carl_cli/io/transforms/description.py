@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carl_cli.io.atomic import full_suffix
-from carl_cli.io.transforms import nifti
-from carl_cli.io.transforms.dense_files import READABLE as DENSE
+from carl_cli.io.images import nifti_header as nifti
+from carl_cli.io.transforms.fields import READABLE as DENSE
 
 TYPE = re.compile(rb"([A-Z][A-Za-z0-9]*Transform)_(float|double)_[23]_[23]")
 

@@ -16,16 +16,11 @@ import SimpleITK as sitk
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid
-from carl_cli.io.image import read_any
-from carl_cli.io.transforms import nifti
-from carl_cli.io.transforms.ras import (
-    affine_from_ras,
-    affine_to_ras,
-    flip_vectors,
-    voxel_to_ras,
-)
-from carl_cli.io.volume import Image, to_sitk
-from carl_cli.transform import AffineTransform, DisplacementField
+from carl_cli.io.images import nifti_header as nifti
+from carl_cli.io.images.files import read_any
+from carl_cli.io.images.image import Image, to_sitk
+from carl_cli.io.ras import affine_from_ras, affine_to_ras, flip_vectors, voxel_to_ras
+from carl_cli.transforms import AffineTransform, DisplacementField
 from carl_cli.transforms.interpolation import Floats
 
 VOXEL_TO_VOXEL, RAS_TO_RAS = 0, 1

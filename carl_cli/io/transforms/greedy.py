@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from carl_cli.errors import InputError
-from carl_cli.io.transforms.ras import affine_from_ras, affine_to_ras
-from carl_cli.transform import AffineTransform
+from carl_cli.io.ras import affine_from_ras, affine_to_ras
+from carl_cli.transforms import AffineTransform
 
 
 def read_greedy(path: Path) -> AffineTransform:

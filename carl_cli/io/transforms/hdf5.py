@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 import SimpleITK as sitk
 
 from carl_cli.errors import InputError
-from carl_cli.io.transforms.conversion import to_sitk_transform
+from carl_cli.io.transforms.sitk import to_sitk_transform
 from carl_cli.io.transforms.timeless import forget_times
-from carl_cli.transform import BSplineTransform, Transform
+from carl_cli.transforms import BSplineTransform, Transform
 
 if TYPE_CHECKING:
     import h5py
@@ -31,7 +31,7 @@ def write(path: Path, parts: list[Transform], precision: Precision) -> None:
     """
     splines = any(isinstance(part, BSplineTransform) for part in parts)
     if precision == "float" and not splines:
-        from carl_cli.io.itk_bridge import write_composite  # a second to load
+        from carl_cli.io.transforms.itk import write_composite  # a second to load
 
         write_composite(path, parts)
     else:

@@ -12,7 +12,7 @@ import numpy as np
 from carl_cli.errors import UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.transforms import freesurfer, greedy
-from carl_cli.transform import (
+from carl_cli.transforms import (
     AffineTransform,
     CompositeTransform,
     DisplacementField,

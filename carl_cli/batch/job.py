@@ -1,0 +1,127 @@
+"""One case as a unit of work: what to do, whether it is done already, what went wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from carl_cli.batch.status import remove_partial
+from carl_cli.errors import CarlError, OutputError, as_carl_error
+from carl_cli.registration.register import RegistrationOptions
+from carl_cli.report.record import RunRecord, read_record, sha256_of
+from carl_cli.weights.folder import Weights
+from carl_cli.workflows.register import check_case
+from carl_cli.workflows.request import CaseInputs, CaseOutputs, Plan, RunSettings
+
+NOTED = "fingerprint"
+"""Key of a record's options that holds the fingerprint."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a process needs to do a case, except the network."""
+
+    name: str
+    line: int
+    inputs: CaseInputs
+    outputs: CaseOutputs
+    options: RegistrationOptions
+    settings: RunSettings
+
+    @property
+    def record_path(self) -> Path:
+        assert self.outputs.json is not None, "every case of a batch has a record"
+        return self.outputs.json
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.inputs, self.outputs, self.options, self.settings)
+
+    def noting(self, fingerprint: str) -> Job:
+        """The same job, its record telling the fingerprint."""
+        noted = {**self.settings.noted, NOTED: fingerprint}
+        return replace(self, settings=replace(self.settings, noted=noted))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """record None: it failed, and `error` says why."""
+
+    seconds: float
+    peak_memory_mib: float | None = None
+    record: RunRecord | None = None
+    error: str = ""
+
+
+def fingerprint(job: Job, weights: Weights) -> str:
+    """SHA-256 of all that the result depends on: bytes of the inputs, options, weights.
+
+    Neither the folder of the outputs nor the device enters: a batch may be moved and go on
+    elsewhere. A file that can't be read counts as such, so the case is new once it can be.
+    """
+    content = {
+        "inputs": {role: _hash(path) for role, path in job.inputs.paths().items()},
+        "volume": [job.inputs.series_uid, job.inputs.time_index],
+        "options": asdict(job.options),
+        "writing": [job.settings.field_spacing, job.settings.precision, job.settings.seed],
+        "outputs": {role: path.name for role, path in sorted(job.outputs.paths().items())},
+        "weights": [weights.sha256, weights.config.model_dump(mode="json")],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def finished(job: Job, expected: str) -> RunRecord | None:
+    """The record of an earlier run with this fingerprint, if its outputs are there unchanged."""
+    try:
+        record = read_record(job.record_path)
+        wanted = {role: path for role, path in job.outputs.paths().items() if role != "json"}
+        same = {role: file.sha256 for role, file in record.outputs.items()} == {
+            role: sha256_of(path) for role, path in wanted.items()
+        }
+    except (CarlError, OSError):
+        return None
+    return record if same and record.options.get(NOTED) == expected else None
+
+
+def check(job: Job, weights: Weights) -> str:
+    """Why the case can't be computed, empty if it can; nothing is computed or written."""
+    try:
+        check_case(job.inputs, job.outputs, weights, job.options, job.settings)
+    except Exception as failure:
+        return told(failure)
+    return ""
+
+
+def clear_outputs(job: Job) -> None:
+    """A folder without anything of an earlier run: old results mislead nobody. Raises OutputError.
+
+    The record goes first: without one a case counts as unfinished.
+    """
+    folder = job.record_path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
+        for path in (job.record_path, *job.outputs.paths().values()):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} can't be prepared: {error.strerror}", "choose another --out-dir"
+        ) from error
+
+
+def told(failure: Exception) -> str:
+    """One line; what is not an error of ours carries its kind."""
+    known = as_carl_error(failure)
+    if known is None:
+        return f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+    text = " ".join(known.message.split())
+    return f"{text} ({known.hint})" if known.hint else text

@@ -1,0 +1,150 @@
+"""The status of a batch: one row per case, in one file per shard, whole at every moment."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from carl_cli.batch.shards import Shard
+from carl_cli.errors import OutputError
+from carl_cli.io.atomic import atomic_path
+from carl_cli.io.csv import inert
+from carl_cli.report.record import RunRecord
+
+State = Literal["waiting", "running", "done", "failed"]
+FILE = "status.csv"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+class StatusRow(BaseModel):
+    """fingerprint: what a failure belongs to; it counts no more when inputs or options change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    id: str
+    line: int
+    state: State = "waiting"
+    seconds: float | None = None
+    peak_memory_mib: float | None = None
+    lncc_before: float | None = None
+    lncc: float | None = None
+    mean_dice: float | None = None
+    tre_mean_mm: float | None = None
+    folded_percent: float | None = None
+    sdlogj: float | None = None
+    inverse_error_mm: float | None = None
+    warnings: int | None = None
+    error: str = ""
+    fingerprint: str = ""
+    updated: str = Field(default_factory=_now)
+
+
+def done(name: str, line: int, record: RunRecord, fingerprint: str) -> StatusRow:
+    metrics = record.metrics
+    inverse, landmarks = metrics.inverse_consistency_mm, metrics.tre_mm
+    return StatusRow(
+        id=name,
+        line=line,
+        state="done",
+        seconds=round(sum(record.timings_s.values()), 3),
+        peak_memory_mib=record.peak_memory_mib,
+        lncc_before=metrics.similarity_before.lncc,
+        lncc=metrics.similarity_after.lncc,
+        mean_dice=metrics.mean_dice,
+        tre_mean_mm=None if landmarks is None else landmarks.mean,
+        folded_percent=metrics.folded_percent,
+        sdlogj=metrics.sdlogj,
+        inverse_error_mm=None if inverse is None else inverse.mean,
+        warnings=len(record.warnings),
+        fingerprint=fingerprint,
+    )
+
+
+class StatusTable:
+    """The rows of one shard. Its file lies in a folder of the shard's own.
+
+    Threads may set rows at the same time; `listener` is called with each row that is set.
+    """
+
+    def __init__(
+        self, out_dir: Path, shard: Shard, listener: Callable[[StatusRow], None] | None = None
+    ) -> None:
+        self.path = out_dir / "shards" / shard.name / FILE
+        self.rows: dict[str, StatusRow] = {}
+        self._listener = listener
+        self._one_at_a_time = Lock()
+
+    def open(self, rows: Iterable[StatusRow]) -> None:
+        """Start with these rows; what a killed run left half written is removed.
+
+        Raises OutputError.
+        """
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            hint = "choose another --out-dir"
+            raise OutputError(f"{folder} can't be made: {error.strerror}", hint) from error
+        remove_partial(self.path.parent)
+        self.rows = {row.id: row for row in rows}
+        self._write()
+        for row in self.rows.values():
+            self._tell(row)
+
+    def set(self, row: StatusRow) -> None:
+        with self._one_at_a_time:
+            self.rows[row.id] = row
+            self._write()
+            self._tell(row)
+
+    def _tell(self, row: StatusRow) -> None:
+        if self._listener is not None:
+            self._listener(row)
+
+    def _write(self) -> None:
+        write_rows(self.path, [row.model_dump() for row in self.rows.values()])
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    """A CSV table without formulas, whole or not at all."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else list(StatusRow.model_fields))
+    writer.writeheader()
+    writer.writerows(inert(row) for row in rows)
+    with atomic_path(path) as temporary:
+        temporary.write_text(stream.getvalue(), encoding="utf-8", newline="")
+
+
+def read_rows(out_dir: Path) -> dict[str, StatusRow]:
+    """Id → row from all shards; where several tell of a case, the latest counts."""
+    found: dict[str, StatusRow] = {}
+    for path in sorted(out_dir.glob(f"shards/*/{FILE}")):
+        for row in _rows(path):
+            if row.id not in found or found[row.id].updated < row.updated:
+                found[row.id] = row
+    return found
+
+
+def _rows(path: Path) -> list[StatusRow]:
+    """A table that someone has edited into something else counts as none: cases are redone."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        cells = [{k: v for k, v in row.items() if v} for row in csv.DictReader(stream)]
+    try:
+        return [StatusRow.model_validate(row) for row in cells]
+    except ValidationError:
+        return []
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete the temporary files that a killed process left (see `carl_cli.io.atomic`)."""
+    for path in folder.glob(".*.partial*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""The table of pairs: read and checked whole, every problem with its line, before any work."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from carl_cli.batch.naming import default_name
+from carl_cli.errors import InputError
+from carl_cli.io.csv import ExistingFile, table_lines, told
+
+RESERVED = ("shards", "summary.csv", "index.html")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+Modality = Literal["auto", "ct", "mr"]
+
+
+def _usable(name: str) -> str:
+    if not _NAME.fullmatch(name) or name in RESERVED:
+        raise ValueError(f"{name!r} can't name a folder: use letters, digits and . _ -")
+    return name
+
+
+def _numbers(text: Any) -> Any:
+    """Two numbers in one cell, as on the command line."""
+    return text.split() if isinstance(text, str) else text
+
+
+Limits = Annotated[tuple[float, float], BeforeValidator(_numbers)]
+
+
+class Row(BaseModel):
+    """One pair. The fields are the columns that a table may have; only two must be there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    fixed: ExistingFile
+    moving: ExistingFile
+    id: Annotated[str, AfterValidator(_usable)] = ""
+    fixed_mask: ExistingFile | None = None
+    moving_mask: ExistingFile | None = None
+    initial_transform: ExistingFile | None = None
+    fixed_seg: ExistingFile | None = None
+    moving_seg: ExistingFile | None = None
+    fixed_points: ExistingFile | None = None
+    moving_points: ExistingFile | None = None
+    fixed_modality: Modality | None = None
+    moving_modality: Modality | None = None
+    series_uid: str | None = None
+    time_index: int | None = Field(default=None, ge=0)
+    window: Limits | None = None
+    percentiles: Limits | None = None
+    init: Literal["none", "centers", "moments", "rigid", "affine"] | None = None
+    affine_only: bool | None = None
+    io: bool | None = None
+    io_steps: int | None = Field(default=None, ge=0)
+    io_lr: float | None = Field(default=None, gt=0)
+    io_metric: Literal["lncc", "lncc2", "mind"] | None = None
+    io_lambda: float | None = Field(default=None, ge=0)
+    io_scope: Literal["all", "refine", "field"] | None = None
+    io_smoothing: float | None = Field(default=None, gt=0)
+
+    def options(self) -> dict[str, Any]:
+        """What the row says of the options of `carl register`, by their names; files included."""
+        values = {name: getattr(self, name) for name in COLUMNS if name not in IDENTITY}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> Row:
+        """Only both sides together give a score."""
+        for name in ("seg", "points"):
+            sides = {f"{side}_{name}" for side in ("fixed", "moving")}
+            missing = {side for side in sides if getattr(self, side) is None}
+            if len(missing) == 1:
+                given = (sides - missing).pop()
+                raise ValueError(f"{given} is given but {missing.pop()} is not")
+        return self
+
+
+COLUMNS = tuple(Row.model_fields)
+IDENTITY = ("id", "fixed", "moving")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table: a row, or the error that keeps it from being one."""
+
+    name: str
+    line: int
+    row: Row | None
+    error: str = ""
+
+
+def read_table(path: Path, defaults: Mapping[str, Path] | None = None) -> list[Entry]:
+    """CSV (comma or semicolon) or TSV with a header; `defaults` fill cells that are empty.
+
+    Raises InputError when the file is no such table; a bad line becomes an Entry with its error.
+    """
+    lines = table_lines(path)
+    if not lines:
+        raise InputError(f"{path} is empty", "the first line names the columns: fixed,moving")
+    header = _header(path, lines[0][1])
+    if len(lines) == 1:
+        raise InputError(f"{path} has a header but no pairs", "add a line for each pair")
+    folder = path.absolute().parent
+    filled = {role: str(value.absolute()) for role, value in (defaults or {}).items()}
+    return named_once(_entry(number, cells, header, folder, filled) for number, cells in lines[1:])
+
+
+def _header(path: Path, cells: Sequence[str]) -> list[str]:
+    header = [cell.lower() for cell in cells]
+    unknown = [name for name in header if name not in COLUMNS]
+    if unknown:
+        raise InputError(
+            f"{path}, line 1: unknown column {unknown[0]!r}", f"columns are {', '.join(COLUMNS)}"
+        )
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}, line 1: column {twice[0]!r} occurs twice", "keep one of them")
+    missing = [name for name in ("fixed", "moving") if name not in header]
+    if missing:
+        raise InputError(f"{path}, line 1: no column {missing[0]!r}", "name the columns in line 1")
+    return header
+
+
+def _entry(
+    line: int, cells: list[str], header: list[str], folder: Path, defaults: Mapping[str, str]
+) -> Entry:
+    if len(cells) != len(header):
+        return refused(line, f"{len(cells)} cells, the header has {len(header)}")
+    own = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    return entry_of(line, {**defaults, **own}, folder)
+
+
+def entry_of(line: int, values: Mapping[str, Any], folder: Path) -> Entry:
+    """Values by column name as a row, named; relative paths start at `folder`."""
+    try:
+        row = Row.model_validate(dict(values), context=folder)
+    except ValidationError as error:
+        return refused(line, "; ".join(told(problem) for problem in error.errors()))
+    return Entry(row.id or default_name(row.fixed, row.moving), line, row)
+
+
+def refused(line: int, error: str) -> Entry:
+    return Entry(f"(line {line})", line, None, error)
+
+
+def named_once(entries: Iterable[Entry]) -> list[Entry]:
+    """The first of several rows with one name keeps it. Case-blind, as some file systems are."""
+    seen: dict[str, int] = {}
+    return [_unless_seen(entry, seen) for entry in entries]
+
+
+def _unless_seen(entry: Entry, seen: dict[str, int]) -> Entry:
+    first = seen.setdefault(entry.name.casefold(), entry.line)
+    if first == entry.line:
+        return entry
+    return refused(entry.line, f"line {first} is called {entry.name!r} too: give an id")

@@ -1,0 +1,198 @@
+"""Cases done in this process or by several others; a process that dies loses its case only."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from multiprocessing.connection import Connection, wait
+from threading import Lock
+from typing import Any
+
+from carl_cli.batch.job import Job, Outcome
+from carl_cli.batch.pipeline import Watcher, run_jobs
+from carl_cli.system import keep_freed_memory, limit_threads
+from carl_cli.weights.folder import Weights, load_weights
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker computes with."""
+
+    weights: str
+    device: str
+    threads: int
+    deterministic: bool
+
+
+def here(jobs: Iterator[Job], weights: Weights, watcher: Watcher) -> None:
+    """All cases in this process."""
+    run_jobs(jobs, weights, watcher)
+
+
+def elsewhere(jobs: Iterator[Job], setups: Sequence[Setup], watcher: Watcher) -> None:
+    """A process for each setup. The watcher is told in this one."""
+    queue = _Queue(jobs)
+    workers = [_Worker(setup) for setup in setups]
+    try:
+        busy = [worker for worker in workers if worker.begin(queue)]
+        while busy:
+            ready = wait([worker.connection for worker in busy])
+            for worker in [w for w in busy if w.connection in ready]:
+                worker.listen(queue, watcher)
+                if not worker.jobs and not worker.begin(queue):
+                    busy.remove(worker)
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Queue:
+    """Jobs that wait; those that were in a worker that died are done again, each alone."""
+
+    def __init__(self, jobs: Iterator[Job]) -> None:
+        self._jobs = jobs
+        self._again: list[Job] = []
+
+    def next(self) -> tuple[Job | None, bool]:
+        """A job, and whether it must be alone in its worker."""
+        if self._again:
+            return self._again.pop(0), True
+        return next(self._jobs, None), False
+
+    def companion(self) -> Job | None:
+        """A job that may be read while another one is computed."""
+        return None if self._again else next(self._jobs, None)
+
+    def repeat(self, jobs: Sequence[Job]) -> None:
+        self._again.extend(jobs)
+
+
+class _Worker:
+    """A process and the pipe to it; started anew when it has died.
+
+    It is sent a job and computes it; when it says that it has started, it is sent the next one
+    to read meanwhile, or None: then it finishes what it has.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.jobs: dict[str, Job] = {}
+        self.alone = False
+        self.begun = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        # A fresh interpreter: neither CUDA nor OpenMP survives a fork.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        arguments = (theirs, self.setup, os.getpid())
+        self.process: Any = context.Process(target=_serve, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def begin(self, queue: _Queue) -> bool:
+        """Take the next case; False when there is none left."""
+        job, self.alone = queue.next()
+        if job is None:
+            return False
+        if not self.process.is_alive():
+            self._start()
+        self._send(job)
+        return True
+
+    def _send(self, job: Job | None) -> None:
+        if job is not None:
+            self.jobs[job.name] = job
+        with suppress(BrokenPipeError):  # it has died meanwhile: listen() finds out
+            self.connection.send(job)
+
+    def listen(self, queue: _Queue, watcher: Watcher) -> None:
+        """One message of the worker, or its death."""
+        try:
+            name, outcome = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._bury(queue, watcher)
+            return
+        if outcome is None:
+            self.begun = time.perf_counter()
+            watcher.started(self.jobs[name])
+            self._send(None if self.alone else queue.companion())
+        else:
+            watcher.finished(self.jobs.pop(name), outcome)
+
+    def _bury(self, queue: _Queue, watcher: Watcher) -> None:
+        """A single case was the cause; of several nobody knows which, so each is tried alone."""
+        self.process.join()
+        self.connection.close()
+        lost, self.jobs = list(self.jobs.values()), {}
+        if len(lost) > 1:
+            queue.repeat(lost)
+            return
+        spent = round(time.perf_counter() - self.begun, 3) if self.begun else 0.0
+        for job in lost:
+            watcher.finished(job, Outcome(spent, error=_death(self.process.exitcode)))
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "the worker was killed, most likely for want of memory (use fewer --workers)"
+    return f"the worker ended with exit code {code}"
+
+
+class _Reporter:
+    """Tells the main process: (name, None) for a start, (name, outcome) for an end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._one_at_a_time = Lock()  # a start and an end come from different threads
+
+    def started(self, job: Job) -> None:
+        self._send(job.name, None)
+
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        self._send(job.name, outcome)
+
+    def _send(self, name: str, outcome: Outcome | None) -> None:
+        with self._one_at_a_time:
+            self._connection.send((name, outcome))
+
+
+def _serve(connection: Connection, setup: Setup, parent: int) -> None:
+    """The life of a worker: the network once, then case after case."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(parent)
+    limit_threads(setup.threads)
+    keep_freed_memory()
+    from carl_cli.model.devices import set_deterministic
+
+    set_deterministic(setup.deterministic)
+    weights = load_weights(setup.weights, setup.device)
+    while True:
+        try:
+            first = connection.recv()
+            run_jobs(chain([first], iter(connection.recv, None)), weights, _Reporter(connection))
+        except EOFError:
+            return
+
+
+def _die_with(parent: int) -> None:
+    """A run that is killed leaves no worker behind that writes into the folders of the next."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(1)

@@ -1,0 +1,232 @@
+"""The figures of one case from its files, and the columns that a table of cases has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from carl_cli.errors import InputError
+from carl_cli.evaluation import metrics
+from carl_cli.evaluation.cases import CaseFiles
+from carl_cli.evaluation.truth import Truth, landmark_errors, read_landmarks, structure_scores
+from carl_cli.geometry import Grid, apply_affine
+from carl_cli.io.images.files import Image, read_image
+from carl_cli.io.resample import resample
+from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.report.record import Landmark, Similarity, Spread, StructureScore
+from carl_cli.transforms import (
+    CompositeTransform,
+    Deformation,
+    Transform,
+    identity,
+    jacobian_determinant,
+)
+
+MOST_POINTS = 50_000  # of the inverse-consistency error, spread evenly
+
+
+class Scores(BaseModel):
+    """Figures of one case; None and empty where the files don't tell. error: why there are none.
+
+    Similarity, folds, SDlogJ and inverse consistency refer to the fixed image's grid, inside
+    its mask if there is one; structures to the fixed segmentation's grid; landmarks to the
+    moving image.
+    """
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+    id: str
+    structures: list[StructureScore] = Field(default_factory=list)
+    landmarks: list[Landmark] = Field(default_factory=list)
+    similarity_before: Similarity | None = None
+    similarity_after: Similarity | None = None
+    folded_percent: float | None = None
+    sdlogj: float | None = None
+    inverse_consistency_mm: Spread | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A case in memory. grid: where the transform is looked at, None for an affine one alone;
+    mask: where on it."""
+
+    grid: Grid | None
+    mask: NDArray[np.bool_] | None
+    fixed: Image | None
+    moving: Image | None
+    truth: Truth
+    transform: Transform
+    has_transform: bool
+    inverse: Transform | None
+
+
+def score_files(case: CaseFiles) -> Scores:
+    """Raises InputError for files that can't be used or don't belong together."""
+    loaded = _load(case)
+    result = Scores(
+        id=case.id,
+        structures=structure_scores(loaded.truth, loaded.transform),
+        landmarks=landmark_errors(loaded.truth, loaded.transform),
+        similarity_before=_similarity(loaded, None),
+        similarity_after=_similarity(loaded, loaded.transform),
+        inverse_consistency_mm=_inverse_error(loaded),
+    )
+    if loaded.has_transform and loaded.grid is not None:
+        determinant = jacobian_determinant(loaded.transform, loaded.grid)
+        inside = determinant if loaded.mask is None else determinant[loaded.mask]
+        result.folded_percent = metrics.folded_percent(inside)
+        result.sdlogj = metrics.sdlogj(inside)
+    return result
+
+
+def _load(case: CaseFiles) -> _Loaded:
+    fixed, moving = (
+        None
+        if path is None
+        else read_image(path, series_uid=case.series_uid, time_index=case.time_index)
+        for path in (case.fixed, case.moving)
+    )
+    masks = (case.fixed_mask, case.fixed_seg, case.moving_seg)
+    mask, fixed_seg, moving_seg = (None if path is None else read_image(path) for path in masks)
+    transform = parse_chain(case.transform) if case.transform else None
+    grid = _grid(fixed, fixed_seg, transform)
+    dimension = _dimension(case, grid, transform)
+    landmarks = read_landmarks(case.fixed_points, case.moving_points, dimension)
+    return _Loaded(
+        grid,
+        None if mask is None or grid is None else _on_grid(mask, grid),
+        fixed,
+        moving,
+        Truth(fixed_seg, moving_seg, *landmarks),
+        transform or identity(dimension),
+        transform is not None,
+        parse_chain(case.inverse) if case.inverse else None,
+    )
+
+
+def _grid(fixed: Image | None, seg: Image | None, transform: Transform | None) -> Grid | None:
+    """Of the fixed image, else of its segmentation, else of the field that meets points first."""
+    image = fixed or seg
+    if image is not None:
+        return image.grid
+    first = transform.parts[-1] if isinstance(transform, CompositeTransform) else transform
+    return first.sampling_grid if isinstance(first, Deformation) else None
+
+
+def _dimension(case: CaseFiles, grid: Grid | None, transform: Transform | None) -> int:
+    known = grid or transform
+    if known is None:
+        raise InputError(
+            f"case {case.id}: no fixed image, no fixed segmentation, no transform",
+            "give at least one of them",
+        )
+    return known.dimension
+
+
+def _on_grid(mask: Image, grid: Grid) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = resample(mask, grid, interpolator="nearest").array != 0
+    if not inside.any():
+        raise InputError(f"{mask.source}: the mask is empty on the fixed grid", "check its header")
+    return inside
+
+
+def _similarity(loaded: _Loaded, transform: Transform | None) -> Similarity | None:
+    """Of the fixed image and the moving one on its grid; outside, its darkest value."""
+    if loaded.fixed is None or loaded.moving is None:
+        return None
+    grid = loaded.fixed.grid
+    moving, darkest = loaded.moving, float(loaded.moving.array.min())
+    seen = resample(moving, grid, transform, background=darkest, dtype=np.float32)
+    pair = (loaded.fixed.array.astype(np.float32), seen.array.astype(np.float32), loaded.mask)
+    return Similarity(
+        lncc=_known(metrics.lncc(*pair)),
+        ncc=_known(metrics.ncc(*pair)),
+        nmi=_known(metrics.nmi(*pair)),
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _inverse_error(loaded: _Loaded) -> Spread | None:
+    """Of inverse(forward(x)) from x, for points that the forward map leaves in the moving image."""
+    if loaded.inverse is None or loaded.grid is None:
+        return None
+    points = _spread_points(loaded.grid, loaded.mask)
+    mapped = loaded.transform(points)
+    moving = loaded.moving or loaded.truth.moving_seg
+    if moving is not None:
+        index = apply_affine(moving.grid.lps_to_index, mapped)
+        shown = ((index >= 0) & (index <= np.array(moving.grid.size_xyz) - 1)).all(axis=-1)
+        points, mapped = points[shown], mapped[shown]
+    return Spread.of(np.linalg.norm(loaded.inverse(mapped) - points, axis=-1))
+
+
+def _spread_points(grid: Grid, mask: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    """At most 50,000 voxel centres (N, D) LPS mm, evenly spread over the mask or the grid."""
+    count = int(np.prod(grid.size_xyz)) if mask is None else int(mask.sum())
+    places = np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(int))
+    flat = places if mask is None else np.flatnonzero(mask)[places]
+    index_zyx = np.stack(np.unravel_index(flat, grid.shape_zyx), axis=-1)
+    return apply_affine(grid.index_to_lps, index_zyx[:, ::-1].astype(float))
+
+
+Row = dict[str, float]
+_SPREADS = ("mean", "p95", "max")
+
+
+def row_of(scores: Scores) -> Row:
+    """Column → figure, nan where it is undefined. Structures: means, then label by label."""
+    row: Row = {}
+    for name, unit in (("dice", ""), ("hd95", "_mm"), ("surface", "_mm")):
+        for when in ("_before", ""):
+            row |= _mean_of(f"{name}{when}{unit}", scores.structures)
+    for when, name in (("_before", "error_before_mm"), ("", "error_mm")):
+        row |= _of_landmarks(f"tre{when}", [getattr(m, name) for m in scores.landmarks])
+    row |= _of_similarity(scores)
+    row |= {k: _number(getattr(scores, k)) for k in ("folded_percent", "sdlogj")}
+    if scores.inverse_consistency_mm is not None:
+        error = scores.inverse_consistency_mm
+        row |= {f"inverse_{part}_mm": _number(getattr(error, part)) for part in _SPREADS}
+    for structure in scores.structures:
+        row |= {
+            f"{name}[{structure.label}]": _number(getattr(structure, name))
+            for name in ("dice", "hd95_mm", "surface_mm")
+        }
+    return row
+
+
+def _mean_of(name: str, structures: Iterable[StructureScore]) -> Row:
+    """Mean over the structures for which it is defined."""
+    values = [_number(getattr(structure, name)) for structure in structures]
+    return {name: metrics.PerLabel(dict(enumerate(values))).mean} if values else {}
+
+
+def _of_landmarks(name: str, errors: list[float]) -> Row:
+    if not errors:
+        return {}
+    figures: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median, "max": np.max}
+    row = {f"{name}_{part}_mm": float(figure(errors)) for part, figure in figures.items()}
+    return {**row, f"{name}_p95_mm": float(np.percentile(errors, 95))}
+
+
+def _of_similarity(scores: Scores) -> Row:
+    before, after = scores.similarity_before, scores.similarity_after
+    if before is None or after is None:
+        return {}
+    pairs = (("_before", before), ("", after))
+    return {
+        f"{name}{when}": _number(getattr(values, name))
+        for name in ("lncc", "ncc", "nmi")
+        for when, values in pairs
+    }
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else float(value)

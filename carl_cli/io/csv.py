@@ -1,0 +1,69 @@
+"""Tables that people open in a spreadsheet: their lines, and cells that stay text."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ValidationInfo
+
+from carl_cli.errors import InputError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula, which may call programs."""
+
+
+def inert(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with text that would become a formula marked as text, by an apostrophe."""
+    return {key: _inert(value) for key, value in row.items()}
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def table_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number (where the record ends) and cells of all lines that are not blank."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text", "save it as UTF-8 CSV") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "name the table of pairs") from error
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=_delimiter(path, text))
+    try:
+        found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}", "mend the line") from error
+    return [(number, cells) for number, cells in found if any(cells)]
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """Spreadsheets write semicolons where the comma is the decimal sign."""
+    first = text.partition("\n")[0]
+    if path.suffix.lower() == ".tsv" or ("\t" in first and "," not in first):
+        return "\t"
+    return ";" if ";" in first and "," not in first else ","
+
+
+def _existing(path: Path, info: ValidationInfo) -> Path:
+    """Relative paths start at the folder of the table, wherever the command is run."""
+    folder: Any = info.context
+    found: Path = folder / path.expanduser()
+    if not os.path.exists(found):  # False for names that no file system takes
+        raise ValueError(f"no such file: {found}")
+    return found
+
+
+ExistingFile = Annotated[Path, AfterValidator(_existing)]
+"""A cell that names a file; the folder of the table is the context of the validation."""
+
+
+def told(problem: Any) -> str:
+    column = str(problem["loc"][0]) if problem["loc"] else ""
+    text = problem["msg"].removeprefix("Value error, ")
+    text = "the cell is empty" if problem["type"] == "missing" else text[:1].lower() + text[1:]
+    return f"{column}: {text}" if column else text

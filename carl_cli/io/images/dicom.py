@@ -1,0 +1,373 @@
+"""DICOM folders, files and zips → one image, with the geometry checked slice by slice.
+
+Pixels come from GDCM (every transfer syntax, rescale, MONOCHROME1 inverted); which slices
+belong together, their order and where they lie is decided here. Names and free text of the
+header reach neither the image nor any message.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import lzma
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from carl_cli.errors import InputError
+from carl_cli.geometry import Grid
+from carl_cli.io.images import dicom_header as header
+from carl_cli.io.images.image import Image
+from carl_cli.io.sitk_bridge import GZIP_LIMIT, execute
+
+Vector = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+RAW_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+POSITION_TOLERANCE = 0.05
+"""How far a slice may lie from the regular grid, in slice distances."""
+SAME_ORIENTATION = 1e-3
+UID = r"[0-9.]{1,64}"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One plane of pixels: its file, its number there, where it lies (LPS mm), its rescale."""
+
+    path: Path
+    number: int
+    position: Vector | None
+    orientation: tuple[float, ...]
+    spacing_rows_columns: tuple[float, ...]
+    thickness: float
+    rescale: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """What one file says about its frames."""
+
+    path: Path
+    series: str
+    frame_uid: str
+    modality: str
+    shape: tuple[int, int, int]
+    frames: tuple[Frame, ...]
+
+
+def is_dicom(path: Path) -> bool:
+    """A folder, a zip, a DICOM suffix, or a file with the DICM mark."""
+    if path.is_dir() or path.suffix.lower() in (*SUFFIXES, ".zip"):
+        return True
+    return header.starts_like_dicom(path)
+
+
+def read_dicom(path: Path, series_uid: str | None = None) -> Image:
+    """Read one series: a folder (searched below too), a file or a zip of files.
+
+    Slices are sorted along their normal; integers that fit come back as int16. Raises
+    InputError for several series without a choice, for missing or repeated slices, for a
+    tilted gantry and for whatever GDCM can't decode.
+    """
+    with _unpacked(path) as root:
+        files, frames = _select(path, root, series_uid)
+        order, grid = _arrange(path, frames, files[0].shape)
+        array = _read_pixels(path, files, frames)[order]
+    channels = array.shape[3] if array.ndim == 4 else 1
+    return Image(_narrowed(array), grid, channels, str(path), "rgb" if channels > 1 else "vector")
+
+
+def read_dicom_grid(path: Path, series_uid: str | None = None) -> Grid:
+    """The grid of a series, from its headers."""
+    with _unpacked(path) as root:
+        files, frames = _select(path, root, series_uid)
+        return _arrange(path, frames, files[0].shape)[1]
+
+
+def frame_of_reference(path: Path, series_uid: str | None = None) -> str:
+    """UID of the frame in which a series lies; "" for what is no DICOM or does not say."""
+    if not is_dicom(path):
+        return ""
+    with _unpacked(path) as root:
+        uid = _select(path, root, series_uid)[0][0].frame_uid
+    return uid if re.fullmatch(UID, uid) else ""
+
+
+def _select(path: Path, root: Path, uid: str | None) -> tuple[list[DicomFile], list[Frame]]:
+    files = _choose_series(path, _scan(path, root), uid)
+    _check_one_shape(path, files)
+    return files, [frame for file in files for frame in file.frames]
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    if path.suffix.lower() != ".zip":
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="carl-dicom-") as folder:
+        _unzip(path, Path(folder))
+        yield Path(folder)
+
+
+def _unzip(path: Path, folder: Path) -> None:
+    """Members get numbers for names, so that no name can lead out of the folder."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.infolist() if not m.is_dir()]
+            if sum(m.file_size for m in members) > GZIP_LIMIT * path.stat().st_size:
+                raise InputError(f"{path}: claims to unpack to more than a zip can hold")
+            for number, member in enumerate(members):
+                with archive.open(member) as source, open(folder / f"{number:06}", "wb") as target:
+                    shutil.copyfileobj(source, target)
+    except (
+        zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, ValueError,
+        zlib.error, lzma.LZMAError,
+    ) as error:  # fmt: skip
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"{path}: can't be unpacked ({error})", "get the zip again") from None
+
+
+def _scan(path: Path, root: Path) -> list[DicomFile]:
+    names = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+    candidates = [p for p in names if p.suffix.lower() in SUFFIXES or header.starts_like_dicom(p)]
+    parsed = [file for name in candidates if (file := _parse_file(name)) is not None]
+    if not parsed:
+        raise InputError(f"{path}: no DICOM image found", "give a folder with a DICOM series")
+    return parsed
+
+
+def _parse_file(path: Path) -> DicomFile | None:
+    """None for DICOM objects without pixels (directories, reports)."""
+    elements = header.read_elements(path)
+    rows, columns = (header.short(elements, tag, 0) for tag in (header.ROWS, header.COLUMNS))
+    if not rows or not columns:
+        return None
+    try:
+        count = int((header.numbers(elements, header.FRAMES) or (1,))[0])
+        frames = tuple(_frame(path, elements, k, count) for k in range(count))
+    except ValueError:
+        raise InputError(f"{path}: a damaged DICOM header", "get the file again") from None
+    _check_claim(path, elements, rows * columns * count)
+    modality = header.text(elements, header.MODALITY)
+    series, frame_uid = (
+        header.text(elements, t) for t in (header.SERIES, header.FRAME_OF_REFERENCE)
+    )
+    return DicomFile(path, series, frame_uid, modality, (count, rows, columns), frames)
+
+
+def _frame(path: Path, elements: header.Elements, number: int, count: int) -> Frame:
+    """Geometry of a frame: its own functional group, else the shared one, else the file's."""
+    groups = elements.get(header.FRAME_GROUPS)
+    own = groups[number] if isinstance(groups, list) and number < len(groups) else {}
+    shared = header.nested(elements, header.SHARED_GROUPS)
+
+    def look(tag: int, group: int, size: int = 1) -> tuple[float, ...]:
+        at_last = [elements] if count == 1 or not groups else []
+        for place in (header.nested(own, group), header.nested(shared, group), *at_last):
+            if value := header.numbers(place, tag):
+                if len(value) != size:
+                    raise ValueError(f"{len(value)} numbers in element {tag:08x}")
+                return value
+        return ()
+
+    def first(tag: int, group: int, default: float) -> float:
+        return (look(tag, group) or (default,))[0]
+
+    position = look(header.POSITION, header.PLANE_POSITION, 3)
+    distance = look(header.SLICE_SPACING, header.PIXEL_MEASURES)
+    return Frame(
+        path,
+        number,
+        np.array(position) if position else None,
+        look(header.ORIENTATION, header.PLANE_ORIENTATION, 6),
+        look(header.PIXEL_SPACING, header.PIXEL_MEASURES, 2),
+        abs((distance or look(header.SLICE_THICKNESS, header.PIXEL_MEASURES) or (1.0,))[0]) or 1.0,
+        (
+            first(header.SLOPE, header.VALUE_TRANSFORMATION, 1.0),
+            first(header.INTERCEPT, header.VALUE_TRANSFORMATION, 0.0),
+        ),
+    )
+
+
+def _check_claim(path: Path, elements: header.Elements, pixels: int) -> None:
+    if header.short(elements, header.SIGNED, 0) > 1:
+        raise InputError(f"{path}: a damaged DICOM header", "get the file again")
+    samples = header.short(elements, header.SAMPLES, 1)
+    claimed = pixels * samples * header.short(elements, header.BITS, 16) // 8
+    growth = 1 if header.syntax_of(elements) in RAW_SYNTAXES else GZIP_LIMIT
+    size = path.stat().st_size
+    if claimed > size * growth:
+        raise InputError(
+            f"{path}: the header claims {claimed} bytes of pixels, the file has {size}",
+            "the file is truncated or its header damaged; get it again",
+        )
+
+
+def _choose_series(path: Path, files: list[DicomFile], uid: str | None) -> list[DicomFile]:
+    series: dict[str, list[DicomFile]] = {}
+    for file in files:
+        series.setdefault(file.series, []).append(file)
+    if uid is None and len(series) == 1:
+        return files
+    if uid in series:
+        return series[uid]
+    listing = ", ".join(_describe(name, members) for name, members in sorted(series.items()))
+    wrong = f"no series {uid}" if uid is not None else f"{len(series)} series, one was expected"
+    raise InputError(f"{path}: {wrong}; here are {listing}", "choose one with --series-uid")
+
+
+def _describe(uid: str, files: list[DicomFile]) -> str:
+    """A series for a message: only what can't hold a patient's name."""
+    shown = uid if re.fullmatch(UID, uid) else "(no valid UID)"
+    modality = files[0].modality if re.fullmatch(r"[A-Z]{2}", files[0].modality) else "?"
+    slices = sum(len(file.frames) for file in files)
+    return f"{shown} ({modality}, {slices} slices)"
+
+
+def _check_one_shape(path: Path, files: list[DicomFile]) -> None:
+    shapes = sorted({file.shape for file in files})
+    if len(shapes) > 1 or (len(files) > 1 and shapes[0][0] > 1):
+        raise InputError(
+            f"{path}: slices of different sizes (frames, rows, columns) {shapes}",
+            "keep one acquisition in the folder",
+        )
+    orientations = np.array([f.orientation for file in files for f in file.frames if f.orientation])
+    if len(orientations) and np.ptp(orientations, axis=0).max() > SAME_ORIENTATION:
+        raise InputError(
+            f"{path}: slices of different orientations in one series",
+            "keep one acquisition in the folder",
+        )
+
+
+def _arrange(
+    path: Path, frames: Sequence[Frame], shape: tuple[int, int, int]
+) -> tuple[NDArray[np.intp], Grid]:
+    """Order along the slice normal, and the grid that the sorted slices fill."""
+    first = frames[0]
+    rows_columns = first.spacing_rows_columns or (1.0, 1.0)
+    axes = np.reshape(first.orientation or np.eye(3)[:2], (2, 3))
+    directions = np.column_stack([*axes, np.cross(*axes)])
+    if np.abs(directions.T @ directions - np.eye(3)).max() > SAME_ORIENTATION:
+        raise InputError(f"{path}: row and column directions are not at right angles")
+    positions = _positions(path, frames)
+    _warn_unplaced(path, first)
+    order = np.argsort(positions @ directions[:, 2], kind="stable")
+    step_mm = _slice_distance(path, positions[order], directions[:, 2], first.thickness)
+    spacing = (rows_columns[1], rows_columns[0], step_mm)
+    if min(spacing) <= 0:
+        raise InputError(f"{path}: pixel spacing {rows_columns}, positive numbers were expected")
+    origin, direction = positions[order[0]], directions.ravel()
+    size = (shape[2], shape[1], len(frames))
+    return order, Grid(size, spacing, tuple(map(float, origin)), tuple(map(float, direction)))
+
+
+def _warn_unplaced(path: Path, first: Frame) -> None:
+    known = {
+        "position (0, 0, 0)": first.position is not None,
+        "orientation (axial)": first.orientation,
+        "pixel spacing (1 mm)": first.spacing_rows_columns,
+    }
+    assumed = ", ".join(name for name, there in known.items() if not there)
+    if assumed:
+        log.warning("%s: its header does not tell these, and they are assumed: %s", path, assumed)
+
+
+def _positions(path: Path, frames: Sequence[Frame]) -> Vector:
+    """(slices, 3) LPS positions of the first pixels."""
+    known = [frame.position for frame in frames if frame.position is not None]
+    if len(known) == len(frames):
+        return np.array(known)
+    if len(frames) == 1:
+        return np.zeros((1, 3))
+    raise InputError(
+        f"{path}: {len(frames) - len(known)} of {len(frames)} slices have no position",
+        "a projection or a film can't be placed in space",
+    )
+
+
+def _slice_distance(path: Path, positions: Vector, normal: Vector, thickness: float) -> float:
+    """Distance of sorted slices in mm; refuses repeated, missing and laterally shifted ones."""
+    if len(positions) == 1:
+        return thickness
+    along = (positions - positions[0]) @ normal
+    gaps = np.diff(along)
+    step = float(np.median(gaps))
+    if gaps.min() <= POSITION_TOLERANCE * step:
+        raise InputError(
+            f"{path}: several slices at one position (time points, echoes or copies)",
+            "keep one volume in the folder",
+        )
+    _check_regular(path, along, step)
+    lateral = positions - positions[0] - along[:, None] * normal
+    _check_tilt(path, lateral, along[-1], step)
+    return float(along[-1] / (len(along) - 1))
+
+
+def _check_regular(path: Path, along: Vector, step: float) -> None:
+    gaps = np.diff(along)
+    widest = float(gaps.max())
+    regular = np.linspace(0.0, along[-1], len(along))
+    if np.abs(along - regular).max() <= POSITION_TOLERANCE * step:
+        return
+    missing = int(np.rint(gaps / step - 1).clip(0).sum())
+    found = f"{missing} slices are missing" if missing else "slices are not evenly spaced"
+    raise InputError(
+        f"{path}: {found}: distances from {gaps.min():.4g} to {widest:.4g} mm",
+        "complete the series or resample it first",
+    )
+
+
+def _check_tilt(path: Path, lateral: Vector, length: float, step: float) -> None:
+    shift = float(np.linalg.norm(lateral, axis=1).max())
+    if shift <= POSITION_TOLERANCE * step:
+        return
+    angle = float(np.degrees(np.arctan2(np.linalg.norm(lateral[-1]), length)))
+    raise InputError(
+        f"{path}: slices are shifted sideways by up to {shift:.4g} mm (gantry tilt {angle:.3g}°)",
+        "correct the tilt first (dcm2niix does it)",
+    )
+
+
+def _read_pixels(path: Path, files: list[DicomFile], frames: list[Frame]) -> NDArray[np.generic]:
+    """(frames, rows, columns[, samples]) rescaled values in the files' order."""
+    reader = _reader([str(file.path) for file in files])
+    if len({frame.rescale for frame in frames}) > 1:
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # the first slice's type would cut the others
+    image = execute(reader, path)
+    count, components = len(frames), image.GetNumberOfComponentsPerPixel()
+    shape = (count, *files[0].shape[1:]) + ((components,) if components > 1 else ())
+    array: NDArray[np.generic] = sitk.GetArrayFromImage(image).reshape(shape)
+    return array
+
+
+def _reader(names: list[str]) -> sitk.ImageReaderBase:
+    reader: sitk.ImageReaderBase
+    if len(names) == 1:  # a series reader would take one frame only
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(names[0])
+    else:
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames(names)
+    reader.SetImageIO("GDCMImageIO")
+    return reader
+
+
+def _narrowed(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """int32, which GDCM chooses for the range of 16 bits + intercept, as int16 where it fits."""
+    limits = np.iinfo(np.int16)
+    if array.dtype != np.int32 or array.min() < limits.min or array.max() > limits.max:
+        return array
+    return array.astype(np.int16)

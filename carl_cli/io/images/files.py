@@ -1,0 +1,158 @@
+"""Files ↔ images.
+
+Two readers: `read_image` gives the one scalar volume that registration needs and refuses the
+rest with words, `read_any` keeps time, vectors and colour, for resampling.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from carl_cli.errors import InputError, OutputError
+from carl_cli.geometry import Grid
+from carl_cli.io.atomic import atomic_path, full_suffix
+from carl_cli.io.images.dicom import is_dicom, read_dicom, read_dicom_grid
+from carl_cli.io.images.general import IMAGE_IOS, read_general, read_general_grid
+from carl_cli.io.images.image import ChannelKind, Image, from_sitk, one_volume, set_grid, to_sitk
+from carl_cli.io.images.nifti import is_nifti, read_nifti, read_nifti_grid, write_rgb_nifti
+from carl_cli.io.sitk_bridge import cause, grid_of
+
+__all__ = [
+    "ChannelKind",
+    "Image",
+    "from_sitk",
+    "grid_of",
+    "one_volume",
+    "read_any",
+    "read_grid",
+    "read_image",
+    "set_grid",
+    "to_sitk",
+    "write_image",
+]
+
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+
+def read_any(path: str | Path, *, series_uid: str | None = None) -> Image:
+    """Read a file or DICOM folder with everything it holds: time, vectors, colour; dtype kept.
+
+    Raises InputError (one line) for what can't be read or placed in space.
+    """
+    path = _existing(path)
+    if is_dicom(path):
+        image = read_dicom(path, series_uid)
+    else:
+        image = read_nifti(path) if is_nifti(path) else read_general(path)
+    _check_size(image.grid, path)
+    return image
+
+
+def read_grid(path: str | Path, *, series_uid: str | None = None) -> Grid:
+    """The grid of an image from its header alone; of a series, that of one volume."""
+    path = _existing(path)
+    if is_dicom(path):
+        grid = read_dicom_grid(path, series_uid)
+    else:
+        grid = read_nifti_grid(path) if is_nifti(path) else read_general_grid(path)
+    _check_size(grid, path)
+    return grid
+
+
+def _check_size(grid: Grid, path: Path) -> None:
+    if 0 in grid.size_xyz:
+        size = " x ".join(map(str, grid.size_xyz))
+        raise InputError(f"{path}: {size} voxels, an image with some was expected")
+
+
+def _existing(path: str | Path) -> Path:
+    """The path, if something of a known format is there."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder", "check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a pipe or a device, a file was expected", "save it as a file")
+    if is_dicom(path) or is_nifti(path) or path.suffix.lower() in IMAGE_IOS:
+        return path
+    raise InputError(
+        f"{path}: not a known image format",
+        f"give .nii, .nii.gz, .hdr/.img, DICOM or {', '.join(IMAGE_IOS)}",
+    )
+
+
+def read_image(
+    path: str | Path, *, series_uid: str | None = None, time_index: int | None = None
+) -> Image:
+    """Read one finite, scalar 2D or 3D volume: what registration works on. dtype is kept.
+
+    path: NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, MINC, a DICOM folder, file or zip.
+    series_uid chooses among a folder's series, time_index (from 0) among a 4D file's volumes.
+    Raises InputError for several series or volumes without a choice, for colour, vectors or
+    complex numbers, for NaN or infinite voxels and for a geometry that makes no sense.
+    """
+    image = _choose_volume(read_any(path, series_uid=series_uid), time_index)
+    if image.channels > 1:
+        raise InputError(
+            f"{path}: {image.channels} components per voxel, a scalar image was expected",
+            "convert it to grey values first",
+        )
+    _check_finite(image)
+    return image
+
+
+def _choose_volume(image: Image, time_index: int | None) -> Image:
+    if image.channel_kind != "time":
+        return image
+    if time_index is None and image.channels > 1:
+        raise InputError(
+            f"{image.source}: a time series of {image.channels} volumes, one was expected",
+            f"choose one with --time-index 0 to {image.channels - 1}",
+        )
+    if not 0 <= (time_index or 0) < image.channels:
+        raise InputError(
+            f"{image.source}: no volume {time_index}, the file has {image.channels}",
+            f"choose --time-index 0 to {image.channels - 1}",
+        )
+    return one_volume(image, time_index or 0)
+
+
+def _check_finite(image: Image) -> None:
+    if not np.issubdtype(image.array.dtype, np.floating):
+        return
+    bad = image.array.size - int(np.count_nonzero(np.isfinite(image.array)))
+    if bad:
+        raise InputError(
+            f"{image.source}: {bad} voxels are NaN or infinite, finite numbers were expected",
+            "replace them by the background value first",
+        )
+
+
+def write_image(path: str | Path, image: Image, *, compress: bool = True) -> None:
+    """Write .nii, .nii.gz, .nrrd or .mha; dtype kept; whole or not at all.
+
+    Raises OutputError for another suffix or when the file can't be written.
+    """
+    path = Path(path)
+    if full_suffix(path).lower() not in WRITABLE:
+        raise OutputError(f"{path}: can't write this format", f"use {', '.join(WRITABLE)}")
+    with atomic_path(path) as temporary:
+        if _is_nifti_colour(image, path):
+            write_rgb_nifti(temporary, image)
+        else:
+            _write_sitk(to_sitk(image), temporary, path, compress)
+
+
+def _is_nifti_colour(image: Image, path: Path) -> bool:
+    colour = image.channel_kind == "rgb" and image.channels in (3, 4)
+    return colour and image.array.dtype == np.uint8 and is_nifti(path)
+
+
+def _write_sitk(image: sitk.Image, temporary: Path, path: Path, compress: bool) -> None:
+    try:
+        sitk.WriteImage(image, str(temporary), useCompression=compress)
+    except RuntimeError as error:
+        reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
+        raise OutputError(f"{path}: can't be written: {reason}") from None

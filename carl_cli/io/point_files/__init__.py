@@ -1,1 +1,0 @@
-"""One module for each family of point files; `carl_cli.io.points` chooses."""

@@ -1,0 +1,1 @@
+"""One module for each family of point files; `carl_cli.io.points.files` chooses."""

@@ -1,0 +1,177 @@
+"""Transform files ↔ transforms. The suffix names the format.
+
+.h5 (also .hdf5 on reading)   ITK composite: the exact parts, affine and field
+.nii .nii.gz .nrrd .mha       dense displacement field
+.tfm .txt .mat                affine only: ITK text and the Matlab file of ANTs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from carl_cli.errors import InputError, OutputError, UsageError
+from carl_cli.geometry import Grid
+from carl_cli.io.atomic import atomic_path, full_suffix
+from carl_cli.io.images.general import check_directions
+from carl_cli.io.sitk_bridge import cause, overheard, try_out, written_quietly
+from carl_cli.io.transforms import fields as dense_files
+from carl_cli.io.transforms import hdf5
+from carl_cli.io.transforms.hdf5 import Precision
+from carl_cli.io.transforms.programs import READERS, Program, product, write_foreign
+from carl_cli.io.transforms.sitk import covering, from_sitk_transform, leaves, to_sitk_transform
+from carl_cli.io.transforms.text import check_stated
+from carl_cli.transforms import (
+    BSplineTransform,
+    CompositeTransform,
+    Deformation,
+    DisplacementField,
+    Transform,
+    dense,
+)
+
+__all__ = ["from_sitk_transform", "read_transform", "to_sitk_transform", "write_transform"]
+
+COMPOSITE = (".h5", ".hdf5")
+AFFINE = (".tfm", ".txt", ".mat")
+
+
+def read_transform(path: str | Path, program: Program | None = None) -> Transform:
+    """The map of fixed points to moving points that a file holds, LPS mm.
+
+    Reads what ITK, ANTs, SimpleITK, Slicer and this program write. Files in the conventions of
+    other programs are never guessed: `program` names them. Raises InputError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {what}", "Check the name of the transform.")
+    if program is not None:
+        return READERS[program](path)
+    suffix = full_suffix(path).lower()
+    reader: Callable[[Path], Transform] = {
+        **dict.fromkeys(COMPOSITE + AFFINE, _read_itk),
+        **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
+    }.get(suffix, _unknown_suffix)
+    try:
+        transform = reader(path)
+        _check_sane(transform, path)
+    except InputError as error:
+        if str(path) in error.message:
+            raise
+        raise InputError(f"{path}: {error.message}", error.hint) from error
+    return transform
+
+
+def _read_itk(path: Path) -> Transform:
+    try_out(path, lambda: _itk_transform(path))
+    try:
+        read, _ = overheard(lambda: _itk_transform(path))
+    except (RuntimeError, UnicodeDecodeError) as error:
+        reason = (
+            "its format is unknown or damaged" if "Transform IO" in str(error) else cause(error)
+        )
+        raise InputError(f"{path}: not a readable transform: {reason}", _hint(path)) from None
+    if full_suffix(path).lower() in AFFINE:
+        check_stated(path, list(leaves(read)))
+    return from_sitk_transform(read)
+
+
+def _itk_transform(path: Path) -> sitk.Transform:
+    if full_suffix(path).lower() in COMPOSITE:
+        hdf5.check_whole(path)
+    return sitk.ReadTransform(str(path))
+
+
+def _check_sane(transform: Transform, path: Path) -> None:
+    """Finite numbers, and fields on a grid that can exist."""
+    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
+    for part in parts:
+        if isinstance(part, Deformation):
+            check_directions(part.sampling_grid, path)
+        if isinstance(part, DisplacementField) and not np.isfinite(part.displacement_mm).all():
+            raise InputError(f"{path}: a displacement is not finite")
+        if isinstance(part, BSplineTransform) and not np.isfinite(part.coefficients_mm).all():
+            raise InputError(f"{path}: a coefficient is not finite")
+
+
+def _unknown_suffix(path: Path) -> Transform:
+    names = " ".join(COMPOSITE + AFFINE + dense_files.READABLE)
+    raise InputError(f"{path}: no transform has this suffix", f"Readable: {names}")
+
+
+def _hint(path: Path) -> str:
+    try:
+        words = path.read_bytes().decode("ascii").split()
+        values = [float(word) for word in words]
+    except ValueError:
+        return ""
+    if len(values) == 16:
+        return "It is a 4x4 text matrix; if greedy wrote it: carl convert --from greedy"
+    return ""
+
+
+def write_transform(
+    path: str | Path,
+    transform: Transform,
+    *,
+    precision: Precision = "float",
+    field_grid: Grid | None = None,
+    intent: Literal[1007, 1006] = 1007,
+    program: Program | None = None,
+    moving_grid: Grid | None = None,
+) -> None:
+    """Write by suffix, or as `program` would, whole or not at all.
+
+    field_grid: where a dense field is sampled; by default the grid of the field that acts
+    first. precision: of the numbers in .h5 and dense files (.tfm, .txt, .mat are double).
+    intent: of NIfTI fields; 1007 holds LPS numbers, 1006 RAS ones. moving_grid: for LTAs.
+    Raises UsageError when the format can't hold the transform, OutputError.
+    """
+    path = Path(path)
+    suffix = full_suffix(path).lower()
+    if program is not None:
+        _write(path, lambda part: write_foreign(part, transform, program, field_grid, moving_grid))
+    elif suffix in AFFINE:
+        _write(path, lambda temporary: _write_affine(temporary, transform))
+    elif suffix == ".h5":
+        parts = covering(dense(transform, field_grid) if field_grid else transform, None)
+        _write(path, lambda temporary: hdf5.write(temporary, parts, precision))
+    elif suffix in dense_files.WRITABLE:
+        field = dense(transform, field_grid or natural_grid(transform))
+        dtype = np.float32 if precision == "float" else np.float64
+        nifti_ras = suffix.startswith(".nii") and intent == 1006
+        save = dense_files.write_ras_field if nifti_ras else dense_files.write_field
+        _write(path, lambda temporary: save(temporary, field, dtype))
+    else:
+        names = " ".join((".h5", *dense_files.WRITABLE, *AFFINE))
+        raise UsageError(f"{path}: no transform can be written with this suffix", f"Use {names}")
+
+
+def _write(path: Path, save: Callable[[Path], None]) -> None:
+    with atomic_path(path) as temporary:
+        try:
+            written_quietly(lambda: save(temporary))
+        except RuntimeError as error:
+            reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
+            raise OutputError(f"{path}: can't be written: {reason}") from None
+
+
+def natural_grid(transform: Transform) -> Grid:
+    """The grid of the field that meets the points first; it lies in the fixed space."""
+    first = transform.parts[-1] if isinstance(transform, CompositeTransform) else transform
+    if isinstance(first, Deformation):
+        return first.sampling_grid
+    raise UsageError(
+        "this transform has no grid of its own to sample a dense field on",
+        "Name the fixed image (--reference), or write it as .h5.",
+    )
+
+
+def _write_affine(path: Path, transform: Transform) -> None:
+    affine = product(transform, f"a {path.suffix} file")
+    sitk.WriteTransform(to_sitk_transform(affine), str(path))

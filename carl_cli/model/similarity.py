@@ -1,0 +1,168 @@
+"""How alike two images are, as losses: 0 is best.
+
+Images (B, 1, *shape); an optional mask of the same shape limits where the loss is averaged.
+Windows follow the published code: a Gaussian of width σ voxels cut at 2σ, zeros outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from carl_cli.model.fields import cut, mean, summed
+
+Similarity = Callable[..., Tensor]
+VARIANCE_FLOOR = 1e-5  # for intensities in [0, 1]; keeps flat regions from dividing by zero
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of the last D axes of (B, C, *shape), one banded product per axis.
+
+    On a CPU a product with a banded matrix is many times faster than a one-channel
+    convolution, and its backward pass is the same product.
+    """
+    for axis in range(2, x.dim()):
+        band = _band(x.shape[axis], sigma, x.dtype, x.device)
+        x = (x.transpose(axis, -1) @ band).transpose(axis, -1)
+    return x
+
+
+@lru_cache(maxsize=32)
+def _band(n: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n, n) symmetric matrix whose rows hold the window of 4σ + 1 taps."""
+    reach = math.ceil(2 * sigma)
+    # It is kept, and a tensor made in inference mode could not serve a backward pass later.
+    with torch.inference_mode(False):
+        tap = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        window = torch.exp(-0.5 * (tap / sigma) ** 2)
+        window = window / window.sum()
+        i = torch.arange(n)
+        gap = (i[:, None] - i[None, :]).abs()
+        near = window[reach + gap.clamp_max(reach)]
+        return torch.where(gap <= reach, near, 0.0).to(dtype=dtype, device=device)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean per sample over the mask's voxels, then over samples."""
+    if mask is None:
+        return mean(values)
+    inside = (mask != 0).expand_as(values)
+    return (summed(values * inside, 1) / summed(inside, 1).clamp_min(1)).mean()
+
+
+def local_correlation(
+    a: Tensor, b: Tensor, sigma: int, variance_floor: float = VARIANCE_FLOOR
+) -> Tensor:
+    """(B, 1, *shape) correlation of two images inside a Gaussian window, in [-1, 1]."""
+    moments = blur(torch.cat([a, b, a * a, b * b, a * b], dim=1), sigma)
+    mean_a, mean_b, aa, bb, ab = moments.chunk(5, dim=1)
+    var_a = torch.relu(aa - mean_a**2) + variance_floor
+    var_b = torch.relu(bb - mean_b**2) + variance_floor
+    return (ab - mean_a * mean_b) / torch.sqrt(var_a * var_b)
+
+
+def lncc(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None = None,
+    sigma: int = 4,
+    variance_floor: float = VARIANCE_FLOOR,
+) -> Tensor:
+    """1 - mean local correlation: same contrast. In [0, 2]."""
+    return 1 - masked_mean(local_correlation(a, b, sigma, variance_floor), mask)
+
+
+def squared_lncc(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None = None,
+    sigma: int = 4,
+    variance_floor: float = VARIANCE_FLOOR,
+) -> Tensor:
+    """1 - mean squared local correlation: contrast may be inverted. In [0, 1]."""
+    return 1 - masked_mean(local_correlation(a, b, sigma, variance_floor) ** 2, mask)
+
+
+def ncc(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 - global correlation of each pair, averaged over the batch."""
+    return 1 - masked_mean(_standardise(a, mask) * _standardise(b, mask), mask)
+
+
+def _standardise(x: Tensor, mask: Tensor | None) -> Tensor:
+    weight = torch.ones_like(x) if mask is None else (mask != 0).to(x.dtype)
+    count = summed(weight, 2).clamp_min(1)
+
+    def average(values: Tensor) -> Tensor:
+        return (summed(values * weight, 2) / count).view(*x.shape[:2], *[1] * (x.dim() - 2))
+
+    centred = x - average(x)
+    return centred / average(centred**2).sqrt()
+
+
+def mind_ssc(
+    a: Tensor, b: Tensor, mask: Tensor | None = None, radius: int = 2, dilation: int = 2
+) -> Tensor:
+    """Mean squared difference of MIND-SSC descriptors: any two contrasts, 3D.
+
+    Self-similarity context of Heinrich et al., MICCAI 2013.
+    """
+    gap = mind_descriptor(a, radius, dilation) - mind_descriptor(b, radius, dilation)
+    return masked_mean(gap**2, mask)
+
+
+def mind_descriptor(image: Tensor, radius: int, dilation: int) -> Tensor:
+    """(B, 12, *shape): similarity of the 12 diagonal pairs of a voxel's six neighbours."""
+    distance = torch.cat([_patch_distance(image, p, q, radius, dilation) for p, q in _PAIRS], 1)
+    distance = distance - distance.amin(1, keepdim=True)
+    noise = distance.mean(1, keepdim=True)
+    centre = mean(noise).detach()
+    return torch.exp(-distance / noise.clamp(centre * 0.001, centre * 1000))
+
+
+_NEIGHBOURS = [(-1, 0, 0), (0, 0, -1), (0, -1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0)]
+_PAIRS = [
+    (p, q)
+    for i, p in enumerate(_NEIGHBOURS)
+    for q in _NEIGHBOURS[:i]
+    if sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) == 2
+]
+
+
+def _patch_distance(
+    image: Tensor, p: tuple[int, ...], q: tuple[int, ...], radius: int, dilation: int
+) -> Tensor:
+    """Mean over a patch of the squared difference between the image moved by p and by q."""
+    padded = functional.pad(image, [dilation] * 6, mode="replicate")
+    gap = (_moved(padded, p, dilation) - _moved(padded, q, dilation)) ** 2
+    patch = functional.pad(gap, [radius] * 6, mode="replicate")
+    return functional.avg_pool3d(patch, 2 * radius + 1, stride=1)
+
+
+def _moved(padded: Tensor, step: tuple[int, ...], dilation: int) -> Tensor:
+    window = [
+        slice(dilation * (1 + s), dilation * (1 + s) + n - 2 * dilation)
+        for s, n in zip(step, padded.shape[2:], strict=True)
+    ]
+    return cut(padded, window)
+
+
+NAMES = ("lncc", "lncc2", "mind", "ncc")
+
+
+def by_name(name: str, sigma: int = 4, variance_floor: float = VARIANCE_FLOOR) -> Similarity:
+    """The loss with this name; sigma is the window of the local correlations, in voxels, and
+    variance_floor what is added to the variances inside it."""
+    window: dict[str, Any] = {"sigma": sigma, "variance_floor": variance_floor}
+    losses: dict[str, Similarity] = {
+        "lncc": partial(lncc, **window),
+        "lncc2": partial(squared_lncc, **window),
+        "mind": mind_ssc,
+        "ncc": ncc,
+    }
+    return losses[name]

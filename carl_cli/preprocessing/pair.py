@@ -1,0 +1,218 @@
+"""A pair of images as stored → the pair of arrays that a network sees, by the weights' rule.
+
+Clean and scale both images, find their foregrounds, place the two network grids, sample.
+Grids are in LPS mm; arrays are (z, y, x) or (y, x).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carl_cli.errors import InputError, UsageError
+from carl_cli.geometry import Grid
+from carl_cli.io.images.files import Image
+from carl_cli.io.resample import resample
+from carl_cli.preprocessing import grids
+from carl_cli.preprocessing.foreground import centroid_mm, foreground_weight
+from carl_cli.preprocessing.grids import sample_fading
+from carl_cli.preprocessing.intensity import known_modality, overridden, window_of
+from carl_cli.preprocessing.lowpass import as_float, low_pass
+from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule, grid_shape
+from carl_cli.preprocessing.source import Request, Source, checked, load
+from carl_cli.transforms import AffineTransform, Transform
+
+__all__ = [
+    "IntensityRule",
+    "NetworkImage",
+    "PreparedPair",
+    "PreprocessRule",
+    "initialise",
+    "prepare_pair",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkImage:
+    """array: float32 (z, y, x) in [0, 1] on `grid` (LPS mm); mask: bool, the same shape.
+
+    intensity: the stored values that became 0 and 1, and "ct" or "mr".
+    """
+
+    array: NDArray[np.float32]
+    grid: Grid
+    mask: NDArray[np.bool_] | None
+    intensity: tuple[float, float, str]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPair:
+    """With `initial` the moving image was sampled through it onto the fixed network grid, so
+    that the whole transform is initial ∘ what the network finds; without, each has its own grid.
+    """
+
+    fixed: NetworkImage
+    moving: NetworkImage
+    initial: Transform | None
+
+
+def prepare_pair(
+    fixed: Image,
+    moving: Image,
+    rule: PreprocessRule,
+    *,
+    fixed_modality: str = "auto",
+    moving_modality: str = "auto",
+    window: tuple[float, float] | None = None,
+    percentiles: tuple[float, float] | None = None,
+    fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
+    initial: Transform | None = None,
+) -> PreparedPair:
+    """The pair on the rule's network grids.
+
+    window (CT, Hounsfield units) and percentiles (all else) replace the rule's. Masks may
+    have grids of their own; under the `physical` rule the two together, but not one alone,
+    decide what is centred (one alone would centre a part of one image on the whole of the
+    other). initial: fixed → moving, LPS mm.
+    Raises InputError for images and masks that can't be used, UsageError for options that
+    contradict each other.
+    """
+    _check_dimensions(fixed, moving)
+    intensities = overridden(rule.intensity, window, percentiles)
+    masked = fixed_mask is not None and moving_mask is not None
+    requests = (
+        Request(fixed, fixed_modality, fixed_mask),
+        Request(moving, moving_modality, moving_mask),
+    )
+    a, b = (load(request, rule, intensities, masked) for request in requests)
+    _check_window(window, a, b)
+    grid_a, grid_b = _network_grids(rule, a, b, together=initial is not None)
+    first = _sample(a, grid_a, rule)
+    if initial is None:
+        return PreparedPair(first, _sample(b, grid_b, rule), None)
+    second = _sample_through(b, first.grid, rule, initial)
+    return PreparedPair(first, second, initial)
+
+
+def initialise(
+    fixed: Image,
+    moving: Image,
+    how: Literal["centers", "moments"],
+    *,
+    fixed_modality: str = "auto",
+    moving_modality: str = "auto",
+) -> AffineTransform:
+    """Translation, fixed → moving, that brings two centres together (LPS mm).
+
+    centers: middles of the fields of view. moments: centres of mass of the foregrounds, each
+    found by intensity but weighted evenly inside, so that contrast doesn't move it.
+    """
+    _check_dimensions(fixed, moving)
+    pairs = ((fixed, fixed_modality), (moving, moving_modality))
+    a, b = (_centre_mm(image, modality, how) for image, modality in pairs)
+    return AffineTransform(np.eye(fixed.grid.dimension), b - a)
+
+
+def _centre_mm(image: Image, modality: str, how: str) -> NDArray[np.float64]:
+    if how == "centers":
+        return image.grid.centre_mm
+    window = window_of(IntensityRule(), known_modality(checked(image), modality))
+    return centroid_mm(foreground_weight(as_float(image, window, True))) + image.grid.centre_mm
+
+
+def _check_dimensions(fixed: Image, moving: Image) -> None:
+    if fixed.grid.dimension != moving.grid.dimension:
+        raise InputError(
+            f"{fixed.source or 'the fixed image'} has {fixed.grid.dimension} dimensions, "
+            f"{moving.source or 'the moving one'} {moving.grid.dimension}",
+            "give two images of the same dimension",
+        )
+
+
+def _check_window(window: tuple[float, float] | None, a: Source, b: Source) -> None:
+    if window is not None and "ct" not in (a.intensity[2], b.intensity[2]):
+        raise UsageError(
+            "a window was given, but neither image looks like CT in Hounsfield units",
+            "add --modality ct, or use --percentiles",
+        )
+
+
+def _network_grids(rule: PreprocessRule, a: Source, b: Source, together: bool) -> tuple[Grid, Grid]:
+    """Each in its image's centred frame; together: the fixed image's foreground alone decides."""
+    if rule.shape_zyx is not None:
+        return _stretched(a, rule, rule.shape_zyx), _stretched(b, rule, rule.shape_zyx)
+    boxes = np.stack([a.box] if together else [a.box, b.box])
+    extent = (boxes[:, 1] - boxes[:, 0]).max(axis=0)
+    finest = min(min(s.image.grid.spacing_mm) for s in (a, b))
+    size, spacing = grid_shape(
+        tuple(extent), rule.multiple_of, rule.max_voxels, max(finest, rule.min_spacing_mm)
+    )
+    return (
+        grids.aligned(size, spacing, a.box.mean(axis=0)),
+        grids.aligned(size, spacing, b.box.mean(axis=0)),
+    )
+
+
+def _stretched(source: Source, rule: PreprocessRule, shape_zyx: tuple[int, ...]) -> Grid:
+    grid = source.image.grid
+    if rule.orientation is not None:
+        grid = grids.oriented(grid, rule.orientation)
+    return grids.stretched(grid, shape_zyx)
+
+
+def _sample(source: Source, grid: Grid, rule: PreprocessRule) -> NetworkImage:
+    """grid is in the source's centred frame, the result's in the true one."""
+    sampled = _resampled(source.image, grid, rule, None)
+    mask = _sampled_mask(source.mask, grid, None)
+    return NetworkImage(sampled, grids.moved(grid, source.offset_mm), mask, source.intensity)
+
+
+def _sample_through(
+    source: Source, grid: Grid, rule: PreprocessRule, transform: Transform
+) -> NetworkImage:
+    """grid and transform are in the true frame."""
+    image, mask = _in_true_frame(source.image, source), None
+    if source.mask is not None:
+        mask = _sampled_mask(_in_true_frame(source.mask, source), grid, transform)
+    array = _resampled(image, grid, rule, transform)
+    return NetworkImage(array, grid, mask, source.intensity)
+
+
+def _in_true_frame(image: Image, source: Source) -> Image:
+    return replace(image, grid=grids.moved(image.grid, source.offset_mm))
+
+
+def _resampled(
+    image: Image, grid: Grid, rule: PreprocessRule, transform: Transform | None
+) -> NDArray[np.float32]:
+    """An initial transform's own scale isn't considered in the low-pass.
+
+    The stretch rule's grid ends with the image, so that border values continue as in torch.
+    """
+    source = low_pass(image, grids.footprint_mm(grid, image.grid)) if rule.anti_alias else image
+    sample = resample if rule.grid_rule == "stretch" else sample_fading
+    array = sample(source, grid, transform, background=0.0).array.astype(np.float32, copy=False)
+    if array.max() <= array.min():
+        raise InputError(
+            f"{image.source or 'image'}: nothing of it lies in the network's field of view",
+            "check the initial transform and the headers of both images",
+        )
+    return np.clip(array, 0, 1)
+
+
+def _sampled_mask(
+    mask: Image | None, grid: Grid, transform: Transform | None
+) -> NDArray[np.bool_] | None:
+    if mask is None:
+        return None
+    inside = resample(mask, grid, transform, interpolator="nearest").array.astype(bool)
+    if not inside.any():
+        raise InputError(
+            f"{mask.source or 'mask'}: no voxel of the network's grid lies inside the mask",
+            "check the initial transform, or enlarge the mask",
+        )
+    return inside

@@ -1,0 +1,294 @@
+"""Instance optimisation of the map itself: symmetric, diffeomorphic, without a network.
+
+Starts from the network's maps and moves both in small smooth steps down the gradient of the
+similarity, from coarse to fine. Each step is a map near the identity, composed with what
+there is (Christensen et al. 1996; symmetric in the two images as in Avants et al. 2008): the
+maps stay invertible, and each stays the other's inverse.
+
+Suffixes as in `fields`. u (1, D, *shape) is a displacement in unit coordinates, on the voxels
+of its image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from carl_cli.model.fields import DisplacementMap, Map, Shape, identity, sample, voxels_per_unit
+from carl_cli.model.layers import pool
+from carl_cli.model.similarity import Similarity, blur
+from carl_cli.model.smoothing import unfolded
+
+
+class Scale(NamedTuple):
+    """A grid with one voxel for `coarser` of the network's along each axis, and what a Descent's
+    steps and smoothing are multiplied with there."""
+
+    coarser: int
+    steps: int
+    smoothing: float
+
+
+# The coarsest has four times the steps: where the network is off by more than a window of the
+# similarity, only such a scale sees it, and it costs little. The finest may bend more: what it
+# alone sees is small.
+SCALES = (Scale(8, 4, 1), Scale(4, 4, 1), Scale(2, 3, 7 / 8), Scale(1, 1, 3 / 4))
+ROAMING_LENGTHS = 0.5, 0.1  # voxels of the coarsest scale: of its first and its last step
+MOMENTUM = 0.8
+ROOM = 8  # voxels along each axis: on less, such steps would lead anywhere
+LONGEST = 1.0  # voxels: the largest displacement of a step, to begin with
+SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowhere
+CLOSING = 5  # rounds that make two maps each other's inverse
+
+Report = Callable[[float, float], None]
+Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving side
+
+
+@dataclass(frozen=True)
+class Descent:
+    """similarity of images (1, 1, *shape) and a mask. steps: at most, on the network grid; up
+    to four times as many on coarser ones. smoothing: width of the Gaussian over each step on the
+    coarsest scale, in its voxels; a little less on the finer ones, in theirs."""
+
+    similarity: Similarity
+    steps: int
+    smoothing: float
+
+    def at(self, scale: Scale) -> Descent:
+        steps, smoothing = scale.steps * self.steps, scale.smoothing * self.smoothing
+        return replace(self, steps=steps, smoothing=smoothing)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """An image, where it counts (or None: everywhere), and its map to the other image."""
+
+    image: Tensor
+    mask: Tensor | None
+    u: Tensor
+    align_corners: bool
+
+    @property
+    def grid(self) -> Tensor:
+        return identity(self.image.shape[2:], self.align_corners, self.image.device)
+
+    def moved(self, points: Tensor) -> Tensor:
+        return points + sample(self.u, points, self.align_corners)
+
+
+class _Sides(NamedTuple):
+    fixed: _Side
+    moving: _Side
+
+
+def refine(
+    maps: Sequence[Map],
+    images: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    align_corners: bool,
+    descent: Descent,
+    report: Report,
+) -> tuple[Map, Map, list[float]]:
+    """Maps fixed → moving and moving → fixed near the given ones, and the loss at each step.
+
+    images and masks: fixed, moving, (1, 1, *shape). report(share done, loss) hears of each
+    step. The maps given come back where none is found that is better. Losses never rise: as
+    those of two scales can't be compared, each scale's are moved to go on from where the one
+    before ended.
+    """
+    if not descent.steps:
+        return maps[0], maps[1], []
+    both = zip(images, masks, maps, strict=True)
+    sides = _Sides(*(_side(image, mask, map_, align_corners) for image, mask, map_ in both))
+    own = [descent.at(scale) for scale in SCALES]
+    planned = sum(each.steps for each in own)
+    curves: list[list[float]] = []
+
+    def note(loss: float) -> None:
+        curves[-1].append(loss)
+        report(sum(map(len, curves)) / planned, loss)
+
+    with torch.no_grad():
+        start = sides
+        for scale, each in zip(SCALES, own, strict=True):
+            curves.append([])
+            level = _Sides(*(_at_scale(side, scale.coarser) for side in sides))
+            search = _roam if scale is SCALES[0] and _has_room(level) else _descend
+            level = _regular(search(_regular(level), each, note))
+            sides = _Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
+        best = min(sides, start, key=lambda found: _loss(found, descent))
+    ahead, back = (DisplacementMap(side.u, align_corners) for side in best)
+    return ahead, back, _joined(curves)
+
+
+def _joined(curves: list[list[float]]) -> list[float]:
+    losses = list(curves[0])
+    for curve in curves[1:]:
+        losses += [losses[-1] + loss - curve[0] for loss in curve]
+    return losses
+
+
+def _side(image: Tensor, mask: Tensor | None, map_: Map, align_corners: bool) -> _Side:
+    shape = image.shape[2:]
+    u = map_.on_grid(shape) - identity(shape, align_corners, image.device)
+    return _Side(image, mask, u, align_corners)
+
+
+def _regular(sides: _Sides) -> _Sides:
+    """Inverse to each other, and without folds on the voxels of their images."""
+    for _ in range(CLOSING):
+        sides = _closer(sides)
+    return _Sides(*(replace(side, u=unfolded(side.u, side.align_corners)) for side in sides))
+
+
+def _at_scale(side: _Side, scale: int) -> _Side:
+    """The image averaged over blocks; u, of whatever scale, interpolated on its voxels."""
+    image, mask = side.image, side.mask
+    for _ in range(scale.bit_length() - 1):
+        image = pool(image)
+        mask = None if mask is None else pool(mask.float()) >= 0.5
+    u = _resized(side.u, image.shape[2:], side.align_corners)
+    return replace(side, image=image, mask=mask, u=u)
+
+
+def _resized(u: Tensor, shape: Shape, align_corners: bool) -> Tensor:
+    mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
+    return interpolate(u, size=tuple(shape), mode=mode, align_corners=align_corners)
+
+
+def _has_room(sides: _Sides) -> bool:
+    return all(min(side.image.shape[2:]) >= ROOM for side in sides)
+
+
+def _roam(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Sides:
+    """The best of so many states as there are steps; note hears the lowest loss after each.
+
+    Steps shrink by a plan and may raise the loss, and momentum (Polyak 1964) carries them on:
+    on the coarsest scale this leads out of the valley where the network's map lies, if it is
+    the wrong one. On finer scales it would fit what is noise.
+    """
+    first, last = ROAMING_LENGTHS
+    lowest, best, trial, way = math.inf, sides, sides, None
+    for k in range(descent.steps):
+        loss, downhill = _downhill(trial, descent)
+        if loss < lowest:
+            lowest, best = loss, trial
+        note(lowest)
+        way = downhill if way is None else _turned(way, downhill)
+        ahead, back = map(_unit, way)
+        trial = _stepped(trial, (ahead, back), first * (last / first) ** (k / descent.steps))
+    return best
+
+
+def _turned(way: Directions, downhill: Directions) -> Directions:
+    first, second = (MOMENTUM * w + (1 - MOMENTUM) * d for w, d in zip(way, downhill, strict=True))
+    return first, second
+
+
+def _descend(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Sides:
+    """The best state after all steps, or fewer; note hears the lowest loss after each.
+
+    A step that does not lower the loss is taken back and tried at half the length, so that
+    images which match already are left in place.
+    """
+    length, lowest, best, trial = LONGEST, math.inf, sides, sides
+    for _ in range(descent.steps):
+        loss, downhill = _downhill(trial, descent)
+        if loss < lowest:
+            lowest, best, direction = loss, trial, downhill
+        else:
+            length /= 2
+        note(lowest)
+        if length < SHORTEST:
+            break
+        trial = _stepped(best, direction, length)
+    return best
+
+
+def _loss(sides: _Sides, descent: Descent) -> float:
+    """Of both directions."""
+    losses = []
+    for side, other in (sides, sides[::-1]):
+        warped, mask = _carried(other.image, side)
+        losses.append(descent.similarity(warped, side.image, mask).item())
+    return sum(losses)
+
+
+def _downhill(sides: _Sides, descent: Descent) -> tuple[float, Directions]:
+    """Loss of both directions, and for each a step whose longest displacement is a voxel."""
+    loss_fixed, step_fixed = _pull(sides.fixed, sides.moving.image, descent)
+    loss_moving, step_moving = _pull(sides.moving, sides.fixed.image, descent)
+    return loss_fixed + loss_moving, (step_fixed, step_moving)
+
+
+def _pull(side: _Side, other: Tensor, descent: Descent) -> tuple[float, Tensor]:
+    """Loss of `side` against the other image carried to it, and its smooth steepest descent."""
+    warped, mask = _carried(other, side)
+    with torch.enable_grad():
+        leaf = warped.requires_grad_()
+        loss = descent.similarity(leaf, side.image, mask)
+        (slope,) = torch.autograd.grad(loss, leaf)
+    downhill = blur(-slope * central_difference(warped.detach()), descent.smoothing)
+    return loss.item(), _unit(downhill)
+
+
+def _carried(other: Tensor, side: _Side) -> tuple[Tensor, Tensor]:
+    """The other image on the voxels of `side`, and which of them count: those that have a
+    counterpart inside it."""
+    phi = side.grid + side.u
+    seen = ((phi >= 0) & (phi <= 1)).all(1, keepdim=True)
+    mask = seen if side.mask is None else seen & (side.mask != 0)
+    return sample(other, phi, side.align_corners), mask
+
+
+def _unit(step: Tensor) -> Tensor:
+    """Its longest displacement is one voxel."""
+    longest = step.square().sum(1).amax().sqrt()
+    return step / longest.clamp_min(torch.finfo(step.dtype).tiny)
+
+
+def central_difference(image: Tensor) -> Tensor:
+    """(1, 1, *shape) → (1, D, *shape) derivative per voxel along each axis; 0 at the border."""
+    slopes = torch.zeros_like(image).repeat(1, image.dim() - 2, *[1] * (image.dim() - 2))
+    for axis, n in enumerate(image.shape[2:]):
+        if n > 2:
+            ahead, behind = (image.narrow(axis + 2, start, n - 2) for start in (2, 0))
+            slopes[:, axis : axis + 1].narrow(axis + 2, 1, n - 2).copy_((ahead - behind) / 2)
+    return slopes
+
+
+def _stepped(sides: _Sides, direction: Directions, length: float) -> _Sides:
+    """Both sides after their steps: half the length for each, as the two add up."""
+    steps = [
+        step * (length / 2 / _per_unit(side)) for side, step in zip(sides, direction, strict=True)
+    ]
+    return _closer(_Sides(_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1])))
+
+
+def _per_unit(side: _Side) -> Tensor:
+    shape = side.image.shape[2:]
+    return voxels_per_unit(shape, side.align_corners).to(side.u).view(1, -1, *[1] * len(shape))
+
+
+def _composed(side: _Side, own: Tensor, others: Tensor) -> _Side:
+    """(id - others) ∘ side ∘ (id + own): the other side's step is one backwards from here."""
+    grid = side.grid
+    points = side.moved(grid + own)
+    return replace(side, u=points - sample(others, points, side.align_corners) - grid)
+
+
+def _closer(sides: _Sides) -> _Sides:
+    """Each side takes half of what the way through both misses: they become inverse."""
+    fixed, moving = sides
+    missed_fixed = moving.moved(fixed.grid + fixed.u) - fixed.grid
+    missed_moving = fixed.moved(moving.grid + moving.u) - moving.grid
+    return _Sides(
+        replace(fixed, u=fixed.u - missed_fixed / 2),
+        replace(moving, u=moving.u - missed_moving / 2),
+    )

@@ -1,0 +1,266 @@
+"""The straight line from two images to a transform.
+
+prepare the pair → network (→ instance optimisation) → physical transform
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from carl_cli.errors import InputError, UsageError
+from carl_cli.io.images.files import Image
+from carl_cli.model.attention import noted_spread
+from carl_cli.model.fields import Map, identity, voxels_per_unit
+from carl_cli.model.network import attention_of
+from carl_cli.preprocessing.pair import NetworkImage, PreparedPair, initialise, prepare_pair
+from carl_cli.progress import Progress, Stopwatch, silent
+from carl_cli.registration.instance import InstanceOptions, Pair, optimise
+from carl_cli.registration.rotation import search_rotation, searched_rule
+from carl_cli.transforms import AffineTransform, CompositeTransform, Transform, from_network
+from carl_cli.transforms.fitting import fit_affine
+from carl_cli.transforms.folds import without_folds
+from carl_cli.weights.folder import Weights
+
+Init = Literal["none", "centers", "moments", "rigid", "affine"]
+
+
+@dataclass(frozen=True)
+class RegistrationOptions:
+    """instance None: the forward pass alone. initial: a transform that is refined.
+
+    init rigid and affine: a first pass of the network, of which only the best rigid or affine
+    part is kept, starts a second one. rigid first finds how the moving image is turned, by any
+    angle (`carl_cli.registration.rotation`), if the coarse network is a coordinate attention.
+    affine_only: the result is that affine part.
+    repair_folds: no voxel of the network's grid keeps a Jacobian determinant of zero or less.
+    """
+
+    fixed_modality: str = "auto"
+    moving_modality: str = "auto"
+    window: tuple[float, float] | None = None
+    percentiles: tuple[float, float] | None = None
+    fixed_mask: Image | None = None
+    moving_mask: Image | None = None
+    initial: Transform | None = None
+    init: Init = "none"
+    affine_only: bool = False
+    repair_folds: bool = False
+    instance: InstanceOptions | None = None
+    confidence: bool = False
+
+
+DEFAULT_OPTIONS = RegistrationOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Both directions as the network has them, LPS mm.
+
+    forward maps fixed points to moving points, backward moving points to fixed points;
+    backward is the network's own other direction, close to the inverse of forward but not
+    equal to it. spread_mm: (z, y, x) on prepared.fixed.grid at the coarse network's shape.
+    """
+
+    forward: CompositeTransform
+    backward: CompositeTransform
+    prepared: PreparedPair
+    losses: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    spread_mm: NDArray[np.float32] | None = None
+
+
+def register(
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+    options: RegistrationOptions = DEFAULT_OPTIONS,
+    progress: Progress = silent,
+) -> Registration:
+    """Find the transform that carries points of `fixed` to points of `moving`.
+
+    Raises InputError for images that can't be used, UsageError for options that exclude each
+    other.
+    """
+    watch = Stopwatch(progress)
+    initial = _initial(fixed, moving, weights, options, watch)
+    with watch.stage("preprocessing"):
+        prepared = prepare(fixed, moving, weights, options, initial)
+    pair = _to_device(prepared, weights)
+    with noted_spread() as noted:
+        ahead, back, losses = _maps(pair, weights, options, watch, progress)
+    with watch.stage("transform"), torch.inference_mode():
+        forward, backward = _physical(ahead, back, prepared, fixed, moving, weights)
+        if options.affine_only:
+            forward, backward = _affine_parts(forward, prepared)
+        elif options.repair_folds:
+            forward = CompositeTransform(tuple(map(without_folds, forward.parts)))
+        spread = _spread_mm(noted[0], prepared) if options.confidence and noted else None
+    return Registration(forward, backward, prepared, losses, watch.seconds, spread)
+
+
+def _maps(
+    pair: Pair, weights: Weights, options: RegistrationOptions, watch: Stopwatch, progress: Progress
+) -> tuple[Map, Map, list[float]]:
+    """Maps fixed → moving and moving → fixed, and the losses of instance optimisation."""
+    if options.instance is None or options.affine_only:
+        with watch.stage("network"), torch.inference_mode():
+            return *weights.network.both(pair.fixed, pair.moving), []
+    with watch.stage("instance optimisation"):
+        align = weights.config.model.align_corners
+        return optimise(weights.network, pair, options.instance, align, progress)
+
+
+def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None:
+    dimension = weights.config.model.dimension
+    if fixed.grid.dimension != dimension:
+        raise InputError(
+            f"{fixed.source or 'the fixed image'} has {fixed.grid.dimension} dimensions, "
+            f"the weights {weights.config.name} are for {dimension}",
+            "choose other weights",
+        )
+    if options.initial is not None and options.init != "none":
+        raise UsageError("an initial transform and --init were both given", "give one of them")
+
+
+def _initial(
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+    options: RegistrationOptions,
+    watch: Stopwatch,
+) -> Transform | None:
+    if options.init == "none":
+        return options.initial
+    if options.init == "centers" or options.init == "moments":
+        return initialise(
+            fixed,
+            moving,
+            options.init,
+            fixed_modality=options.fixed_modality,
+            moving_modality=options.moving_modality,
+        )
+    turned: Transform | None = None
+    if options.init == "rigid" and attention_of(weights.network) is not None:
+        with watch.stage("search of the rotation"), torch.inference_mode():
+            turned = _turned(fixed, moving, weights, options, watch.progress)
+    with watch.stage(f"{options.init} initialisation"), torch.inference_mode():
+        prepared = prepare(fixed, moving, weights, options, turned)
+        pair = _to_device(prepared, weights)
+        ahead, back = weights.network.both(pair.fixed, pair.moving)
+        forward, _ = _physical(ahead, back, prepared, fixed, moving, weights)
+        return fit_affine(forward, *_foreground(prepared.fixed), rigid=options.init == "rigid")
+
+
+def _turned(
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+    options: RegistrationOptions,
+    progress: Progress,
+) -> Transform:
+    rule = searched_rule(weights.config.preprocess)
+    small = weights.prepared_by(rule)
+    return search_rotation(prepare(fixed, moving, small, options), small, progress)
+
+
+def prepare(
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+    options: RegistrationOptions,
+    initial: Transform | None = None,
+) -> PreparedPair:
+    """The pair as the network will see it. Raises as `register` does."""
+    _check(fixed, weights, options)
+    return prepare_pair(
+        fixed,
+        moving,
+        weights.config.preprocess,
+        fixed_modality=options.fixed_modality,
+        moving_modality=options.moving_modality,
+        window=options.window,
+        percentiles=options.percentiles,
+        fixed_mask=options.fixed_mask,
+        moving_mask=options.moving_mask,
+        initial=initial,
+    )
+
+
+def _to_device(prepared: PreparedPair, weights: Weights) -> Pair:
+    device = weights.device
+
+    def tensor(array: NDArray[np.generic] | None) -> torch.Tensor | None:
+        return None if array is None else torch.from_numpy(array)[None, None].to(device)
+
+    images = torch.from_numpy(prepared.fixed.array), torch.from_numpy(prepared.moving.array)
+    fixed, moving = (image[None, None].to(device) for image in images)
+    return Pair(fixed, moving, tensor(prepared.fixed.mask), tensor(prepared.moving.mask))
+
+
+def _physical(
+    ahead: Map,
+    back: Map,
+    prepared: PreparedPair,
+    fixed: Image,
+    moving: Image,
+    weights: Weights,
+) -> tuple[CompositeTransform, CompositeTransform]:
+    """The two maps between the network grids as transforms between the images, LPS mm.
+
+    With an initial transform T the moving image was sampled through T onto the fixed grid,
+    so forward = T ∘ network and backward = network ∘ T⁻¹.
+    """
+    align = weights.config.model.align_corners
+    a, b = prepared.fixed.grid, prepared.moving.grid
+    forward = from_network(_displacement_voxels(ahead, a.shape_zyx, align), a, b, fixed.grid)
+    cover = moving.grid if prepared.initial is None else fixed.grid
+    backward = from_network(_displacement_voxels(back, b.shape_zyx, align), b, a, cover)
+    if prepared.initial is None:
+        return forward, backward
+    forward = CompositeTransform((prepared.initial, *forward.parts))
+    return forward, CompositeTransform((*backward.parts, prepared.initial.inverse()))
+
+
+def _displacement_voxels(
+    phi: Map, shape: tuple[int, ...], align_corners: bool
+) -> NDArray[np.float32]:
+    """(D, *shape) displacement in voxels, components in array-axis order."""
+    on_grid = phi.on_grid(shape)
+    voxels = voxels_per_unit(shape, align_corners).to(on_grid.device)
+    moved = on_grid - identity(shape, align_corners, on_grid.device)
+    result: NDArray[np.float32] = (
+        (moved[0] * voxels.view(-1, *[1] * len(shape))).float().cpu().numpy()
+    )
+    return result
+
+
+def _affine_parts(
+    forward: Transform, prepared: PreparedPair
+) -> tuple[CompositeTransform, CompositeTransform]:
+    affine: AffineTransform = fit_affine(forward, *_foreground(prepared.fixed))
+    return CompositeTransform((affine,)), CompositeTransform((affine.inverse(),))
+
+
+def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points of every second voxel (N, D) LPS mm, and their weights: mask, else intensity."""
+    every_second = (slice(None, None, 2),) * image.array.ndim
+    weight = image.array if image.mask is None else image.mask
+    points = image.grid.points_mm()[every_second].reshape(-1, image.grid.dimension)
+    return points, weight[every_second].astype(float).ravel()
+
+
+def _spread_mm(spread_BDx: torch.Tensor, prepared: PreparedPair) -> NDArray[np.float32]:
+    """Length of the attention rows' standard deviations (voxels) over all axes, in mm."""
+    spread = spread_BDx[0].float().cpu()
+    grid, shape = prepared.moving.grid, spread.shape[1:]
+    voxel_mm = [
+        n * mm / coarse
+        for n, mm, coarse in zip(grid.shape_zyx, grid.spacing_mm[::-1], shape, strict=True)
+    ]
+    spread_mm = spread * torch.tensor(voxel_mm).view(-1, *[1] * len(shape))
+    return np.asarray(spread_mm.square().sum(0).sqrt().numpy(), np.float32)

@@ -1,0 +1,95 @@
+"""What can be found wrong with a request before any work is done for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carl_cli.errors import UsageError
+from carl_cli.io.atomic import full_suffix
+from carl_cli.io.images.files import WRITABLE as IMAGES
+from carl_cli.io.transforms.fields import WRITABLE as FIELDS
+from carl_cli.io.transforms.files import AFFINE
+from carl_cli.report.figure import FIGURE_SUFFIXES
+
+if TYPE_CHECKING:
+    from carl_cli.registration.register import RegistrationOptions
+    from carl_cli.weights.folder import Weights
+    from carl_cli.workflows.request import CaseInputs, CaseOutputs
+
+TRANSFORMS = ("forward", "inverse")
+
+
+def check_request(
+    inputs: CaseInputs,
+    outputs: CaseOutputs,
+    weights: Weights,
+    options: RegistrationOptions,
+    field_spacing: str,
+) -> None:
+    """Raise UsageError for choices that could only fail after the network has run."""
+    _check_both_sides(inputs)
+    spacing_of(field_spacing)
+    for role, path in outputs.paths().items():
+        _check_suffix(role, path, options.affine_only)
+    _check_distinct(inputs.paths(), outputs.paths())
+    if outputs.confidence is not None and weights.config.model.coarse != "attention":
+        raise UsageError("these weights give no confidence map", "leave out --confidence")
+
+
+def spacing_of(field_spacing: str) -> float | None:
+    """Millimetres, or None for native and network. Raises UsageError."""
+    if field_spacing in ("native", "network"):
+        return None
+    try:
+        spacing_mm = float(field_spacing)
+    except ValueError:
+        spacing_mm = math.nan
+    if not (math.isfinite(spacing_mm) and spacing_mm > 0):
+        raise UsageError(
+            f"--field-spacing {field_spacing}", "give native, network or millimetres above 0"
+        )
+    return spacing_mm
+
+
+def _check_both_sides(inputs: CaseInputs) -> None:
+    """Only both sides' segmentations or landmarks together give a score."""
+    for name in ("seg", "points"):
+        given = [getattr(inputs, f"{side}_{name}") for side in ("fixed", "moving")]
+        if (given[0] is None) != (given[1] is None):
+            missing = "--moving-" if given[1] is None else "--fixed-"
+            raise UsageError(f"{missing}{name} is missing", "both sides are needed for a score")
+
+
+def _check_suffix(role: str, path: Path, affine_only: bool) -> None:
+    suffix = full_suffix(path).lower()
+    if role in TRANSFORMS and suffix in AFFINE and not affine_only:
+        raise UsageError(
+            f"{path}: a {suffix} file holds only an affine transform",
+            "add --affine-only, or use .h5 or .nii.gz",
+        )
+    allowed = {
+        **dict.fromkeys(TRANSFORMS, (".h5", *FIELDS, *AFFINE)),
+        "figure": FIGURE_SUFFIXES,
+        "report": (".html", ".htm"),
+        "json": (".json",),
+    }.get(role, IMAGES)
+    if suffix not in allowed:
+        raise UsageError(
+            f"{path}: unknown suffix for the {role.replace('_', ' ')} output",
+            f"use {' '.join(allowed)}",
+        )
+
+
+def _check_distinct(inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """No output takes the place of another one, or of what it is made from."""
+    taken = {path.resolve(): role for role, path in inputs.items()}
+    for role, path in outputs.items():
+        other = taken.setdefault(path.resolve(), role)
+        if other != role:
+            raise UsageError(
+                f"{path} is named twice: as {other.replace('_', ' ')} and {role.replace('_', ' ')}",
+                "give every output a name of its own",
+            )

@@ -1,0 +1,142 @@
+"""The demo: a phantom pair as files, registered, and compared with what is true about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from carl_cli.geometry import Array, apply_affine
+from carl_cli.io.images.files import read_image, write_image
+from carl_cli.io.resample import resample
+from carl_cli.io.transforms.files import read_transform, write_transform
+from carl_cli.progress import Progress, silent
+from carl_cli.report.record import RunRecord, Spread
+from carl_cli.transforms import DisplacementField, Transform, identity
+from carl_cli.workflows.phantom import LABELS, PhantomPair, make_phantom
+
+if TYPE_CHECKING:
+    from carl_cli.registration.register import RegistrationOptions
+    from carl_cli.weights.folder import Weights
+    from carl_cli.workflows.request import CaseInputs, CaseOutputs
+
+
+class DemoFiles(NamedTuple):
+    """Paths in the folder of a demo: first what is synthesised, then what is made of it."""
+
+    fixed: Path
+    moving: Path
+    fixed_labels: Path
+    moving_labels: Path
+    truth: Path
+    warped: Path
+    warped_labels: Path
+    jacobian: Path
+    confidence: Path
+    forward: Path
+    inverse: Path
+    picture: Path
+    report: Path
+    record: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> DemoFiles:
+        names = [f"{name}.nii.gz" for name in cls._fields[:9]]
+        names += ["forward.h5", "inverse.h5", "demo.png", "report.html", "record.json"]
+        return cls(*(folder / name for name in names))
+
+
+@dataclass(frozen=True)
+class DemoScores:
+    """Before is the pair as the scanner left it: both images in their own physical space.
+
+    dice: organ → overlap on the fixed grid, before and after. errors: distance to the true
+    position. record: of the run, as `carl register --json` has it.
+    """
+
+    dice: dict[str, tuple[float, float]]
+    error_before_mm: Spread
+    error_mm: Spread
+    record: RunRecord
+
+
+def run_demo(
+    folder: Path,
+    weights: Weights,
+    options: RegistrationOptions,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Progress = silent,
+) -> DemoScores:
+    """Synthesise a pair, write it, register the files as `carl register` does, score them."""
+    from carl_cli.workflows.register import run_case
+    from carl_cli.workflows.request import RunSettings
+
+    files = DemoFiles.within(folder)
+    progress("synthesis", 0.0)
+    pair = make_phantom(seed)
+    write_phantom(pair, files)
+    progress("synthesis", 1.0)
+    settings = RunSettings(device=weights.device, threads=threads, seed=seed)
+    inputs, outputs = _case(files, confidence=weights.config.model.coarse == "attention")
+    record = run_case(inputs, outputs, weights, options, settings, progress)
+    forward = read_transform(files.forward)
+    fixed, labels = read_image(files.fixed), read_image(files.moving_labels)
+    warped = resample(labels, fixed.grid, forward, interpolator="genericlabel")
+    write_image(files.warped_labels, warped)
+    before, after = (Spread.of(true_errors_mm(pair, t)) for t in (identity(3), forward))
+    return DemoScores(organ_dice(record), before, after, record)
+
+
+def _case(files: DemoFiles, confidence: bool) -> tuple[CaseInputs, CaseOutputs]:
+    from carl_cli.workflows.request import CaseInputs, CaseOutputs
+
+    inputs = CaseInputs(
+        files.fixed, files.moving, fixed_seg=files.fixed_labels, moving_seg=files.moving_labels
+    )
+    outputs = CaseOutputs(
+        forward=files.forward,
+        inverse=files.inverse,
+        warped=files.warped,
+        jacobian=files.jacobian,
+        confidence=files.confidence if confidence else None,
+        figure=files.picture,
+        report=files.report,
+        json=files.record,
+    )
+    return inputs, outputs
+
+
+def organ_dice(record: RunRecord) -> dict[str, tuple[float, float]]:
+    """Organ → Dice before and after; the rest of the body is left out."""
+    return {
+        LABELS[int(s.label)]: (s.dice_before or 0.0, s.dice or 0.0)
+        for s in record.metrics.structures
+        if LABELS[int(s.label)] != "body"
+    }
+
+
+def write_phantom(pair: PhantomPair, files: DemoFiles) -> None:
+    """Images, label maps, and the true transform as a displacement field on the fixed grid."""
+    images = (pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels)
+    for path, image in zip(files[:4], images, strict=True):
+        write_image(path, image)
+    points = pair.fixed.grid.points_mm()
+    displacement_mm = (pair.truth(points) - points).astype(np.float32)
+    write_transform(files.truth, DisplacementField(pair.fixed.grid, displacement_mm))
+
+
+def true_errors_mm(pair: PhantomPair, transform: Transform) -> Array:
+    """(N,) distance between T(x) and the truth, at every second voxel centre x of the body.
+
+    Left out are points whose true partner the moving image does not show.
+    """
+    every_second = (slice(None, None, 2),) * 3
+    body = np.greater(pair.fixed_labels.array[every_second], 0)
+    points = pair.fixed.grid.points_mm()[every_second][body]
+    partners = pair.truth(points)
+    index = apply_affine(pair.moving.grid.lps_to_index, partners)
+    shown = np.all((index >= 0) & (index <= np.array(pair.moving.grid.size_xyz) - 1), axis=-1)
+    return np.linalg.norm(transform(points[shown]) - partners[shown], axis=-1)

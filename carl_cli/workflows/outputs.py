@@ -1,0 +1,190 @@
+"""What leaves a registration as files: transforms, images, maps, pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from carl_cli.errors import UsageError
+from carl_cli.evaluation.truth import Truth
+from carl_cli.geometry import Grid, apply_affine
+from carl_cli.io.atomic import full_suffix
+from carl_cli.io.images.files import Image, write_image
+from carl_cli.io.resample import resample
+from carl_cli.io.transforms.files import AFFINE, write_transform
+from carl_cli.registration.register import Registration
+from carl_cli.report.record import RunRecord, Spread
+from carl_cli.transforms import (
+    AffineTransform,
+    CompositeTransform,
+    Transform,
+    dense,
+    inverse_residual,
+    jacobian_determinant,
+    spaced_grid,
+)
+from carl_cli.workflows.checks import spacing_of
+
+if TYPE_CHECKING:
+    from carl_cli.workflows.request import CaseOutputs, RunSettings
+
+
+class Delivery:
+    """Writes the outputs of one registration; what several of them need is computed once.
+
+    All of them belong to the transform as its file holds it: -w is what -o makes of the moving
+    image, -O inverts what -o holds. `measured` holds the metrics that only writing brings to light.
+    """
+
+    def __init__(
+        self,
+        fixed: Image,
+        moving: Image,
+        result: Registration,
+        truth: Truth,
+        outputs: CaseOutputs,
+        settings: RunSettings,
+    ) -> None:
+        self.fixed = fixed
+        self.moving = moving
+        self.result = result
+        self.truth = truth
+        self.outputs = outputs
+        self.settings = settings
+        self.measured: dict[str, Any] = {}
+
+    def write_data(self) -> None:
+        """Transforms, warped images and maps. Raises UsageError, OutputError."""
+        outputs, precision = self.outputs, self.settings.precision
+        if outputs.forward is not None:
+            write_transform(outputs.forward, self.forward, precision=precision)
+        if outputs.inverse is not None:
+            write_transform(outputs.inverse, self.inverse, precision=precision)
+        if outputs.warped is not None:
+            write_image(outputs.warped, self.warped)
+        if outputs.inverse_warped is not None:
+            write_image(outputs.inverse_warped, self.inverse_warped)
+        if outputs.jacobian is not None:
+            write_image(outputs.jacobian, self.jacobian)
+        if outputs.confidence is not None:
+            write_image(outputs.confidence, self.confidence)
+
+    def write_pictures(self, record: RunRecord) -> None:
+        """Figure and HTML page."""
+        shown = (self.fixed, self.moving)
+        labels = (self.truth.fixed_seg, self.truth.moving_seg)
+        if self.outputs.figure is not None:
+            from carl_cli.report.figure import save_figure
+
+            save_figure(self.outputs.figure, *shown, self.warped, self.forward, labels=labels)
+        if self.outputs.report is not None:
+            from carl_cli.report.html import write_report
+
+            write_report(
+                self.outputs.report,
+                *shown,
+                self.warped,
+                self.forward,
+                record=record,
+                confidence=self._coarse_confidence(),
+                labels=labels,
+            )
+
+    @cached_property
+    def forward(self) -> Transform:
+        """Fixed points → moving points."""
+        return self._as_written(self.outputs.forward, self.result.forward, self.fixed.grid)
+
+    @cached_property
+    def inverse(self) -> Transform:
+        """Moving points → fixed points: exact of an affine, else solved on the network's spacing
+        (a field has no detail below it) over the moving image's field of view."""
+        grid = spaced_grid(self.moving.grid, self._network_spacing_mm)
+        exact = _affine_inverse(self.result.forward)
+        solved = dense(self.forward.inverse(), grid) if exact is None else exact
+        written = self._as_written(self.outputs.inverse, solved, self.moving.grid)
+        residual_mm = inverse_residual(self.forward, written, _between(grid))
+        self.measured["inverse_residual_mm"] = Spread.of(residual_mm)
+        return written
+
+    @cached_property
+    def warped(self) -> Image:
+        """The moving image on the fixed grid, dtype kept."""
+        return _seen_through(self.moving, self.fixed.grid, self.forward)
+
+    @cached_property
+    def inverse_warped(self) -> Image:
+        """The fixed image on the moving grid, dtype kept."""
+        return _seen_through(self.fixed, self.moving.grid, self.inverse)
+
+    @cached_property
+    def jacobian(self) -> Image:
+        values = jacobian_determinant(self.forward, self.fixed.grid)
+        return Image(values.astype(np.float32), self.fixed.grid)
+
+    @property
+    def confidence(self) -> Image:
+        """Spread of the match in mm on the fixed grid; outside the network's view the largest.
+
+        Raises UsageError for networks without attention.
+        """
+        coarse = self._coarse_confidence()
+        if coarse is None:
+            raise UsageError("these weights give no confidence map", "leave out --confidence")
+        return resample(coarse, self.fixed.grid, background=float(coarse.array.max()))
+
+    def _coarse_confidence(self) -> Image | None:
+        """On the coarse network's grid, in the fixed frame."""
+        spread = self.result.spread_mm
+        if spread is None:
+            return None
+        return Image(spread, _pooled(self.result.prepared.fixed.grid, spread.shape))
+
+    def _as_written(self, path: Path | None, transform: Transform, image_grid: Grid) -> Transform:
+        """The transform as the file will hold it: exact, or sampled on a grid."""
+        spacing = self.settings.field_spacing
+        suffix = "" if path is None else full_suffix(path).lower()
+        if suffix in ("", *AFFINE) or (suffix == ".h5" and spacing == "native"):
+            return transform
+        return dense(transform, self._field_grid(image_grid))
+
+    def _field_grid(self, image_grid: Grid) -> Grid:
+        """Grid of a dense field; coarser ones still cover the image's field of view."""
+        if self.settings.field_spacing == "native":
+            return image_grid
+        asked_mm = spacing_of(self.settings.field_spacing)
+        return spaced_grid(image_grid, asked_mm or self._network_spacing_mm)
+
+    @property
+    def _network_spacing_mm(self) -> float:
+        return min(self.result.prepared.fixed.grid.spacing_mm)
+
+
+def _seen_through(image: Image, grid: Grid, transform: Transform) -> Image:
+    """Outside the image its smallest value, which is air: in CT, 0 would be water."""
+    return resample(image, grid, transform, background=float(image.array.min()))
+
+
+def _affine_inverse(transform: CompositeTransform) -> Transform | None:
+    is_affine = all(isinstance(part, AffineTransform) for part in transform.parts)
+    return transform.inverse() if is_affine else None
+
+
+def _between(grid: Grid) -> Grid:
+    """The points half-way between the voxels, where an interpolated field errs most."""
+    middle = apply_affine(grid.index_to_lps, np.minimum(np.array(grid.size_xyz) - 1, 1) / 2)
+    size = tuple(max(n - 1, 1) for n in grid.size_xyz)
+    return replace(grid, size_xyz=size, origin_mm=tuple(middle.tolist()))
+
+
+def _pooled(grid: Grid, shape_zyx: tuple[int, ...]) -> Grid:
+    """The same field of view in fewer voxels."""
+    size = shape_zyx[::-1]
+    factor = np.array(grid.size_xyz) / size
+    origin = apply_affine(grid.index_to_lps, (factor - 1) / 2)
+    spacing = tuple((factor * grid.spacing_mm).tolist())
+    return Grid(size, spacing, tuple(origin.tolist()), grid.direction)

@@ -1,0 +1,215 @@
+"""One case by its paths: read, register, write every output asked for, keep the record.
+
+`run_case` does the three in a row. A batch does them by themselves, so that files are read
+and written while the network is busy with another case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from carl_cli.evaluation.truth import Truth, read_landmarks
+from carl_cli.io.images.files import Image, read_image
+from carl_cli.io.transforms.files import read_transform
+from carl_cli.progress import Progress, Stopwatch, silent
+from carl_cli.registration.register import (
+    DEFAULT_OPTIONS,
+    Registration,
+    RegistrationOptions,
+    prepare,
+    register,
+)
+from carl_cli.report import record as records
+from carl_cli.report.advice import advise
+from carl_cli.weights.folder import Weights
+from carl_cli.workflows.checks import check_request
+from carl_cli.workflows.memory import check_room
+from carl_cli.workflows.outputs import Delivery
+from carl_cli.workflows.request import DEFAULT_SETTINGS, CaseInputs, CaseOutputs, Plan, RunSettings
+from carl_cli.workflows.score import score
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCase:
+    """Everything of a case that was read; `options` hold the images and transform among it."""
+
+    inputs: CaseInputs
+    fixed: Image
+    moving: Image
+    truth: Truth
+    options: RegistrationOptions
+    started: str
+    watch: Stopwatch
+
+
+@dataclass(frozen=True, eq=False)
+class ComputedCase:
+    """A case that only has to be written. peak_memory_mib: of the process until then."""
+
+    loaded: LoadedCase
+    result: Registration
+    metrics: records.Metrics
+    weights: records.WeightsUsed
+    peak_memory_mib: float | None
+
+
+def run_case(
+    inputs: CaseInputs,
+    outputs: CaseOutputs,
+    weights: Weights,
+    options: RegistrationOptions = DEFAULT_OPTIONS,
+    settings: RunSettings = DEFAULT_SETTINGS,
+    progress: Progress = silent,
+) -> records.RunRecord:
+    """Read, register, write; the returned record is what `--json` holds.
+
+    Raises InputError, UsageError, OutputError, and OutOfMemoryError before any work; an output
+    that was not finished does not exist.
+    """
+    check_request(inputs, outputs, weights, options, settings.field_spacing)
+    check_room(Plan(inputs, outputs, options, settings), weights)
+    loaded = load_case(inputs, options, progress)
+    return deliver_case(compute_case(loaded, weights, progress), outputs, settings)
+
+
+def load_case(
+    inputs: CaseInputs, options: RegistrationOptions, progress: Progress = silent
+) -> LoadedCase:
+    """Read everything. Raises InputError."""
+    started, watch = records.utc_now(), Stopwatch(progress)
+    with watch.stage("reading"):
+        fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
+        options, truth = _with_files(options, inputs), _truth(inputs, fixed.grid.dimension)
+    return LoadedCase(inputs, fixed, moving, truth, options, started, watch)
+
+
+def compute_case(loaded: LoadedCase, weights: Weights, progress: Progress = silent) -> ComputedCase:
+    """Register and score. Raises InputError, UsageError."""
+    pair, watch = (loaded.fixed, loaded.moving), loaded.watch
+    result = register(*pair, weights, loaded.options, progress)
+    watch.seconds.update(result.seconds)
+    with watch.stage("scoring"):
+        metrics = score(*pair, result, loaded.truth)
+    used = records.WeightsUsed(
+        name=weights.config.name, sha256=weights.sha256, source=weights.source
+    )
+    return ComputedCase(loaded, result, metrics, used, records.peak_memory_mib())
+
+
+def deliver_case(
+    computed: ComputedCase, outputs: CaseOutputs, settings: RunSettings
+) -> records.RunRecord:
+    """Write every output, the record last. Raises OutputError."""
+    loaded, watch = computed.loaded, computed.loaded.watch
+    pair = loaded.fixed, loaded.moving
+    delivery = Delivery(*pair, computed.result, loaded.truth, outputs, settings)
+    with watch.stage("writing"):
+        delivery.write_data()
+    record = _record(computed, settings, delivery.measured)
+    with watch.stage("pictures"):
+        delivery.write_pictures(record)
+    return _closed(record, outputs, watch)
+
+
+def check_case(
+    inputs: CaseInputs,
+    outputs: CaseOutputs,
+    weights: Weights,
+    options: RegistrationOptions,
+    settings: RunSettings = DEFAULT_SETTINGS,
+) -> None:
+    """All that can fail before the network runs: choices, files, geometry, masks, intensities,
+    and whether the memory will do."""
+    check_request(inputs, outputs, weights, options, settings.field_spacing)
+    check_room(Plan(inputs, outputs, options, settings), weights)
+    loaded = load_case(inputs, options)
+    prepare(loaded.fixed, loaded.moving, weights, loaded.options, loaded.options.initial)
+
+
+def _record(
+    computed: ComputedCase, settings: RunSettings, measured: Mapping[str, Any]
+) -> records.RunRecord:
+    """What is known before the pictures are drawn: they show it."""
+    loaded, result, metrics = computed.loaded, computed.result, computed.metrics
+    return records.RunRecord(
+        command=records.command_line(),
+        started=loaded.started,
+        environment=records.Environment.current(
+            settings.device, settings.threads, settings.deterministic
+        ),
+        seed=settings.seed,
+        weights=computed.weights,
+        inputs=_described(loaded, result),
+        options=dict(settings.noted),
+        metrics=metrics.model_copy(update=dict(measured)),
+        io_loss=list(result.losses),
+        warnings=advise(metrics),
+        timings_s=loaded.watch.seconds,
+        peak_memory_mib=computed.peak_memory_mib,
+    )
+
+
+def _closed(record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch) -> records.RunRecord:
+    """The record with what is known last: hashes, times, memory. Written if asked."""
+    written = {role: path for role, path in outputs.paths().items() if role != "json"}
+    peaks = (record.peak_memory_mib, records.peak_memory_mib())
+    last = {
+        "outputs": records.output_files(written),
+        "timings_s": dict(watch.seconds),
+        "peak_memory_mib": max((peak for peak in peaks if peak is not None), default=None),
+    }
+    record = record.model_copy(update=last)
+    if outputs.json is not None:
+        records.write_record(outputs.json, record)
+    return record
+
+
+def _read(path: Path, inputs: CaseInputs) -> Image:
+    return read_image(path, series_uid=inputs.series_uid, time_index=inputs.time_index)
+
+
+def _optional(path: Path | None) -> Image | None:
+    return None if path is None else read_image(path)
+
+
+def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> RegistrationOptions:
+    initial = inputs.initial_transform
+    return replace(
+        options,
+        fixed_mask=_optional(inputs.fixed_mask),
+        moving_mask=_optional(inputs.moving_mask),
+        initial=None if initial is None else read_transform(initial),
+    )
+
+
+def _truth(inputs: CaseInputs, dimension: int) -> Truth:
+    landmarks = read_landmarks(inputs.fixed_points, inputs.moving_points, dimension)
+    return Truth(_optional(inputs.fixed_seg), _optional(inputs.moving_seg), *landmarks)
+
+
+def _described(loaded: LoadedCase, result: Registration) -> dict[str, records.InputFile]:
+    """Role → path, hash and, of images, geometry of every input file."""
+    images = {
+        "fixed": loaded.fixed,
+        "moving": loaded.moving,
+        "fixed_mask": loaded.options.fixed_mask,
+        "moving_mask": loaded.options.moving_mask,
+        "fixed_seg": loaded.truth.fixed_seg,
+        "moving_seg": loaded.truth.moving_seg,
+    }
+    paths = loaded.inputs.paths()
+    described = {role: _described_file(path, images.get(role)) for role, path in paths.items()}
+    for role, prepared in (("fixed", result.prepared.fixed), ("moving", result.prepared.moving)):
+        low, high, modality = prepared.intensity
+        used = {"modality": modality, "intensity_window": (low, high)}
+        described[role] = described[role].model_copy(update=used)
+    return described
+
+
+def _described_file(path: Path, image: Image | None) -> records.InputFile:
+    if image is None:
+        return records.input_file(path)
+    return records.input_file(path, image.grid, dtype=str(image.array.dtype))

@@ -1,0 +1,173 @@
+"""Transform files read, changed and written: what compose, invert, convert, jacobian and
+points do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from carl_cli.errors import UsageError
+from carl_cli.geometry import Array, Grid, apply_affine
+from carl_cli.io.images.files import Image, read_grid, write_image
+from carl_cli.io.points.document import Frame
+from carl_cli.io.points.files import read_points, write_points
+from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.io.transforms.files import natural_grid, read_transform, write_transform
+from carl_cli.io.transforms.hdf5 import Precision
+from carl_cli.io.transforms.programs import Program
+from carl_cli.transforms import (
+    CompositeTransform,
+    Deformation,
+    Transform,
+    jacobian_determinant,
+    spaced_grid,
+)
+from carl_cli.transforms.folds import without_folds
+
+log = logging.getLogger(__name__)
+
+Side = Literal["fixed", "moving"]
+RESIDUAL_LIMIT_MM = 0.1
+RESIDUAL_VOXELS = 64
+SMALLEST_LOG_ARGUMENT = 1e-3
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a transform is written. reference: image whose grid a dense field gets.
+
+    spacing_mm: a coarser or finer grid over the same field of view. intent: of NIfTI fields.
+    program and moving: for the files of other programs.
+    """
+
+    reference: Path | None = None
+    spacing_mm: float | None = None
+    precision: Precision = "float"
+    intent: Literal[1006, 1007] = 1007
+    program: Program | None = None
+    moving: Path | None = None
+
+    def grid(self, transform: Transform) -> Grid | None:
+        base = None if self.reference is None else read_grid(self.reference)
+        if self.spacing_mm is None:
+            return base
+        if not self.spacing_mm > 0:
+            raise UsageError(f"--field-spacing {self.spacing_mm}: a positive number of mm")
+        return spaced_grid(base or natural_grid(transform), self.spacing_mm)
+
+    def write(self, path: Path, transform: Transform) -> None:
+        write_transform(
+            path,
+            transform,
+            precision=self.precision,
+            field_grid=self.grid(transform),
+            intent=self.intent,
+            program=self.program,
+            moving_grid=None if self.moving is None else read_grid(self.moving),
+        )
+
+
+def compose(items: Sequence[str], output: Path, storage: Storage) -> Transform:
+    """The chain as one file; returns the chain."""
+    chain = parse_chain(items)
+    storage.write(output, chain)
+    return chain
+
+
+def convert(
+    source: Path, output: Path, storage: Storage, program: Program | None, repair: bool
+) -> Transform:
+    """The same map in another format, its folds removed where asked; returns it."""
+    transform = read_transform(source, program)
+    if repair:
+        transform = without_folds(transform)
+    storage.write(output, transform)
+    return transform
+
+
+def invert(item: str, output: Path, storage: Storage) -> dict[str, Array]:
+    """Write the inverse; returns what the written file leaves, |T(T⁻¹(y)) - y| in mm, (N,) each:
+
+    at the reference's voxels and between them, or, without one, at the mapped points of the
+    field. Empty for affine transforms.
+    """
+    forward = parse_chain([item])
+    storage.write(output, forward.inverse())
+    written = read_transform(output, storage.program)
+    residuals = {
+        name: np.asarray(np.linalg.norm(forward(written(points)) - points, axis=-1))
+        for name, points in _test_points(forward, storage).items()
+    }
+    for name, residual in residuals.items():
+        _log_residual(residual, name)
+    return residuals
+
+
+def _test_points(forward: Transform, storage: Storage) -> dict[str, Array]:
+    if storage.reference is not None:
+        grid = read_grid(storage.reference)
+        return {"at voxels": _some_points(grid, 0.0), "between voxels": _some_points(grid, 0.5)}
+    parts = forward.parts if isinstance(forward, CompositeTransform) else (forward,)
+    grids = [part.sampling_grid for part in parts if isinstance(part, Deformation)]
+    return {"at mapped points": forward(_some_points(grids[-1], 0.5))} if grids else {}
+
+
+def _some_points(grid: Grid, shift: float) -> Array:
+    """(N, D) LPS positions of every k-th voxel along each axis, shifted by a part of a voxel."""
+    axes = [np.arange(0, n, max(1, round(n / RESIDUAL_VOXELS))) for n in grid.size_xyz]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.dimension)
+    inside = np.minimum(index + shift, np.array(grid.size_xyz) - 1)
+    return apply_affine(grid.index_to_lps, inside)
+
+
+def _log_residual(residual: Array, where: str) -> None:
+    high, most = (float(np.percentile(residual, q)) for q in (99, 100))
+    level = logging.WARNING if high > RESIDUAL_LIMIT_MM else logging.INFO
+    text = "inverse %s: residual %.3g mm at the 99th percentile, at most %.3g mm"
+    log.log(level, text, where, high, most)
+
+
+def map_points(
+    source: Path, items: Sequence[str], side: Side, output: Path, frame: Frame | None
+) -> Array | None:
+    """Carry the points of a file from one image to the other.
+
+    side: where the points are now. Fixed points map by T, moving points by its inverse, solved
+    at each point; then the residual |T(result) - point| in mm (N,) is returned and logged.
+    """
+    chain = parse_chain(items)
+    points = read_points(source, frame=frame, dimension=chain.dimension)
+    mapped = (chain if side == "fixed" else chain.inverse())(points.points_lps)
+    write_points(output, points.moved_to(mapped))
+    if side == "fixed" or not len(mapped):
+        return None
+    residual = np.asarray(np.linalg.norm(chain(mapped) - points.points_lps, axis=-1))
+    _log_residual(residual, "at the points")
+    return residual
+
+
+def write_jacobian(
+    item: str, output: Path, reference: Path | None, logarithm: bool
+) -> dict[str, float]:
+    """Write det dT/dx (or its natural logarithm) on the reference's grid; returns a summary.
+
+    The logarithm of determinants below 0.001, folds included, is taken of 0.001.
+    """
+    chain = parse_chain([item])
+    grid = read_grid(reference) if reference else natural_grid(chain)
+    determinant = jacobian_determinant(chain, grid)
+    logged = np.log(np.maximum(determinant, SMALLEST_LOG_ARGUMENT))
+    write_image(output, Image(logged if logarithm else determinant, grid))
+    return {
+        "smallest": float(determinant.min()),
+        "largest": float(determinant.max()),
+        "mean": float(determinant.mean(dtype=float)),
+        "sd_of_log": float(logged.std(dtype=float)),
+        "folded_voxels": int((determinant <= 0).sum()),
+        "folded_percent": 100 * float((determinant <= 0).mean()),
+    }

@@ -1,0 +1,227 @@
+"""Files resampled through a chain of transforms: what `carl warp` does."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from carl_cli.errors import InputError, UsageError
+from carl_cli.geometry import Grid, apply_affine
+from carl_cli.io.atomic import full_suffix
+from carl_cli.io.images.dicom import frame_of_reference
+from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
+from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
+from carl_cli.io.resample import interpolator_name, resample
+from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.io.transforms.sitk import covering
+from carl_cli.transforms import CompositeTransform, InverseField, Transform
+
+log = logging.getLogger(__name__)
+
+IMAGE_TYPES = {"0": "scalar", "3": "time-series", "4": "multichannel"}
+"""ANTs' numbers and words for what a file may hold."""
+OUTPUT_TYPES = {
+    "char": "int8", "uchar": "uint8", "short": "int16", "ushort": "uint16", "int": "int32",
+    "uint": "uint32", "float": "float32", "double": "float64",
+}  # fmt: skip
+NUMPY_TYPES = (*OUTPUT_TYPES.values(), "int64", "uint64")
+RESIDUAL_POINTS = 40
+RESIDUAL_LIMIT_MM = 0.1
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How voxels are made. output_type None keeps the input's; image_type None what it holds."""
+
+    interpolator: str = "linear"
+    background: float = 0.0
+    output_type: str | None = None
+    image_type: str | None = None
+
+    def __post_init__(self) -> None:
+        interpolator_name(self.interpolator)
+        if self.image_type not in (None, *IMAGE_TYPES, *IMAGE_TYPES.values()):
+            names = ", ".join(IMAGE_TYPES.values())
+            raise UsageError(f"no input image type {self.image_type!r}", f"choose one of {names}")
+
+    @property
+    def dtype(self) -> np.dtype[np.generic] | None:
+        """Raises UsageError for a name that is neither ANTs' nor numpy's."""
+        if self.output_type in (None, "input"):
+            return None
+        name = OUTPUT_TYPES.get(str(self.output_type), self.output_type)
+        if name not in NUMPY_TYPES:
+            names = ", ".join(("input", *OUTPUT_TYPES, *NUMPY_TYPES))
+            raise UsageError(f"no voxel type {self.output_type!r}", f"choose one of {names}")
+        return np.dtype(name)
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """A DICOM series to write, in the frame of reference of the fixed image (a path)."""
+
+    folder: Path
+    fixed: Path
+
+    def check(self, inputs: Sequence[Path]) -> None:
+        if len(inputs) > 1:
+            raise UsageError("--dicom-out takes one input", "warp the others on their own")
+        check_new_folder(self.folder)
+
+    def write(self, image: Image) -> None:
+        write_dicom_series(self.folder, image, frame_of_reference(self.fixed))
+        log.info("%s", self.folder)
+
+
+def warp_files(
+    inputs: Sequence[Path],
+    outputs: Sequence[Path],
+    grid: Grid,
+    transforms: Sequence[str],
+    resampling: Resampling,
+    series_uid: str | None = None,
+    dicom_series: DicomSeries | None = None,
+) -> None:
+    """Resample each input onto `grid` (fixed, LPS mm) and write it to its output.
+
+    transforms: antsApplyTransforms' -t items; the first in the list meets the fixed points
+    first. None at all is the identity. dicom_series: where the one input goes as DICOM too.
+    Raises InputError, UsageError, OutputError.
+    """
+    if dicom_series:
+        dicom_series.check(inputs)
+    dtype = resampling.dtype
+    chain = sampled_inverses(parse_chain(transforms), grid) if transforms else None
+    for source, target in zip(inputs, outputs, strict=True):
+        image = as_type(read_any(source, series_uid=series_uid), resampling.image_type)
+        warped = resample(
+            image,
+            grid,
+            chain,
+            interpolator=resampling.interpolator,
+            background=resampling.background,
+            dtype=dtype,
+        )
+        write_image(target, warped)
+        log.info("%s", target)
+        if dicom_series:
+            dicom_series.write(warped)
+
+
+def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
+    """Where each input goes: the named file, or a folder with one file of the same name each.
+
+    Raises UsageError for several inputs and a file, and for inputs of one name.
+    """
+    if len(inputs) == 1 and not output.is_dir():
+        return [output]
+    if not output.is_dir():
+        raise UsageError(
+            f"{len(inputs)} inputs, but {output} is not an existing folder",
+            f"with several inputs -o is a folder: mkdir {output}",
+        )
+    names = [_output_name(path) for path in inputs]
+    if len(set(names)) < len(names):
+        raise UsageError("two inputs have the same file name", "warp them into two folders")
+    return [output / name for name in names]
+
+
+def _output_name(path: Path) -> str:
+    suffix = full_suffix(path)
+    return path.name if suffix.lower() in WRITABLE else path.name.removesuffix(suffix) + ".nii.gz"
+
+
+def target_grid(
+    frame: Path,
+    spacing_mm: Sequence[float] | None = None,
+    size_xyz: Sequence[int] | None = None,
+    series_uid: str | None = None,
+) -> Grid:
+    """The grid of an image file; with another spacing or size, over the same field of view.
+
+    One number stands for all axes. With both given, the middle of the field of view stays.
+    """
+    grid = read_grid(frame, series_uid=series_uid)
+    extent = np.array(grid.size_xyz) * np.array(grid.spacing_mm)
+    size = _per_axis(size_xyz, grid, "--size")
+    spacing = _per_axis(spacing_mm, grid, "--spacing")
+    if size is None and spacing is None:
+        return grid
+    if spacing is None:
+        spacing = extent / size
+    if size is None:
+        size = np.array([max(1, math.ceil(n - 1e-6)) for n in extent / spacing])
+    half_mm = grid.direction_matrix @ ((size - 1) / 2 * spacing)
+    return Grid(
+        tuple(int(n) for n in size),
+        tuple(map(float, spacing)),
+        tuple(map(float, grid.centre_mm - half_mm)),
+        grid.direction,
+    )
+
+
+def _per_axis(
+    numbers: Sequence[float] | None, grid: Grid, option: str
+) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
+    if numbers is None:
+        return None
+    if len(numbers) not in (1, grid.dimension) or min(numbers) <= 0:
+        raise UsageError(
+            f"{option}: 1 or {grid.dimension} positive numbers were expected, not {numbers}"
+        )
+    return np.broadcast_to(np.asarray(numbers, float), (grid.dimension,))
+
+
+def as_type(image: Image, image_type: str | None) -> Image:
+    """Check what an image holds against what was announced; None takes it as it is."""
+    image_type = IMAGE_TYPES.get(image_type or "", image_type)
+    if image_type == "scalar" and image.channels > 1:
+        raise InputError(
+            f"{image.source}: {image.channels} {_plural(image)}, one scalar volume was expected",
+            "leave -e out, or choose -e time-series or -e multichannel",
+        )
+    if image.channels == 1 or image_type in (None, "scalar"):
+        return image
+    return replace(image, channel_kind="time" if image_type == "time-series" else "vector")
+
+
+def _plural(image: Image) -> str:
+    return "time points" if image.channel_kind == "time" else "components"
+
+
+def sampled_inverses(chain: Transform, grid: Grid) -> Transform:
+    """The chain with each field's inverse sampled where the points of `grid` meet it.
+
+    What the sampled inverse leaves, |F(F⁻¹(y)) - y| in mm at the mapped points of `grid`,
+    goes to the log; more than RESIDUAL_LIMIT_MM at the 99th percentile is a warning.
+    """
+    held = covering(chain, grid)
+    parts = chain.parts if isinstance(chain, CompositeTransform) else (chain,)
+    if not any(isinstance(part, InverseField) for part in parts):
+        return chain
+    points = _spread_points(grid)
+    for part, sampled in zip(reversed(parts), reversed(held), strict=True):
+        mapped = sampled(points)
+        if isinstance(part, InverseField):
+            _log_residual(np.linalg.norm(part.field(mapped) - points, axis=-1))
+        points = mapped
+    return CompositeTransform(tuple(held))
+
+
+def _spread_points(grid: Grid) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """(N, D) LPS positions of voxels, at most RESIDUAL_POINTS along each axis."""
+    axes = [np.unique(np.linspace(0, n - 1, RESIDUAL_POINTS).round()) for n in grid.size_xyz]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    return apply_affine(grid.index_to_lps, index.reshape(-1, grid.dimension))
+
+
+def _log_residual(residual_mm: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
+    high, most = (float(np.percentile(residual_mm, q)) for q in (99, 100))
+    level = logging.WARNING if high > RESIDUAL_LIMIT_MM else logging.INFO
+    text = "numerical inverse of a field: residual %.3g mm at the 99th percentile, at most %.3g mm"
+    log.log(level, text, high, most)

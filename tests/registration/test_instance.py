@@ -1,0 +1,137 @@
+"""Instance optimisation: it lowers the loss, keeps the best state, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from carl_cli.model.fields import ComposedMap, DisplacementMap, identity
+from carl_cli.model.network import (
+    EncoderConfig,
+    ModelConfig,
+    UNetConfig,
+    build_network,
+    coarse_images,
+    coarse_network,
+)
+from carl_cli.model.operators import Registrar
+from carl_cli.model.regularity import diffusion, gradicon
+from carl_cli.model.similarity import local_correlation
+from carl_cli.registration.instance import InstanceOptions, Pair, optimise
+
+CONFIG = ModelConfig(
+    dimension=2,
+    refine_scales=(2,),
+    encoder=EncoderConfig(width=8, blocks=1, padding=3),
+    unet=UNetConfig(down=(8, 12), up=(8, 10)),
+    coordinates="centres",
+)
+
+
+@pytest.fixture
+def network() -> Registrar:
+    torch.manual_seed(0)
+    return build_network(CONFIG)
+
+
+def _blob(row: float, column: float, width: float) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    return torch.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * width**2))[None, None]
+
+
+@pytest.fixture
+def pair() -> Pair:
+    fixed = _blob(14, 15, 5) + 0.5 * _blob(20, 22, 2)
+    return Pair(fixed, _blob(17, 14, 6) + 0.5 * _blob(24, 20, 2.5))
+
+
+def _options(scope: str, steps: int = 12) -> InstanceOptions:
+    return InstanceOptions(steps, 2e-3, "lncc", 2, 1.5, scope)
+
+
+@pytest.mark.parametrize("scope", ["all", "refine"])
+def test_the_loss_falls_and_the_network_is_not_touched(
+    network: Registrar, pair: Pair, scope: str
+) -> None:
+    before = copy.deepcopy(network.state_dict())
+    _, _, losses = optimise(network, pair, _options(scope), align_corners=False)
+    assert len(losses) == 13
+    assert min(losses) < losses[0] - 0.02
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_refine_keeps_what_attention_found(network: Registrar, pair: Pair) -> None:
+    ahead, _, _ = optimise(network, pair, _options("refine"), align_corners=False)
+    with torch.inference_mode():
+        images = coarse_images(network, pair.fixed, pair.moving)
+        expected = coarse_network(network)(*images).on_grid((8, 8))
+    assert isinstance(ahead, ComposedMap)
+    assert torch.equal(ahead.outer.on_grid((8, 8)), expected)
+
+
+def test_the_same_seed_gives_the_same_map(network: Registrar, pair: Pair) -> None:
+    first, second = (
+        optimise(network, pair, _options("all", 4), align_corners=False)[0].on_grid((32, 32))
+        for _ in range(2)
+    )
+    assert torch.equal(first, second)
+
+
+def test_a_step_too_long_is_not_kept(network: Registrar, pair: Pair) -> None:
+    """With an absurd learning rate the first state stays the best, and is what comes back."""
+    options = InstanceOptions(3, 50.0, "lncc", 2, 1.5, "refine")
+    ahead, _, losses = optimise(network, pair, options, align_corners=False)
+    assert losses.index(min(losses)) == 0
+    with torch.inference_mode():
+        expected = network(pair.fixed, pair.moving).on_grid((32, 32))
+    torch.testing.assert_close(ahead.on_grid((32, 32)), expected, rtol=0, atol=1e-6)
+
+
+def test_a_loss_that_has_settled_ends_the_steps(network: Registrar, pair: Pair) -> None:
+    """Steps too short to gain anything: after `patience` of them, unless that is 0."""
+    for patience, expected in ((3, 4), (0, 9)):
+        options = InstanceOptions(8, 1e-9, "lncc", 2, 1.5, "refine", patience=patience)
+        assert len(optimise(network, pair, options, align_corners=False)[2]) == expected
+    falling = InstanceOptions(8, 2e-3, "lncc", 2, 1.5, "all", patience=3)
+    assert len(optimise(network, pair, falling, align_corners=False)[2]) == 9
+
+
+def test_a_mask_takes_voxels_out_of_the_loss(pair: Pair) -> None:
+    values = local_correlation(pair.fixed, pair.moving, 2)
+    mask = pair.fixed > 0.3
+    from carl_cli.model.similarity import lncc
+
+    expected = 1 - values[mask].mean()
+    torch.testing.assert_close(lncc(pair.fixed, pair.moving, mask, sigma=2), expected)
+
+
+def _linear(matrix: Tensor) -> DisplacementMap:
+    grid = identity((24, 24), False)
+    moved = torch.einsum("ij,bjyx->biyx", matrix - torch.eye(2), grid - 0.5)
+    return DisplacementMap(moved, align_corners=False)
+
+
+def test_gradicon_of_linear_maps_is_the_norm_of_the_defect() -> None:
+    """Mean over components of ‖∇(x - A B x)‖² = ‖1 - A B‖² / 2 (Frobenius); the few points
+    that the random offsets put outside of the grid see a flat displacement."""
+    a = torch.tensor([[0.9, 0.1], [0.0, 0.85]])
+    b = torch.tensor([[0.8, -0.1], [0.05, 0.9]])
+    generator = torch.Generator().manual_seed(1)
+    found = gradicon(_linear(a), _linear(b), (24, 24), False, generator)
+    expected = (torch.eye(2) - a @ b).square().sum() / 2
+    torch.testing.assert_close(found, expected, rtol=0.08, atol=0)
+    exact = gradicon(_linear(a), _linear(torch.linalg.inv(a)), (10, 10), False, generator)
+    assert float(exact) < 0.1 * float(expected)
+
+
+def test_diffusion_of_a_linear_map_is_closed_form() -> None:
+    matrix = torch.tensor([[1.2, 0.0], [0.1, 1.0]])
+    grid = identity((20, 20), True)
+    phi = torch.einsum("ij,bjyx->biyx", matrix, grid)
+    step = 1 / 19
+    expected = 400 * step**2 * (matrix - torch.eye(2)).square().sum() / 2
+    torch.testing.assert_close(diffusion(phi, grid), expected, rtol=1e-4, atol=0)

@@ -1,0 +1,190 @@
+"""compose, invert, convert, info, jacobian and points, from arguments to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from carl_cli.io.images.files import Image, read_image, write_image
+from carl_cli.io.transforms.files import read_transform, write_transform
+from carl_cli.transforms import AffineTransform, DisplacementField, jacobian_determinant
+from tests.cli.conftest import Carl, carl  # noqa: F401
+from tests.conftest import GRIDS
+from tests.fields import TRANSLATION, field_on, inner_points
+from tests.transforms.test_folds import bumpy
+
+GRID = GRIDS["oblique"]
+
+
+@pytest.fixture
+def files(tmp_path: Path, affine: AffineTransform, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with fixed.nii.gz, moving.nii.gz, warp.nii.gz, affine.mat and chain.h5."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("fixed", "moving"):
+        grid = GRIDS["oblique" if name == "fixed" else "anisotropic"]
+        write_image(f"{name}.nii.gz", Image(np.zeros(grid.shape_zyx, np.uint8), grid))
+    write_transform("warp.nii.gz", field_on(GRID))
+    write_transform("affine.mat", affine)
+    write_transform("chain.h5", affine @ field_on(GRID))
+    return tmp_path
+
+
+def test_compose_keeps_the_exact_parts(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
+    assert carl("compose", "-t", "warp.nii.gz", "-t", "affine.mat", "-o", "both.h5").code == 0
+    both = read_transform("both.h5")
+    points = inner_points(GRID)
+    np.testing.assert_allclose(both(points), affine(field_on(GRID)(points)), atol=1e-4)
+    shown = carl("info", "both.h5", "--json")
+    types = [p["type"] for p in json.loads(shown.out)["parts_first_to_act_first"]]
+    assert types == ["displacement field", "affine"]
+
+
+def test_compose_on_another_grid(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
+    items = ["-t", "warp.nii.gz", "-t", "[affine.mat,1]"]
+    assert carl("compose", *items, "-r", "fixed.nii.gz", "-o", "d.nii.gz").code == 0
+    dense = read_transform("d.nii.gz")
+    assert isinstance(dense, DisplacementField)
+    assert dense.grid.matches(GRID, 1e-2)
+    points = GRID.points_mm()
+    expected = affine.inverse()(field_on(GRID)(points))
+    np.testing.assert_allclose(dense(points), expected, atol=1e-3)
+
+
+def test_invert_reports_what_is_left(carl: Carl, files: Path) -> None:  # noqa: F811
+    run = carl("invert", "chain.h5", "-r", "moving.nii.gz", "-o", "inverse.nii.gz")
+    assert run.code == 0
+    numbers = dict(line.split() for line in run.out.splitlines())
+    assert float(numbers["residual_mm_p99_at_voxels"]) < 5e-3
+    assert float(numbers["residual_mm_p99_between_voxels"]) < 0.1
+    forward, backward = read_transform("chain.h5"), read_transform("inverse.nii.gz")
+    points = GRIDS["anisotropic"].points_mm()
+    measured = np.linalg.norm(forward(backward(points)) - points, axis=-1)
+    assert np.percentile(measured, 99) == pytest.approx(
+        float(numbers["residual_mm_p99_at_voxels"]), abs=1e-3
+    )
+    wrong_way = np.linalg.norm(backward(points) - forward(points), axis=-1)
+    assert wrong_way.max() > 5
+
+
+def test_invert_an_affine_exactly(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
+    assert carl("invert", "affine.mat", "-o", "back.mat").code == 0
+    points = inner_points(GRID)
+    np.testing.assert_allclose(read_transform("back.mat")(affine(points)), points, atol=1e-9)
+
+
+def test_convert_with_a_coarser_spacing(carl: Carl, files: Path) -> None:  # noqa: F811
+    arguments = ["-r", "fixed.nii.gz", "--field-spacing", "5", "--intent", "1006"]
+    assert carl("convert", "chain.h5", "-o", "coarse.nii.gz", *arguments).code == 0
+    header = nibabel.load("coarse.nii.gz").header
+    assert int(header["intent_code"]) == 1006
+    np.testing.assert_allclose(header["pixdim"][1:4], 5.0)
+
+
+def test_convert_between_programs(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
+    assert carl("convert", "affine.mat", "--to", "greedy", "-o", "greedy.txt").code == 0
+    assert carl("convert", "greedy.txt", "-o", "again.tfm").code == 3
+    assert carl("convert", "greedy.txt", "--from", "greedy", "-o", "again.tfm").code == 0
+    points = inner_points(GRID)
+    np.testing.assert_allclose(read_transform("again.tfm")(points), affine(points), atol=1e-6)
+
+
+def test_repaired_folds(carl: Carl, files: Path) -> None:  # noqa: F811
+    write_transform("folded.h5", bumpy(GRID, 3.6))
+    assert "folded_voxels 0" not in carl("jacobian", "folded.h5", "-o", "j1.nii.gz").out
+    run = carl("convert", "folded.h5", "--repair-folds", "-o", "smooth.h5")
+    assert run.code == 0
+    assert "voxels repaired" in run.err
+    assert "folded_voxels 0\n" in carl("jacobian", "smooth.h5", "-o", "j2.nii.gz").out
+
+
+def test_jacobian_and_its_logarithm(carl: Carl, files: Path) -> None:  # noqa: F811
+    run = carl("jacobian", "chain.h5", "-r", "moving.nii.gz", "-o", "j.nii.gz")
+    assert carl("jacobian", "chain.h5", "-r", "moving.nii.gz", "-o", "l.nii.gz", "--log").code == 0
+    expected = jacobian_determinant(read_transform("chain.h5"), GRIDS["anisotropic"])
+    np.testing.assert_allclose(read_image("j.nii.gz").array, expected, atol=1e-4)
+    np.testing.assert_allclose(read_image("l.nii.gz").array, np.log(expected), atol=1e-4)
+    numbers = dict(line.split() for line in run.out.splitlines())
+    assert float(numbers["smallest"]) == pytest.approx(expected.min(), rel=1e-4)
+    assert float(numbers["sd_of_log"]) == pytest.approx(np.log(expected).std(), rel=1e-3)
+
+
+def test_points_need_no_knowledge_of_the_direction(carl: Carl, files: Path) -> None:  # noqa: F811
+    points = inner_points(GRID, 5)
+    np.savetxt("fixed.txt", points)
+    chain = ["-t", "warp.nii.gz", "-t", "affine.mat"]
+    assert carl("points", "fixed.txt", *chain, "--from", "fixed", "-o", "moving.txt").code == 0
+    run = carl("points", "moving.txt", *chain, "--from", "moving", "-o", "back.txt")
+    assert "residual" in run.err
+    np.testing.assert_allclose(
+        np.loadtxt("moving.txt"), read_transform("chain.h5")(points), atol=1e-3
+    )
+    np.testing.assert_allclose(np.loadtxt("back.txt"), points, atol=5e-3)
+    assert carl("points", "fixed.txt", *chain, "-o", "no.txt").code == 2
+
+
+def test_info_says_what_a_field_is(carl: Carl, files: Path) -> None:  # noqa: F811
+    facts = json.loads(carl("info", "warp.nii.gz", "--json").out)
+    part = facts["parts_first_to_act_first"][0]
+    assert facts["format"].endswith("NIfTI intent 1007 (VECTOR)")
+    assert facts["frame_on_disk"] == "LPS"
+    assert part["size_xyz"] == list(GRID.size_xyz)
+    assert part["folded_voxels"] == 0
+    length = np.linalg.norm(field_on(GRID).displacement_mm, axis=-1)
+    assert part["displacement_mm_max"] == pytest.approx(length.max(), rel=1e-5)
+    np.testing.assert_allclose(part["spacing_mm"], GRID.spacing_mm, rtol=1e-6)
+
+
+def test_info_of_an_h5_knows_which_tools_read_it(carl: Carl, files: Path) -> None:  # noqa: F811
+    facts = json.loads(carl("info", "chain.h5", "--json").out)
+    assert facts["precision"] == "float"
+    assert facts["types_in_file_order"] == [
+        "CompositeTransform",
+        "AffineTransform",
+        "DisplacementFieldTransform",
+    ]
+    assert facts["read_by"]["nitransforms"] == "read"
+
+
+def test_info_of_images_and_points(carl: Carl, files: Path) -> None:  # noqa: F811
+    image = json.loads(carl("info", "fixed.nii.gz", "--json").out)
+    assert image["kind"] == "image"
+    assert image["voxel_type"] == "uint8"
+    (files / "p.csv").write_text("x,y,z\n1,2,3\n-4,5,6\n")
+    points = json.loads(carl("info", "p.csv", "--json").out)
+    assert points["count"] == 2
+    assert points["smallest_mm_lps"] == [-4, 2, 3]
+
+
+def test_orientations_by_nibabel(carl: Carl, files: Path) -> None:  # noqa: F811
+    for name, grid in GRIDS.items():
+        write_image(f"{name}.nii.gz", Image(np.zeros(grid.shape_zyx, np.uint8), grid))
+        codes = nibabel.aff2axcodes(nibabel.load(f"{name}.nii.gz").affine)
+        shown = json.loads(carl("info", f"{name}.nii.gz", "--json").out)
+        assert shown["orientation"] == "".join(codes)
+
+
+def test_failures_have_their_codes_and_leave_no_file(carl: Carl, files: Path) -> None:  # noqa: F811
+    before = sorted(p.name for p in files.iterdir())
+    assert carl("convert", "absent.h5", "-o", "a.h5").code == 3
+    assert carl("convert", "affine.mat", "-o", "a.nii.gz").code == 2
+    assert carl("convert", "chain.h5", "-o", "nowhere/a.h5").code == 7
+    assert carl("convert", "chain.h5", "-o", "warp.nii.gz").code == 7
+    assert carl("convert", "chain.h5", "-o", "a.h5", "--field-spacing", "-1").code == 2
+    assert sorted(p.name for p in files.iterdir()) == before
+
+
+def test_a_translation_keeps_its_sign_through_every_command(carl: Carl, files: Path) -> None:  # noqa: F811
+    write_transform("t.tfm", AffineTransform(np.eye(3), np.array(TRANSLATION)))
+    assert carl("convert", "t.tfm", "-r", "fixed.nii.gz", "-o", "t.nii.gz").code == 0
+    assert carl("convert", "t.nii.gz", "-o", "t.h5").code == 0
+    assert carl("convert", "t.h5", "-o", "t.mha").code == 0
+    assert carl("convert", "t.mha", "-o", "t6.nii.gz", "--intent", "1006").code == 0
+    assert (
+        carl("compose", "-t", "[t.tfm,1]", "-t", "t6.nii.gz", "-t", "t.mha", "-o", "c.h5").code == 0
+    )
+    points = inner_points(GRID, 20, 8)
+    np.testing.assert_allclose(read_transform("c.h5")(points), points + TRANSLATION, atol=1e-4)

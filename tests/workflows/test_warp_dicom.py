@@ -1,0 +1,157 @@
+"""`carl warp --dicom-out`: read back by pydicom and by our reader; UIDs, place, no patient."""
+
+from __future__ import annotations
+
+import locale
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from carl_cli.cli.warp import warp
+from carl_cli.errors import InputError, OutputError, UsageError
+from carl_cli.geometry import Grid
+from carl_cli.io.images.dicom_write import write_dicom_series
+from carl_cli.io.images.files import Image, read_image, write_image
+
+MakeImage = Callable[..., Image]
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+def run(*arguments: object) -> None:
+    app = typer.Typer()
+    app.command()(warp)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None:
+        raise result.exception
+
+
+def slices(folder: Path) -> list[pydicom.Dataset]:
+    return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+
+
+def test_place_and_values_by_pydicom(tmp_path: Path, any_grid: Grid, make_image: MakeImage) -> None:
+    image = make_image(any_grid, "int16")
+    write_dicom_series(tmp_path / "series", image)
+    written = slices(tmp_path / "series")
+    assert len(written) == any_grid.size_xyz[2]
+    for k, data in enumerate(written):
+        np.testing.assert_array_equal(data.pixel_array, image.array[k])
+        origin = (any_grid.index_to_lps @ [0, 0, k, 1])[:3]
+        np.testing.assert_allclose(np.array(data.ImagePositionPatient, float), origin, atol=1e-5)
+        turn = np.array(data.ImageOrientationPatient, float).reshape(2, 3)
+        np.testing.assert_allclose(turn, any_grid.direction_matrix[:, :2].T, atol=1e-7)
+        np.testing.assert_allclose(
+            np.array(data.PixelSpacing, float), any_grid.spacing_mm[1::-1], atol=1e-7
+        )
+
+
+def test_our_reader_gives_it_back(tmp_path: Path, any_grid: Grid, make_image: MakeImage) -> None:
+    """A left-handed grid comes back with its slices in the other order: the same voxels."""
+    image = make_image(any_grid, "int16")
+    write_dicom_series(tmp_path / "series", image)
+    again = read_image(tmp_path / "series")
+    if np.linalg.det(any_grid.direction_matrix) > 0:
+        assert again.grid.matches(any_grid)
+        np.testing.assert_array_equal(again.array, image.array)
+    else:
+        np.testing.assert_array_equal(again.array[::-1], image.array)
+        corner = any_grid.index_to_lps @ [0, 0, any_grid.size_xyz[2] - 1, 1]
+        np.testing.assert_allclose(again.grid.origin_mm, corner[:3], atol=1e-4)
+
+
+def test_uids_are_new_valid_and_consistent(data_dir: Path, tmp_path: Path) -> None:
+    source = data_dir / "dicom/ct_head_93_slices"
+    run(source, "-o", tmp_path / "a.nii.gz", "--dicom-out", tmp_path / "series", "--size", "32")
+    old = {str(getattr(d, name)) for d in slices(source) for name in UIDS}
+    written = slices(tmp_path / "series")
+    for name, count in (("StudyInstanceUID", 1), ("SeriesInstanceUID", 1), ("SOPInstanceUID", 32)):
+        new = {str(getattr(d, name)) for d in written}
+        assert len(new) == count
+        assert not new & old
+        assert all(pydicom.uid.UID(uid).is_valid for uid in new)
+    for data in written:
+        assert data.file_meta.MediaStorageSOPInstanceUID == data.SOPInstanceUID
+    assert read_image(tmp_path / "series").grid.matches(read_image(tmp_path / "a.nii.gz").grid)
+
+
+def test_no_patient_text_is_copied_only_the_frame(data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k, data in enumerate(slices(data_dir / "dicom/mr_17_slices")):
+        for name in ("PatientName", "PatientID", "StudyDescription", "SeriesDescription"):
+            setattr(data, name, "Zaphod^Beeblebrox")
+        data.InstitutionName = data.ReferringPhysicianName = data.ImageComments = "Zaphod"
+        data.FrameOfReferenceUID = "1.2.3.4.5"
+        data.save_as(folder / f"{k}.dcm")
+    run(
+        folder, "-r", folder, "-o", tmp_path / "a.nii", "--dicom-out", tmp_path / "series",
+        "--log-file", tmp_path / "log.txt", "-v",
+    )  # fmt: skip
+    outputs = [tmp_path / "a.nii", tmp_path / "log.txt", *(tmp_path / "series").iterdir()]
+    assert len(outputs) == 19
+    assert b"Zaphod" in (folder / "0.dcm").read_bytes()
+    for path in outputs:
+        assert b"Zaphod" not in path.read_bytes()
+    written = slices(tmp_path / "series")
+    assert {str(d.PatientName) for d in written} == {""}
+    assert {d.FrameOfReferenceUID for d in written} == {"1.2.3.4.5"}
+
+
+def test_modality_and_real_numbers(
+    tmp_path: Path, grids: dict[str, Grid], caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = grids["oblique"]
+    ramp = np.linspace(0, 1, np.prod(grid.shape_zyx)).reshape(grid.shape_zyx)
+    write_dicom_series(tmp_path / "ct", Image(ramp * 2000 - 1000, grid))
+    ct = slices(tmp_path / "ct")
+    assert {d.SOPClassUID.name for d in ct} == {"CT Image Storage"}
+    values = np.stack([d.pixel_array * d.RescaleSlope + d.RescaleIntercept for d in ct])
+    assert np.abs(values - (ramp * 2000 - 1000)).max() <= 0.5
+    assert not caplog.text
+    write_dicom_series(tmp_path / "mr", Image(ramp.astype("float32"), grid))
+    mr = slices(tmp_path / "mr")
+    assert {d.SOPClassUID.name for d in mr} == {"MR Image Storage"}
+    assert "multiplied by 10000" in caplog.text
+    values = np.stack([d.pixel_array for d in mr])
+    assert np.abs(values - ramp * 10000).max() <= 0.51
+
+
+def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage) -> None:
+    image = make_image(grids["plain"])
+    write_image(tmp_path / "a.nii.gz", image)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("keep")
+    out = tmp_path / "out"
+    out.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match="not an empty folder"):
+        run(tmp_path / "a.nii.gz", "-o", tmp_path / "b.nii.gz", "--dicom-out", full)
+    with pytest.raises(UsageError, match="one input"):
+        run(tmp_path / "a.nii.gz", tmp_path / "c.nrrd", "-o", out, "--dicom-out", full)
+    with pytest.raises(OutputError, match="does not exist"):
+        write_dicom_series(tmp_path / "no" / "series", image)
+    with pytest.raises(InputError, match="scalar 3D"):
+        write_dicom_series(
+            tmp_path / "c", Image(np.zeros((*image.grid.shape_zyx, 2)), image.grid, 2)
+        )
+    with pytest.raises(InputError, match="NaN"):
+        write_dicom_series(tmp_path / "c", Image(image.array * np.nan, image.grid))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_locale_of_the_process_survives(
+    tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage
+) -> None:
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
+        write_dicom_series(tmp_path / "series", make_image(grids["plain"]))
+        assert locale.setlocale(locale.LC_CTYPE) == "C.UTF-8"
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
