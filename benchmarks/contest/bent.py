@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -30,27 +32,44 @@ class Bend:
         return there + np.sin(there @ self.vectors + self.phases) @ self.pushes
 
 
+@dataclass(frozen=True)
+class Scanner:
+    """What a second scan adds: noise (standard deviation) and what lies beyond the image."""
+
+    noise: float = NOISE_HU
+    outside: float = AIR_HU
+    largest: float = 3071
+
+
 def bent_pair(
-    fixed: sitk.Image, seed: int
+    fixed: sitk.Image,
+    seed: int,
+    other: sitk.Image | None = None,
+    inside: sitk.Image | None = None,
+    scanner: Scanner = Scanner(),
 ) -> tuple[sitk.Image, sitk.Image, np.ndarray, np.ndarray]:
     """Fixed and moving int16, and points (N, 3) of the fixed body with their true partners.
 
-    The moving image has a field of view that moved with the body, and noise of its own.
+    The moving image has a field of view that moved with the body, and noise of its own. other: the
+    same body in another contrast, on the voxels of `fixed`, which is bent in its place. inside:
+    where the body is; by default where a CT shows one.
     """
     draw = np.random.default_rng(seed)
     bend = Bend(draw)
     fixed = sitk.Cast(fixed, sitk.sitkFloat32)
-    moving = sitk.Image(fixed)
+    source = fixed if other is None else sitk.Cast(other, sitk.sitkFloat32)
+    moving = sitk.Image(source)
     moving.SetOrigin([float(v) for v in np.array(fixed.GetOrigin()) + bend.shift])
     points = _points(moving)
     partners = bend(points)
     field = sitk.GetImageFromArray(partners - points, isVector=True)
     field.CopyInformation(moving)
     transform = sitk.DisplacementFieldTransform(field)
-    moving = sitk.Resample(fixed, moving, transform, sitk.sitkLinear, AIR_HU)
-    chosen = draw.permutation(np.flatnonzero(_in_body(fixed, partners)))[:POINTS]
+    moving = sitk.Resample(source, moving, transform, sitk.sitkLinear, scanner.outside)
+    where = body(fixed) if inside is None else inside
+    chosen = draw.permutation(np.flatnonzero(_in_body(where, partners)))[:POINTS]
     pairs = (a.reshape(-1, 3)[chosen] for a in (partners, points))
-    return _noisy(fixed, draw), _noisy(moving, draw), *pairs
+    return _noisy(fixed, draw, scanner), _noisy(moving, draw, scanner), *pairs
 
 
 def body(image: sitk.Image) -> sitk.Image:
@@ -60,22 +79,23 @@ def body(image: sitk.Image) -> sitk.Image:
     return sitk.BinaryFillhole(closed)
 
 
-def _in_body(fixed: sitk.Image, points: np.ndarray) -> np.ndarray:
+def _in_body(inside: sitk.Image, points: np.ndarray) -> np.ndarray:
     """(N,) whether points of the fixed image lie in its body."""
-    inside = body(fixed)
-    turn = np.array(fixed.GetDirection()).reshape(3, 3) * np.array(fixed.GetSpacing())
-    index = (points.reshape(-1, 3) - fixed.GetOrigin()) @ np.linalg.inv(turn).T
+    turn = np.array(inside.GetDirection()).reshape(3, 3) * np.array(inside.GetSpacing())
+    index = (points.reshape(-1, 3) - inside.GetOrigin()) @ np.linalg.inv(turn).T
     nearest = np.rint(index).astype(int)
-    size = np.array(fixed.GetSize())
+    size = np.array(inside.GetSize())
     shown = np.all((nearest >= 0) & (nearest < size), axis=1)
     x, y, z = np.where(shown[:, None], nearest, 0).T
     return shown & (sitk.GetArrayViewFromImage(inside)[z, y, x] > 0)
 
 
-def _noisy(image: sitk.Image, draw: np.random.Generator) -> sitk.Image:
+def _noisy(image: sitk.Image, draw: np.random.Generator, scanner: Scanner) -> sitk.Image:
     array = sitk.GetArrayFromImage(image)
-    array = array + draw.normal(0, NOISE_HU, array.shape)
-    result = sitk.GetImageFromArray(np.rint(array).clip(AIR_HU, 3071).astype(np.int16))
+    array = array + draw.normal(0, scanner.noise, array.shape)
+    result = sitk.GetImageFromArray(
+        np.rint(array).clip(scanner.outside, scanner.largest).astype(np.int16)
+    )
     result.CopyInformation(image)
     return result
 
