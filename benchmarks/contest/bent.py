@@ -41,18 +41,21 @@ class Scanner:
     largest: float = 3071
 
 
+SCANNERS = (Scanner(), Scanner())
+
+
 def bent_pair(
     fixed: sitk.Image,
     seed: int,
     other: sitk.Image | None = None,
     inside: sitk.Image | None = None,
-    scanner: Scanner = Scanner(),
+    scanners: tuple[Scanner, Scanner] = SCANNERS,
 ) -> tuple[sitk.Image, sitk.Image, np.ndarray, np.ndarray]:
     """Fixed and moving int16, and points (N, 3) of the fixed body with their true partners.
 
     The moving image has a field of view that moved with the body, and noise of its own. other: the
     same body in another contrast, on the voxels of `fixed`, which is bent in its place. inside:
-    where the body is; by default where a CT shows one.
+    where the body is; by default where a CT shows one. scanners: of the two images.
     """
     draw = np.random.default_rng(seed)
     bend = Bend(draw)
@@ -65,11 +68,11 @@ def bent_pair(
     field = sitk.GetImageFromArray(partners - points, isVector=True)
     field.CopyInformation(moving)
     transform = sitk.DisplacementFieldTransform(field)
-    moving = sitk.Resample(source, moving, transform, sitk.sitkLinear, scanner.outside)
+    moving = sitk.Resample(source, moving, transform, sitk.sitkLinear, scanners[1].outside)
     where = body(fixed) if inside is None else inside
     chosen = draw.permutation(np.flatnonzero(_in_body(where, partners)))[:POINTS]
     pairs = (a.reshape(-1, 3)[chosen] for a in (partners, points))
-    return _noisy(fixed, draw, scanner), _noisy(moving, draw, scanner), *pairs
+    return _noisy(fixed, draw, scanners[0]), _noisy(moving, draw, scanners[1]), *pairs
 
 
 def body(image: sitk.Image) -> sitk.Image:

@@ -21,6 +21,7 @@ LUNGS = ("0004", "0006", "0007")
 SLABS = ("1", "2", "3")
 CT_DRAWS = (1, 2, 3)
 MARGIN_MM = 100
+MR = Scanner(outside=0)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _templates(data: Path, folder: Path) -> Iterator[Pair]:
 def _ct_as_mr(data: Path, folder: Path) -> Iterator[Pair]:
     ct = sitk.ReadImage(str(data / "ct_abdomen" / "ct.nii.gz"), sitk.sitkFloat32)
     for seed in CT_DRAWS:
-        made = bent_pair(ct, seed, as_mr(ct), None, Scanner(outside=0))
+        made = bent_pair(ct, seed, as_mr(ct), None, (Scanner(), MR))
         yield _with_points(folder, f"draw {seed}", *made)
 
 
@@ -169,7 +170,7 @@ def _bent(
     draws: int = 1,
 ) -> Iterator[Pair]:
     for seed in range(1, draws + 1):
-        made = bent_pair(fixed, seed, other, inside, Scanner(outside=0))
+        made = bent_pair(fixed, seed, other, inside, (MR, MR))
         yield _with_points(folder, f"{name} {seed}", *made)
 
 

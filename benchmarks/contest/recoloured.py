@@ -11,8 +11,8 @@ BRIGHTEST = 1000.0
 
 def as_t2(image: sitk.Image) -> sitk.Image:
     """A T1 with its intensities inverted inside the foreground, as a T2 has them; 0 outside."""
-    array = _unit(image)
-    return _like(image, np.where(array > FOREGROUND, 1.05 - array, 0) * BRIGHTEST)
+    inside = sitk.GetArrayViewFromImage(foreground(image)) > 0
+    return _like(image, np.where(inside, 1.05 - _unit(image), 0) * BRIGHTEST)
 
 
 def as_mr(ct: sitk.Image) -> sitk.Image:
