@@ -152,10 +152,11 @@ class WindowAttention(Registrar):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
         (attention,) = self._borrowed
-        shape, margin = fixed.shape[2:], attention.margin
+        features, margin = attention.features(fixed), attention.margin
+        shape = tuple(n - 2 * margin for n in features.shape[2:])
         inner = [slice(margin, margin + n) for n in shape]
         around = [slice(margin - self.radius, margin + n + self.radius) for n in shape]
-        queries = self.sharpness * cut(attention.features(fixed), inner)
+        queries = self.sharpness * cut(features, inner)
         keys = cut(attention.features(moving), around)
         offset, spread = window_offset(queries.contiguous(), keys, self.radius)
         voxels = voxels_per_unit(shape, attention.align_corners).to(fixed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,13 @@ from torch.nn.functional import pad
 
 from carl_cli.model.kernels.attention import MAX_NORM
 from carl_cli.model.layers import batch_norm, conv, pair_conv, pool
+from carl_cli.model.similarity import MIND_CHANNELS, self_similarity
+
+Stem = Literal["intensity", "mind"]
 
 
 class Encoder(nn.Module):
-    """First convolution (or HalvingStem), then residual blocks of dilated convolutions.
+    """First convolution (or HalvingStem, MindStem), then residual blocks of dilated convolutions.
 
     Image (B, channels, *shape) → features (B, width, *shape / 2^halvings) of length at most
     4, so that logits of two features are bounded by 16.
@@ -31,13 +35,16 @@ class Encoder(nn.Module):
         blocks: int,
         dilations: Sequence[int] = (1, 2, 4),
         halvings: int = 0,
+        stem: Stem = "intensity",
     ) -> None:
         super().__init__()
-        self.stem = (
-            HalvingStem(dimension, channels, width, halvings)
-            if halvings
-            else conv(dimension, channels, width)
-        )
+        self.stem: nn.Module
+        if stem == "mind":
+            self.stem = MindStem(width)
+        elif halvings:
+            self.stem = HalvingStem(dimension, channels, width, halvings)
+        else:
+            self.stem = conv(dimension, channels, width)
         self.blocks = nn.ModuleList(Block(dimension, width, dilations) for _ in range(blocks))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -45,6 +52,24 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return MAX_NORM * x / (0.001 + torch.linalg.vector_norm(x, dim=1, keepdim=True))
+
+
+class MindStem(nn.Module):
+    """MIND-SSC channels of a 3D image, averaged over blocks of two voxels, then a convolution.
+
+    (B, 1, *shape) → (B, width, *shape / 2), rounded up. The channels tell where edges are, not
+    which side is brighter, so what follows sees much the same of two contrasts.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = conv(3, MIND_CHANNELS, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            channels = pool(self_similarity(x))
+        y: Tensor = self.conv(channels)
+        return y
 
 
 class HalvingStem(nn.Module):

@@ -94,6 +94,11 @@ class Map(ABC):
     def on_grid(self, shape: Shape) -> Tensor:
         """(B, D, *shape) images of all voxels of a grid of that shape."""
 
+    @property
+    @abstractmethod
+    def shape(self) -> Shape:
+        """Of the grid on which the map's finest part was found."""
+
 
 class DisplacementMap(Map):
     """x + u(x), with u given on a grid: (B, D, *shape) in unit coordinates."""
@@ -101,6 +106,10 @@ class DisplacementMap(Map):
     def __init__(self, displacement_BDx: Tensor, align_corners: bool) -> None:
         self.displacement_BDx = displacement_BDx
         self.align_corners = align_corners
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.displacement_BDx.shape[2:])
 
     def __call__(self, points_BDx: Tensor) -> Tensor:
         return points_BDx + sample(self.displacement_BDx, points_BDx, self.align_corners)
@@ -131,6 +140,10 @@ class ComposedMap(Map):
     def __init__(self, outer: Map, inner: Map) -> None:
         self.outer = outer
         self.inner = inner
+
+    @property
+    def shape(self) -> Shape:
+        return self.inner.shape
 
     def __call__(self, points_BDx: Tensor) -> Tensor:
         return self.outer(self.inner(points_BDx))

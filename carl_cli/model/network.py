@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from carl_cli.model.attention import CoordinateAttention, WindowAttention
-from carl_cli.model.encoder import Encoder
+from carl_cli.model.encoder import Encoder, Stem
 from carl_cli.model.fields import DisplacementMap, ReflectedMap
 from carl_cli.model.kernels.attention import MAX_SHARPNESS
 from carl_cli.model.layers import pool
@@ -52,6 +52,13 @@ class EncoderConfig(BaseModel):
     sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)
     dilations: Scales = (1, 2, 4)
     halvings: int = Field(default=0, ge=0, lt=FARTHEST.bit_length())
+    stem: Stem = "intensity"  # "mind": MIND-SSC channels, which halve the image once
+
+    @model_validator(mode="after")
+    def _mind_halves_once(self) -> EncoderConfig:
+        if self.stem == "mind" and self.halvings != 1:
+            raise ValueError("stem mind halves the image once: halvings = 1")
+        return self
 
     @model_validator(mode="after")
     def _whole_features(self) -> EncoderConfig:
@@ -126,12 +133,11 @@ class ModelConfig(BaseModel):
     def _windows_can_look(self) -> ModelConfig:
         if not self.window_scales:
             return self
-        if self.coarse != "attention" or self.encoder.halvings:
-            raise ValueError("window_scales need coarse = attention whose encoder halves nothing")
-        if self.window.radius > self.encoder.padding:
-            raise ValueError(
-                f"window radius {self.window.radius} is above the padding {self.encoder.padding}"
-            )
+        if self.coarse != "attention" or (self.encoder.halvings and self.encoder.stem != "mind"):
+            raise ValueError("window_scales need coarse = attention without a HalvingStem")
+        margin = self.encoder.padding // 2**self.encoder.halvings
+        if self.window.radius > margin:
+            raise ValueError(f"window radius {self.window.radius} is above the margin {margin}")
         return self
 
     @model_validator(mode="after")
@@ -204,7 +210,9 @@ def _coarse(config: ModelConfig) -> Registrar:
     if config.coarse == "unet":
         return _unet(config)
     e = config.encoder
-    encoder = Encoder(config.dimension, config.channels, e.width, e.blocks, e.dilations, e.halvings)
+    encoder = Encoder(
+        config.dimension, config.channels, e.width, e.blocks, e.dilations, e.halvings, e.stem
+    )
     return CoordinateAttention(
         encoder,
         e.padding,

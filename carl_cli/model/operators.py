@@ -60,7 +60,7 @@ class SymmetricTwoStep(TwoStep):
 
     def both(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
         maps = super().both(fixed, moving)
-        means = mutual_mean(*maps, fixed.shape[2:], self.align_corners, fixed.device)
+        means = mutual_mean(*maps, maps[0].shape, self.align_corners, fixed.device)
         ahead, back = (unfolded(m.displacement_BDx, self.align_corners) for m in means)
         return DisplacementMap(ahead, self.align_corners), DisplacementMap(back, self.align_corners)
 
@@ -128,7 +128,7 @@ class Symmetric(Registrar):
 
     def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         ahead, back = self.inner.both(fixed, moving)
-        return mutual_mean(ahead, back, fixed.shape[2:], self.align_corners, fixed.device)
+        return mutual_mean(ahead, back, ahead.shape, self.align_corners, fixed.device)
 
 
 def mutual_mean(

@@ -18,6 +18,8 @@ from torch.nn import functional
 from carl_cli.model.fields import cut, mean, summed
 
 Similarity = Callable[..., Tensor]
+MIND_CHANNELS = 12
+NOISE_FLOOR = 1e-4  # of squared differences: noise of 1 % counts as no structure
 VARIANCE_FLOOR = 1e-5  # for intensities in [0, 1]; keeps flat regions from dividing by zero
 
 
@@ -123,6 +125,19 @@ def mind_descriptor(image: Tensor, radius: int, dilation: int) -> Tensor:
     noise = distance.mean(1, keepdim=True)
     centre = mean(noise).detach()
     return torch.exp(-distance / noise.clamp(centre * 0.001, centre * 1000))
+
+
+def self_similarity(
+    image: Tensor, radius: int = 1, dilation: int = 1, floor: float = NOISE_FLOOR
+) -> Tensor:
+    """(B, 12, *shape): MIND-SSC of intensities in [0, 1] with a fixed floor of noise.
+
+    Of a voxel's surroundings alone, unlike `mind_descriptor`, whose limits follow the whole
+    image: moving the content of an image moves its channels.
+    """
+    distance = torch.cat([_patch_distance(image, p, q, radius, dilation) for p, q in _PAIRS], 1)
+    distance = distance - distance.amin(1, keepdim=True)
+    return torch.exp(-distance / distance.mean(1, keepdim=True).clamp_min(floor))
 
 
 _NEIGHBOURS = [(-1, 0, 0), (0, 0, -1), (0, -1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0)]
