@@ -55,7 +55,7 @@ def compare(side: int, peak: float, arguments: argparse.Namespace) -> list[list[
 
     @torch.inference_mode()
     def run_ours() -> torch.Tensor:
-        return torch.cat([phi.on_grid(shape) for phi in network.both(fixed, moving)])
+        return torch.cat([phi.on_grid(shape) for phi in network.both_directions(fixed, moving)])
 
     measured = {}
     for name, call in (("ours", run_ours), ("icon_registration", run_theirs)):
@@ -83,7 +83,7 @@ def compare(side: int, peak: float, arguments: argparse.Namespace) -> list[list[
 def flops(network: Registrar, fixed: Tensor, moving: Tensor) -> float:
     """Of both directions, as torch counts them; it doesn't see into a fused kernel."""
     with FlopCounterMode(display=False) as counter, noted_spread() as noted:
-        network.both(fixed, moving)
+        network.both_directions(fixed, moving)
     attention = attention_of(network)
     if not backend_for(fixed.device).__name__.endswith("fused") or attention is None:
         return counter.get_total_flops()

@@ -69,7 +69,7 @@ class CoordinateAttention(Registrar):
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
         return self._match(self.features(fixed), self.features(moving))
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
         fixed_features, moving_features = self.features(fixed), self.features(moving)
         return (
             self._match(fixed_features, moving_features),

@@ -25,7 +25,7 @@ class Registrar(nn.Module, ABC):
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
         """The map fixed → moving."""
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         """Maps fixed → moving and moving → fixed. Overridden where work can be shared."""
         return self(fixed, moving), self(moving, fixed)
 
@@ -42,9 +42,9 @@ class TwoStep(Registrar):
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
         return self.refine(self.first(fixed, moving), fixed, moving)
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
-        ahead, back = self.first.both(fixed, moving)
-        return self.refine(ahead, fixed, moving), self.refine(back, moving, fixed)
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        forward, backward = self.first.both_directions(fixed, moving)
+        return self.refine(forward, fixed, moving), self.refine(backward, moving, fixed)
 
     def refine(self, phi: Map, fixed: Tensor, moving: Tensor) -> Map:
         """phi ∘ Ψ[F, M ∘ phi], for the map phi that the first network found."""
@@ -56,13 +56,13 @@ class SymmetricTwoStep(TwoStep):
     """Sym{TwoStep{Φ, Ψ}}: both directions made each other's inverse, and free of folds."""
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
-        return self.both(fixed, moving)[0]
+        return self.both_directions(fixed, moving)[0]
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
-        maps = super().both(fixed, moving)
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
+        maps = super().both_directions(fixed, moving)
         means = mutual_mean(*maps, fixed.shape[2:], self.align_corners, fixed.device)
-        ahead, back = (unfolded(m.displacement_BDx, self.align_corners) for m in means)
-        return DisplacementMap(ahead, self.align_corners), DisplacementMap(back, self.align_corners)
+        forward, backward = (unfolded(m.displacement_BDx, self.align_corners) for m in means)
+        return DisplacementMap(forward, self.align_corners), DisplacementMap(backward, self.align_corners)
 
 
 class Down(Registrar):
@@ -76,8 +76,8 @@ class Down(Registrar):
         phi: Map = self.inner(pool(fixed), pool(moving))
         return phi
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
-        return self.inner.both(pool(fixed), pool(moving))
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        return self.inner.both_directions(pool(fixed), pool(moving))
 
 
 class Blurred(Registrar):
@@ -99,9 +99,9 @@ class Blurred(Registrar):
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
         return self._smooth(self.inner(fixed, moving), fixed)
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
-        ahead, back = self.inner.both(fixed, moving)
-        return self._smooth(ahead, fixed), self._smooth(back, moving)
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        forward, backward = self.inner.both_directions(fixed, moving)
+        return self._smooth(forward, fixed), self._smooth(backward, moving)
 
     def _smooth(self, phi: Map, image: Tensor) -> Map:
         shape = image.shape[2:]
@@ -124,38 +124,38 @@ class Symmetric(Registrar):
         self.align_corners = align_corners
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
-        return self.both(fixed, moving)[0]
+        return self.both_directions(fixed, moving)[0]
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
-        ahead, back = self.inner.both(fixed, moving)
-        return mutual_mean(ahead, back, fixed.shape[2:], self.align_corners, fixed.device)
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        forward, backward = self.inner.both_directions(fixed, moving)
+        return mutual_mean(forward, backward, fixed.shape[2:], self.align_corners, fixed.device)
 
 
 def mutual_mean(
-    ahead: Map, back: Map, shape: Shape, align_corners: bool, device: torch.device
+    forward: Map, backward: Map, shape: Shape, align_corners: bool, device: torch.device
 ) -> tuple[DisplacementMap, DisplacementMap]:
     """Each map's mean with the inverse of the other, on the voxels of `shape`."""
     grid = identity(shape, align_corners, device)
-    return _mean(ahead, back, grid, align_corners), _mean(back, ahead, grid, align_corners)
+    return _mean(forward, backward, grid, align_corners), _mean(backward, forward, grid, align_corners)
 
 
-def _mean(ahead: Map, back: Map, grid: Tensor, align_corners: bool) -> DisplacementMap:
-    there = ahead.on_grid(grid.shape[2:])
+def _mean(forward: Map, backward: Map, grid: Tensor, align_corners: bool) -> DisplacementMap:
+    there = forward.on_grid(grid.shape[2:])
     inverse = there
     for _ in range(INVERSE_ROUNDS):
-        inverse = inverse + grid - back(inverse)
+        inverse = inverse + grid - backward(inverse)
     return DisplacementMap((there + inverse) / 2 - grid, align_corners)
 
 
 class Kept(Registrar):
     """Maps computed before, in place of the network that made them."""
 
-    def __init__(self, ahead: Map, back: Map) -> None:
+    def __init__(self, forward: Map, backward: Map) -> None:
         super().__init__()
-        self.maps = (ahead, back)
+        self.maps = (forward, backward)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
         return self.maps[0]
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         return self.maps

@@ -22,8 +22,8 @@ def diffusion(phi_BDx: Tensor, identity_1Dx: Tensor) -> Tensor:
 
 
 def gradicon(
-    ahead: Map,
-    back: Map,
+    forward: Map,
+    backward: Map,
     shape: Shape,
     align_corners: bool,
     generator: torch.Generator,
@@ -40,15 +40,15 @@ def gradicon(
     noise = torch.randn(points.shape, generator=generator).to(device)
     points = points + noise * (stride / shape[-1])
     points = cut(points, [slice(None, None, stride)] * len(shape))
-    error = points - ahead(back(points))
-    slopes = [_slope(ahead, back, points, error, axis) for axis in range(len(shape))]
+    error = points - forward(backward(points))
+    slopes = [_slope(forward, backward, points, error, axis) for axis in range(len(shape))]
     return torch.stack(slopes).sum()
 
 
-def _slope(ahead: Map, back: Map, points: Tensor, error: Tensor, axis: int) -> Tensor:
+def _slope(forward: Map, backward: Map, points: Tensor, error: Tensor, axis: int) -> Tensor:
     """Mean squared derivative of the inverse-consistency error along one axis."""
     dimension = points.shape[1]
     step = points.new_zeros(1, dimension, *[1] * dimension)
     step[:, axis] = STEP
     moved = points + step
-    return mean(((error - (moved - ahead(back(moved)))) / STEP) ** 2)
+    return mean(((error - (moved - forward(backward(moved)))) / STEP) ** 2)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from carl_cli.model.execution import HeavyModule
 from carl_cli.model.fields import DisplacementMap
 from carl_cli.model.layers import batch_norm, conv, conv_transpose, fit_channels, pool, upsample
 from carl_cli.model.operators import Registrar
@@ -15,7 +16,7 @@ from carl_cli.model.operators import Registrar
 OUTPUT_SCALE = 0.1  # a small first guess: training starts at the identity
 
 
-class DisplacementUNet(Registrar):
+class DisplacementUNet(HeavyModule, Registrar):
     """Residual U-Net on (moving, fixed) stacked as channels.
 
     down: channels after each halving; up: channels after each doubling, finest first.
@@ -48,9 +49,9 @@ class DisplacementUNet(Registrar):
             nn.init.zeros_(parameter)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
-        return self.map_kind(self.displacement(fixed, moving), self.align_corners)
+        return self.map_kind(self.executed(fixed, moving), self.align_corners)
 
-    def displacement(self, fixed: Tensor, moving: Tensor) -> Tensor:
+    def compute(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """(B, D, *shape) displacement in unit coordinates."""
         x = torch.cat([moving, fixed], dim=1)
         skips = []

@@ -92,9 +92,9 @@ def register(
         prepared = prepare(fixed, moving, weights, options, initial)
     pair = _to_device(prepared, weights)
     with noted_spread() as noted:
-        ahead, back, losses = _maps(pair, weights, options, watch, progress)
+        forward_map, backward_map, losses = _maps(pair, weights, options, watch, progress)
     with watch.stage("transform"), torch.inference_mode():
-        forward, backward = _physical(ahead, back, prepared, fixed, moving, weights)
+        forward, backward = _physical(forward_map, backward_map, prepared, fixed, moving, weights)
         if options.affine_only:
             forward, backward = _affine_parts(forward, prepared)
         elif options.repair_folds:
@@ -109,7 +109,7 @@ def _maps(
     """Maps fixed → moving and moving → fixed, and the losses of instance optimisation."""
     if options.instance is None or options.affine_only:
         with watch.stage("network"), torch.inference_mode():
-            return *weights.network.both(pair.fixed, pair.moving), []
+            return *weights.network.both_directions(pair.fixed, pair.moving), []
     with watch.stage("instance optimisation"):
         align = weights.config.model.align_corners
         return optimise(weights.network, pair, options.instance, align, progress)
@@ -151,8 +151,8 @@ def _initial(
     with watch.stage(f"{options.init} initialisation"), torch.inference_mode():
         prepared = prepare(fixed, moving, weights, options, turned)
         pair = _to_device(prepared, weights)
-        ahead, back = weights.network.both(pair.fixed, pair.moving)
-        forward, _ = _physical(ahead, back, prepared, fixed, moving, weights)
+        forward_map, backward_map = weights.network.both_directions(pair.fixed, pair.moving)
+        forward, _ = _physical(forward_map, backward_map, prepared, fixed, moving, weights)
         return fit_affine(forward, *_foreground(prepared.fixed), rigid=options.init == "rigid")
 
 
@@ -203,8 +203,8 @@ def _to_device(prepared: PreparedPair, weights: Weights) -> Pair:
 
 
 def _physical(
-    ahead: Map,
-    back: Map,
+    forward_map: Map,
+    backward_map: Map,
     prepared: PreparedPair,
     fixed: Image,
     moving: Image,
@@ -217,9 +217,9 @@ def _physical(
     """
     align = weights.config.model.align_corners
     a, b = prepared.fixed.grid, prepared.moving.grid
-    forward = from_network(_displacement_voxels(ahead, a.shape_zyx, align), a, b, fixed.grid)
+    forward = from_network(_displacement_voxels(forward_map, a.shape_zyx, align), a, b, fixed.grid)
     cover = moving.grid if prepared.initial is None else fixed.grid
-    backward = from_network(_displacement_voxels(back, b.shape_zyx, align), b, a, cover)
+    backward = from_network(_displacement_voxels(backward_map, b.shape_zyx, align), b, a, cover)
     if prepared.initial is None:
         return forward, backward
     forward = CompositeTransform((prepared.initial, *forward.parts))

@@ -110,12 +110,12 @@ class _Problem:
 
     def slopes(self, voxels: Index) -> tuple[Floats, Floats]:
         """Of the mapped points, ahead and behind: (D components, D axes, N) in mm per voxel."""
-        ahead, behind = np.empty((2, self.dimension, self.dimension, len(voxels)))
+        forward, backward = np.empty((2, self.dimension, self.dimension, len(voxels)))
         for axis in range(self.dimension):
             end, start, end_behind, start_behind = self.pairs(voxels, axis)
-            ahead[:, axis] = (self.values[end] - self.values[start]).T
-            behind[:, axis] = (self.values[end_behind] - self.values[start_behind]).T
-        return ahead + self.at_rest, behind + self.at_rest
+            forward[:, axis] = (self.values[end] - self.values[start]).T
+            backward[:, axis] = (self.values[end_behind] - self.values[start_behind]).T
+        return forward + self.at_rest, backward + self.at_rest
 
     def central(self, voxels: Index) -> Floats:
         """(D axes, N): one half, but the slope that exists alone in the outermost layer."""
@@ -128,10 +128,10 @@ class _Problem:
 
     def worst(self, voxels: Index) -> tuple[Floats, Floats]:
         """Smallest determinant (N,), as a part of the volume at rest, and its stencil (D, N)."""
-        ahead, behind = self.slopes(voxels)
+        forward, backward = self.slopes(voxels)
         smallest, chosen = np.full(len(voxels), np.inf), self.central(voxels)
         for share in (chosen.copy(), *self.corners[:, :, None]):
-            matrix = np.moveaxis(share * ahead + (1 - share) * behind, -1, 0)
+            matrix = np.moveaxis(share * forward + (1 - share) * backward, -1, 0)
             value = determinant(matrix) / self.volume
             chosen = np.where(value < smallest, share, chosen)
             np.minimum(smallest, value, out=smallest)
@@ -154,8 +154,8 @@ class _Problem:
     def correct(self, voxels: Index) -> None:
         """One step of every voxel's worst determinant towards its bound, all at once."""
         value, share = self.worst(voxels)
-        ahead, behind = self.slopes(voxels)
-        matrix = np.moveaxis(share * ahead + (1 - share) * behind, -1, 0)
+        forward, backward = self.slopes(voxels)
+        matrix = np.moveaxis(share * forward + (1 - share) * backward, -1, 0)
         # Gradient of the determinant by the slopes: the cofactors, (D, axes, N).
         pull = adjugate(matrix).T / self.volume
         weight = share**2 + (1 - share) ** 2 + (1 - 2 * share) ** 2
@@ -169,10 +169,10 @@ class _Problem:
         places: list[Index] = []
         wishes: list[Floats] = []
         for axis in range(self.dimension):
-            ahead = (change[:, axis] * share[axis]).T
-            behind = change[:, axis].T - ahead
+            forward = (change[:, axis] * share[axis]).T
+            backward = change[:, axis].T - forward
             places.extend(self.pairs(voxels, axis))
-            wishes.extend([ahead, -ahead, behind, -behind])
+            wishes.extend([forward, -forward, backward, -backward])
         nodes, owner = np.unique(np.concatenate(places), return_inverse=True)
         asked = np.concatenate(wishes)
         count = np.bincount(owner, weights=np.any(asked != 0, axis=1))

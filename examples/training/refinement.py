@@ -103,7 +103,7 @@ def made_pair(synthesiser: PairSynthesiser, matching: Registrar, number: int) ->
     visible = torch.cat([pair.fixed_visible, pair.moving_visible])
     half = pool(images)
     with torch.no_grad():
-        maps = matching.both(half[:1], half[1:])
+        maps = matching.both_directions(half[:1], half[1:])
         u = torch.cat([map_.on_grid(half.shape[2:]) for map_ in maps])
     u = u - identity(half.shape[2:], False)
     coarse = torch.stack([most_frequent(one[0], 2)[None] for one in labels])
@@ -127,7 +127,7 @@ def at_full(half: View, full: View, unet: DisplacementUNet) -> View:
 def refined(view: View, unet: Registrar) -> Tensor:
     """u of both directions behind Ψ."""
     first = Kept(*(DisplacementMap(u[None], False) for u in view.u[:2]))
-    maps = SymmetricTwoStep(first, unet, False).both(view.images[:1], view.images[1:])
+    maps = SymmetricTwoStep(first, unet, False).both_directions(view.images[:1], view.images[1:])
     return torch.cat([map_.displacement_BDx for map_ in maps])
 
 

@@ -92,9 +92,9 @@ def test_symmetric_windows_leave_equal_images_in_place() -> None:
     network = _network(CONFIG.model_copy(update={**model, "encoder": encoder}))
     image = _block(80, 1)
     with torch.inference_mode():
-        ahead, back = network.both(image, image)
-    assert torch.equal(ahead.on_grid(SHAPE), back.on_grid(SHAPE))
-    moved = (ahead.on_grid(SHAPE) - identity(SHAPE, False))[:, :, 84:92, 12:20, 12:20]
+        forward, backward = network.both_directions(image, image)
+    assert torch.equal(forward.on_grid(SHAPE), backward.on_grid(SHAPE))
+    moved = (forward.on_grid(SHAPE) - identity(SHAPE, False))[:, :, 84:92, 12:20, 12:20]
     assert (moved * torch.tensor(SHAPE).view(1, 3, 1, 1, 1)).abs().max() < 0.5
 
 
@@ -208,12 +208,12 @@ def test_symmetric_undoes_a_shrinking_of_both_directions(shift: float) -> None:
     s, fixed, moving = 0.9, torch.full((3,), 0.5), torch.tensor([0.5 + shift, 0.45, 0.5])
     kept = Kept(_shrinking(s, fixed, moving), _shrinking(s, moving, fixed))
     image = torch.zeros(1, 1, 20, 20, 20)
-    ahead, back = Symmetric(kept, align_corners=False).both(image, image)
+    forward, backward = Symmetric(kept, align_corners=False).both_directions(image, image)
     inner = (..., *[slice(4, 16)] * 3)
     expected = _shrinking((s + 1 / s) / 2, fixed, moving).on_grid((20, 20, 20))
-    there = ahead.on_grid((20, 20, 20))
+    there = forward.on_grid((20, 20, 20))
     torch.testing.assert_close(there[inner], expected[inner], rtol=0, atol=2e-4)
-    there_and_back = back(there)[inner]
+    there_and_back = backward(there)[inner]
     grid = identity((20, 20, 20), align_corners=False)
     torch.testing.assert_close(there_and_back, grid[inner], rtol=0, atol=6e-3)
 
@@ -223,11 +223,11 @@ def test_symmetric_leaves_equal_images_in_place() -> None:
     middle = torch.full((3,), 0.5)
     one_way = _shrinking(0.9, middle, middle)
     image = torch.zeros(1, 1, 20, 20, 20)
-    ahead = Symmetric(Kept(one_way, one_way), align_corners=False)(image, image)
+    forward = Symmetric(Kept(one_way, one_way), align_corners=False)(image, image)
     grid = identity((20, 20, 20), align_corners=False)
     inner = (..., *[slice(4, 16)] * 3)
     gap, plain = (
-        float((m.on_grid((20, 20, 20)) - grid)[inner].abs().max()) for m in (ahead, one_way)
+        float((m.on_grid((20, 20, 20)) - grid)[inner].abs().max()) for m in (forward, one_way)
     )
     assert gap < 0.06 * plain
 

@@ -31,7 +31,7 @@ def test_each_image_s_features_are_computed_once_for_both_directions() -> None:
     images = torch.rand(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         with noted_spread() as noted:
-            network.both(*images)
+            network.both_directions(*images)
         assert len(calls) == 2
         with noted_spread() as expected:
             attention(*coarse_images(network, *images))
