@@ -18,7 +18,7 @@ from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.chain import parse_chain
-from carl_cli.report.record import Landmark, Similarity, Spread, StructureScore
+from carl_cli.report.record import ErrorSummary, Landmark, Similarity, StructureScore
 from carl_cli.transforms import (
     CompositeTransform,
     Deformation,
@@ -46,7 +46,7 @@ class Scores(BaseModel):
     similarity_after: Similarity | None = None
     folded_percent: float | None = None
     sdlogj: float | None = None
-    inverse_consistency_mm: Spread | None = None
+    inverse_consistency_mm: ErrorSummary | None = None
     error: str = ""
 
 
@@ -154,7 +154,7 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _inverse_error(loaded: _Loaded) -> Spread | None:
+def _inverse_error(loaded: _Loaded) -> ErrorSummary | None:
     """Of inverse(forward(x)) from x, for points that the forward map leaves in the moving image."""
     if loaded.inverse is None or loaded.grid is None:
         return None
@@ -165,7 +165,7 @@ def _inverse_error(loaded: _Loaded) -> Spread | None:
         index = apply_affine(moving.grid.lps_to_index, mapped)
         shown = ((index >= 0) & (index <= np.array(moving.grid.size_xyz) - 1)).all(axis=-1)
         points, mapped = points[shown], mapped[shown]
-    return Spread.of(np.linalg.norm(loaded.inverse(mapped) - points, axis=-1))
+    return ErrorSummary.of(np.linalg.norm(loaded.inverse(mapped) - points, axis=-1))
 
 
 def _spread_points(grid: Grid, mask: NDArray[np.bool_] | None) -> NDArray[np.float64]:
@@ -178,7 +178,7 @@ def _spread_points(grid: Grid, mask: NDArray[np.bool_] | None) -> NDArray[np.flo
 
 
 Row = dict[str, float]
-_SPREADS = ("mean", "p95", "max")
+_ERROR_FIGURES = ("mean", "p95", "max")
 
 
 def row_of(scores: Scores) -> Row:
@@ -193,7 +193,7 @@ def row_of(scores: Scores) -> Row:
     row |= {k: _number(getattr(scores, k)) for k in ("folded_percent", "sdlogj")}
     if scores.inverse_consistency_mm is not None:
         error = scores.inverse_consistency_mm
-        row |= {f"inverse_{part}_mm": _number(getattr(error, part)) for part in _SPREADS}
+        row |= {f"inverse_{part}_mm": _number(getattr(error, part)) for part in _ERROR_FIGURES}
     for structure in scores.structures:
         row |= {
             f"{name}[{structure.label}]": _number(getattr(structure, name))

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from carl_cli.model.encoder import Encoder
-from carl_cli.model.fields import DisplacementMap, Shape, cut, identity, voxels_per_unit
+from carl_cli.model.fields import DisplacementMap, Map, Shape, cut, identity, voxels_per_unit
 from carl_cli.model.kernels.attention import mean_and_spread
 from carl_cli.model.kernels.window import window_offset
 from carl_cli.model.operators import Registrar
 from carl_cli.model.smoothing import smooth_by_confidence
-
-_FIRST_SPREAD: ContextVar[list[Tensor] | None] = ContextVar("first_spread", default=None)
-
-
-@contextmanager
-def noted_spread() -> Iterator[list[Tensor]]:
-    """Within: the standard deviations of the attention rows of the first match that Ξ makes.
-
-    The list's only element is (B, D, *shape), in voxels of the features; they come from the
-    pass that finds the match. Where no Ξ is asked it stays empty.
-    """
-    noted: list[Tensor] = []
-    before = _FIRST_SPREAD.set(noted)
-    try:
-        yield noted
-    finally:
-        _FIRST_SPREAD.reset(before)
 
 
 class CoordinateAttention(Registrar):
@@ -69,12 +48,9 @@ class CoordinateAttention(Registrar):
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
         return self._match(self.features(fixed), self.features(moving))
 
-    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
-        fixed_features, moving_features = self.features(fixed), self.features(moving)
-        return (
-            self._match(fixed_features, moving_features),
-            self._match(moving_features, fixed_features),
-        )
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        a, b = self.features(fixed), self.features(moving)
+        return self._match(a, b), self._match(b, a)
 
     def features(self, image: Tensor) -> Tensor:
         """(B, width, *(shape / 2^halvings + 2 margin)) features, the margin included."""
@@ -85,15 +61,14 @@ class CoordinateAttention(Registrar):
         shape = self._inner_shape(fixed_features)
         grid = identity(shape, self.align_corners, fixed_features.device)
         phi, spread = self._mean_and_spread(fixed_features, moving_features)
-        _note(spread)
         if not self.smoothing:
-            return self.map_kind(phi - grid, self.align_corners)
+            return self.map_kind(phi - grid, self.align_corners, spread)
         voxels = self._voxels_per_unit(shape, phi.device)
         moved = (phi - grid) * voxels
         smooth = smooth_by_confidence(
             moved, spread, (grid * voxels).expand_as(moved), self.smoothing
         )
-        return self.map_kind(smooth / voxels, self.align_corners)
+        return self.map_kind(smooth / voxels, self.align_corners, spread)
 
     def _mean_and_spread(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         """Mean in unit coordinates and standard deviation in voxels, both (B, D, *shape)."""
@@ -120,12 +95,6 @@ class CoordinateAttention(Registrar):
 
     def _inner_shape(self, features: Tensor) -> tuple[int, ...]:
         return tuple(n - 2 * self.margin for n in features.shape[2:])
-
-
-def _note(spread: Tensor) -> None:
-    noted = _FIRST_SPREAD.get()
-    if noted == []:
-        noted.append(spread.detach())
 
 
 def _on_grid(values_BND: Tensor, shape: Shape) -> Tensor:

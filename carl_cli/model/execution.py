@@ -8,7 +8,6 @@ more than the 8 bits of bfloat16.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,19 +23,19 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Execution:
-    recompute: bool = False  # the backward pass makes activations again: less memory, same gradients
-    bfloat16: bool = False  # convolutions under autocast; normalisations and sums as torch decides
+    recompute: bool = False  # in the backward pass instead of kept: less memory, same gradients
+    bfloat16: bool = False  # under torch's autocast
     compiled: bool = False  # by torch.compile
 
 
-class HeavyModule(nn.Module, ABC):
-    """A module whose `compute` is most of its work, and who runs it as `execution` says."""
+class HeavyModule(nn.Module):
+    """A module with a method `compute`, most of its work, that it runs as `execution` says.
+
+    compute: float32 tensors (B, C, *shape) → one such tensor.
+    """
 
     execution = Execution()
-
-    @abstractmethod
-    def compute(self, *inputs: Tensor) -> Tensor:
-        """The work itself, on float32 tensors (B, C, *shape)."""
+    compute: Call
 
     def executed(self, *inputs: Tensor) -> Tensor:
         """The result of `compute`, float32."""

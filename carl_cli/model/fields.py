@@ -84,7 +84,13 @@ def cut(x: Tensor, slices: Sequence[slice]) -> Tensor:
 
 
 class Map(ABC):
-    """A function from points of the fixed image to points of the moving one."""
+    """A function from points of the fixed image to points of the moving one.
+
+    Both are unit coordinates. spread: how unsure Ξ's match is that the map began with, see
+    `DisplacementMap`; None where Ξ was not asked.
+    """
+
+    spread: Tensor | None = None
 
     @abstractmethod
     def __call__(self, points_BDx: Tensor) -> Tensor:
@@ -96,11 +102,18 @@ class Map(ABC):
 
 
 class DisplacementMap(Map):
-    """x + u(x), with u given on a grid: (B, D, *shape) in unit coordinates."""
+    """x + u(x), with u given on a grid: (B, D, *shape) in unit coordinates.
 
-    def __init__(self, displacement_BDx: Tensor, align_corners: bool) -> None:
+    spread (B, D, *coarse shape): standard deviation of Ξ's attention rows, in voxels of its
+    features; it has no gradient.
+    """
+
+    def __init__(
+        self, displacement_BDx: Tensor, align_corners: bool, spread: Tensor | None = None
+    ) -> None:
         self.displacement_BDx = displacement_BDx
         self.align_corners = align_corners
+        self.spread = None if spread is None else spread.detach()
 
     def __call__(self, points_BDx: Tensor) -> Tensor:
         return points_BDx + sample(self.displacement_BDx, points_BDx, self.align_corners)
@@ -131,6 +144,7 @@ class ComposedMap(Map):
     def __init__(self, outer: Map, inner: Map) -> None:
         self.outer = outer
         self.inner = inner
+        self.spread = outer.spread
 
     def __call__(self, points_BDx: Tensor) -> Tensor:
         return self.outer(self.inner(points_BDx))

@@ -58,11 +58,14 @@ class SymmetricTwoStep(TwoStep):
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
         return self.both_directions(fixed, moving)[0]
 
-    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         maps = super().both_directions(fixed, moving)
         means = mutual_mean(*maps, fixed.shape[2:], self.align_corners, fixed.device)
-        forward, backward = (unfolded(m.displacement_BDx, self.align_corners) for m in means)
-        return DisplacementMap(forward, self.align_corners), DisplacementMap(backward, self.align_corners)
+        return self._unfolded(means[0]), self._unfolded(means[1])
+
+    def _unfolded(self, phi: DisplacementMap) -> DisplacementMap:
+        align = self.align_corners
+        return DisplacementMap(unfolded(phi.displacement_BDx, align), align, phi.spread)
 
 
 class Down(Registrar):
@@ -107,7 +110,7 @@ class Blurred(Registrar):
         shape = image.shape[2:]
         smooth = blur_keeping_affine(phi.on_grid(shape), self.sigma)
         grid = identity(shape, self.align_corners, image.device)
-        return self.map_kind(smooth - grid, self.align_corners)
+        return self.map_kind(smooth - grid, self.align_corners, phi.spread)
 
 
 class Symmetric(Registrar):
@@ -136,7 +139,8 @@ def mutual_mean(
 ) -> tuple[DisplacementMap, DisplacementMap]:
     """Each map's mean with the inverse of the other, on the voxels of `shape`."""
     grid = identity(shape, align_corners, device)
-    return _mean(forward, backward, grid, align_corners), _mean(backward, forward, grid, align_corners)
+    fixed_mean = _mean(forward, backward, grid, align_corners)
+    return fixed_mean, _mean(backward, forward, grid, align_corners)
 
 
 def _mean(forward: Map, backward: Map, grid: Tensor, align_corners: bool) -> DisplacementMap:
@@ -144,7 +148,7 @@ def _mean(forward: Map, backward: Map, grid: Tensor, align_corners: bool) -> Dis
     inverse = there
     for _ in range(INVERSE_ROUNDS):
         inverse = inverse + grid - backward(inverse)
-    return DisplacementMap((there + inverse) / 2 - grid, align_corners)
+    return DisplacementMap((there + inverse) / 2 - grid, align_corners, forward.spread)
 
 
 class Kept(Registrar):

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.images.files import Image
-from carl_cli.model.attention import noted_spread
 from carl_cli.model.fields import Map, identity, voxels_per_unit
 from carl_cli.model.network import attention_of
 from carl_cli.preprocessing.pair import NetworkImage, PreparedPair, initialise, prepare_pair
@@ -91,15 +90,14 @@ def register(
     with watch.stage("preprocessing"):
         prepared = prepare(fixed, moving, weights, options, initial)
     pair = _to_device(prepared, weights)
-    with noted_spread() as noted:
-        forward_map, backward_map, losses = _maps(pair, weights, options, watch, progress)
+    forward_map, backward_map, losses = _maps(pair, weights, options, watch, progress)
     with watch.stage("transform"), torch.inference_mode():
         forward, backward = _physical(forward_map, backward_map, prepared, fixed, moving, weights)
         if options.affine_only:
             forward, backward = _affine_parts(forward, prepared)
         elif options.repair_folds:
             forward = CompositeTransform(tuple(map(without_folds, forward.parts)))
-        spread = _spread_mm(noted[0], prepared) if options.confidence and noted else None
+        spread = _spread_mm(forward_map, prepared) if options.confidence else None
     return Registration(forward, backward, prepared, losses, watch.seconds, spread)
 
 
@@ -254,9 +252,12 @@ def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.fl
     return points, weight[every_second].astype(float).ravel()
 
 
-def _spread_mm(spread_BDx: torch.Tensor, prepared: PreparedPair) -> NDArray[np.float32]:
-    """Length of the attention rows' standard deviations (voxels) over all axes, in mm."""
-    spread = spread_BDx[0].float().cpu()
+def _spread_mm(phi: Map, prepared: PreparedPair) -> NDArray[np.float32] | None:
+    """Length of the attention rows' standard deviations (voxels) over all axes, in mm; None for
+    a map that began without Ξ."""
+    if phi.spread is None:
+        return None
+    spread = phi.spread[0].float().cpu()
     grid, shape = prepared.moving.grid, spread.shape[1:]
     voxel_mm = [
         n * mm / coarse

@@ -94,7 +94,7 @@ class Similarity(_Part):
     nmi: float | None = None
 
 
-class Spread(_Part):
+class ErrorSummary(_Part):
     """Mean, 95th percentile and maximum of a set of errors, in mm."""
 
     mean: float | None
@@ -102,7 +102,7 @@ class Spread(_Part):
     max: float | None
 
     @classmethod
-    def of(cls, values_mm: ArrayLike) -> Spread:
+    def of(cls, values_mm: ArrayLike) -> ErrorSummary:
         finite = np.asarray(values_mm, float).ravel()
         finite = finite[np.isfinite(finite)]
         if finite.size == 0:
@@ -145,8 +145,8 @@ class Metrics(_Part):
     overlap_percent: float | None = None
     folded_percent: float | None = None
     sdlogj: float | None = None
-    inverse_consistency_mm: Spread | None = None
-    inverse_residual_mm: Spread | None = None
+    inverse_consistency_mm: ErrorSummary | None = None
+    inverse_residual_mm: ErrorSummary | None = None
     rotation_degrees: float | None = None
     linear_determinant: float | None = None
     match_spread_mm: float | None = None
@@ -159,8 +159,8 @@ class Metrics(_Part):
         return float(np.mean(scores)) if scores else None
 
     @property
-    def tre_mm(self) -> Spread | None:
-        return Spread.of([m.error_mm for m in self.landmarks]) if self.landmarks else None
+    def tre_mm(self) -> ErrorSummary | None:
+        return ErrorSummary.of([m.error_mm for m in self.landmarks]) if self.landmarks else None
 
 
 class RunRecord(_Part):

@@ -123,7 +123,10 @@ class Objective(nn.Module):
                 yield "field", self._field(pair, phi[own])
         if loss.regularity:
             # For the whole batch at once, hence times the number of pairs.
-            yield "regularity", self._regularity(forward, backward, phi, phi_back, chance) * len(pairs)
+            yield (
+                "regularity",
+                self._regularity(forward, backward, phi, phi_back, chance) * len(pairs),
+            )
         if loss.refinement:
             energies = [*_refinement_energies(forward), *_refinement_energies(backward)]
             yield "refinement", torch.stack(energies).sum() / 2 * len(pairs)
@@ -151,7 +154,9 @@ class Objective(nn.Module):
         if len(labels) == 0:
             return
         forward = soft_dice(fixed, moving, phi, pair.fixed_visible, labels, self.align_corners)
-        backward = soft_dice(moving, fixed, phi_back, pair.moving_visible, labels, self.align_corners)
+        backward = soft_dice(
+            moving, fixed, phi_back, pair.moving_visible, labels, self.align_corners
+        )
         yield "dice", (forward + backward) / 2
 
     def _field(self, pair: Pair, phi: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from carl_cli.model.attention import noted_spread
 from carl_cli.model.encoder import HalvingStem
 from carl_cli.model.fields import ReflectedMap, identity
 from carl_cli.model.network import (
@@ -133,9 +132,9 @@ def test_features_are_coarser_than_the_image_and_the_margin_too() -> None:
     assert attention is not None
     images = _noise(1, 10, 12, 9), _noise(1, 10, 12, 9, seed=1)
     assert attention.features(images[0]).shape == (1, 8, 3 + 4, 3 + 4, 3 + 4)
-    with noted_spread() as noted:
-        attention.both_directions(*images)
-    assert [spread.shape for spread in noted] == [(1, 3, 3, 3, 3)]
+    for phi in attention.both_directions(*images):
+        assert phi.spread is not None
+        assert phi.spread.shape == (1, 3, 3, 3, 3)
 
 
 def test_a_network_of_the_family_trains_every_parameter_and_no_other() -> None:
@@ -145,7 +144,9 @@ def test_a_network_of_the_family_trains_every_parameter_and_no_other() -> None:
     for name, parameter in network.named_parameters():
         if "last" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    forward, backward = network.both_directions(_noise(1, 24, 24, 24), _noise(1, 24, 24, 24, seed=1))
+    forward, backward = network.both_directions(
+        _noise(1, 24, 24, 24), _noise(1, 24, 24, 24, seed=1)
+    )
     points = _noise(3, 300, seed=2) * 1.4 - 0.2
     (forward(points) + backward(points)).square().mean().backward()
     for name, parameter in network.named_parameters():

@@ -161,7 +161,7 @@ def _missed_from_afar(seed: int) -> float:
 def test_roaming_leads_out_of_a_wrong_valley(monkeypatch: pytest.MonkeyPatch) -> None:
     """If steps that raise the loss were taken back on the coarsest scale too, more were missed."""
     roamed = [_missed_from_afar(seed) for seed in range(3)]
-    monkeypatch.setattr("carl_cli.registration.diffeomorphic.ROOM", 1000)
+    monkeypatch.setattr("carl_cli.registration.diffeomorphic.MIN_VOXELS", 1000)
     bound = [_missed_from_afar(seed) for seed in range(3)]
     assert sum(roamed) < 0.8 * sum(bound)
 
