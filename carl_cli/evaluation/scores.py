@@ -20,7 +20,6 @@ from carl_cli.io.resample import resample
 from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.report.record import ErrorSummary, Landmark, Similarity, StructureScore
 from carl_cli.transforms import (
-    CompositeTransform,
     Deformation,
     Transform,
     identity,
@@ -114,7 +113,7 @@ def _grid(fixed: Image | None, seg: Image | None, transform: Transform | None) -
     image = fixed or seg
     if image is not None:
         return image.grid
-    first = transform.parts[-1] if isinstance(transform, CompositeTransform) else transform
+    first = None if transform is None else transform.parts[-1]
     return first.sampling_grid if isinstance(first, Deformation) else None
 
 

@@ -40,6 +40,12 @@ def voxels_per_unit(shape: Shape, align_corners: bool) -> Tensor:
     return torch.tensor([n - 1 if align_corners else n for n in shape], dtype=torch.float32)
 
 
+def voxels_per_unit_of(values_BDx: Tensor, align_corners: bool) -> Tensor:
+    """(1, D, 1, …) the same for the grid of the values, to multiply displacements with."""
+    shape = values_BDx.shape[2:]
+    return voxels_per_unit(shape, align_corners).to(values_BDx).view(1, -1, *[1] * len(shape))
+
+
 def summed(values: Tensor, kept: int = 0) -> Tensor:
     """Sum over all axes but the first `kept`, one axis after the other.
 

@@ -1,7 +1,7 @@
-"""TwoStep and Down: networks made of networks, composing maps as functions (Sec. 4, 5).
+"""TwoStep, Down and others: networks made of networks, composing maps as functions.
 
-The paper and its published code name the moving image first; this project always says
-(fixed, moving). A registrar returns the map that carries fixed points to moving points.
+TwoStep is Eq. 14 of the paper, Down its Eq. 19. The paper and its published code name the moving
+image first; this project always says (fixed, moving).
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from carl_cli.model.blur import blur_keeping_affine
 from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, Shape, identity, sample
 from carl_cli.model.layers import pool
-from carl_cli.model.smoothing import blur_keeping_affine, unfolded
+from carl_cli.model.smoothing import unfolded
 
 INVERSE_ROUNDS = 3  # each multiplies what is left by the displacement's slope
 
 
 class Registrar(nn.Module, ABC):
-    """A network that registers: images (B, C, *shape) → maps on unit coordinates."""
+    """A network that registers: images (B, C, *shape) of one shape → maps on unit coordinates.
+
+    A map carries points of the fixed image to points of the moving one. Nothing that is found for
+    a pair stays behind in the network.
+    """
 
     @abstractmethod
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
-        """The map fixed → moving."""
+        """The map fixed → moving, Φ[M, F] in the paper."""
 
     def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         """Maps fixed → moving and moving → fixed. Overridden where work can be shared."""

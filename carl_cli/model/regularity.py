@@ -1,4 +1,5 @@
-"""How regular a map is, as losses: 0 for translations (diffusion) and exact inverses (GradICON)."""
+"""How regular a map is, as losses: 0 for translations (diffusion, the second line of the paper's
+Eq. 17) and for exact inverses (GradICON, that of Eq. 18)."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ STEP = 1e-3  # of a unit coordinate; the published finite difference
 
 
 def diffusion(phi_BDx: Tensor, identity_1Dx: Tensor) -> Tensor:
-    """Mean squared forward difference of the displacement, in units of the first axis.
+    """Mean squared forward difference of the displacement, in units of the first axis (Eq. 17).
 
-    phi, identity: (B, D, *shape) unit coordinates at all voxels.
+    phi, identity: (B, D, *shape) unit coordinates at all voxels. A number without a unit.
     """
     displacement = phi_BDx - identity_1Dx
     axes = range(2, displacement.dim())
@@ -30,7 +31,7 @@ def gradicon(
     stride: int = 1,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """‖∇(ahead ∘ back) - 1‖² at randomly moved voxels (GradICON, Eq. 17 of the paper).
+    """‖∇(forward ∘ backward) - 1‖² at randomly moved voxels of a grid of `shape` (Eq. 18).
 
     stride 1 takes every voxel; 2 takes every second along each axis with twice the offset,
     the authors' sparse form, an eighth of the work in 3D. The generator lives on the CPU,

@@ -1,4 +1,7 @@
-"""Ψ: the U-Net of GradICON that predicts a displacement field (the authors' "tallUNet2")."""
+"""Ψ: the U-Net of GradICON that predicts a displacement field (the authors' "tallUNet2").
+
+[U, U]-equivariant, by its strides (Eq. 12 and 13 of the paper), and so a refinement layer.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ OUTPUT_SCALE = 0.1  # a small first guess: training starts at the identity
 
 
 class DisplacementUNet(HeavyModule, Registrar):
-    """Residual U-Net on (moving, fixed) stacked as channels.
+    """Residual U-Net on (moving, fixed) stacked as channels: (B, C, *shape) each → a map whose
+    displacement lies on (B, D, *shape).
 
     down: channels after each halving; up: channels after each doubling, finest first.
     The last layer starts at zero, so an untrained network is the identity map.

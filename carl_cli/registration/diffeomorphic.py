@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from carl_cli.model.fields import DisplacementMap, Map, Shape, identity, sample, voxels_per_unit
+from carl_cli.model.blur import blur
+from carl_cli.model.fields import DisplacementMap, Map, Shape, identity, sample, voxels_per_unit_of
 from carl_cli.model.layers import pool
-from carl_cli.model.similarity import Similarity, blur
+from carl_cli.model.similarity import Similarity
 from carl_cli.model.smoothing import unfolded
 
 
@@ -271,16 +272,12 @@ def central_difference(image: Tensor) -> Tensor:
 def _stepped(sides: _Sides, direction: Directions, length: float) -> _Sides:
     """Both sides after their steps: half the length for each, as the two add up."""
     steps = [
-        step * (length / 2 / _per_unit(side)) for side, step in zip(sides, direction, strict=True)
+        step * (length / 2 / voxels_per_unit_of(step, side.align_corners))
+        for side, step in zip(sides, direction, strict=True)
     ]
     return _reduce_inverse_error(
         _Sides(_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1]))
     )
-
-
-def _per_unit(side: _Side) -> Tensor:
-    shape = side.image.shape[2:]
-    return voxels_per_unit(shape, side.align_corners).to(side.u).view(1, -1, *[1] * len(shape))
 
 
 def _composed(side: _Side, own: Tensor, others: Tensor) -> _Side:

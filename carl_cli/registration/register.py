@@ -96,7 +96,7 @@ def register(
         if options.affine_only:
             forward, backward = _affine_parts(forward, prepared)
         elif options.repair_folds:
-            forward = CompositeTransform(tuple(map(without_folds, forward.parts)))
+            forward = CompositeTransform(without_folds(forward).parts)
         spread = _spread_mm(forward_map, prepared) if options.confidence else None
     return Registration(forward, backward, prepared, losses, watch.seconds, spread)
 

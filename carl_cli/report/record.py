@@ -7,7 +7,6 @@ can reach it except through a path that the user typed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -27,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from carl_cli import __version__
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
-from carl_cli.io.atomic import atomic_path
+from carl_cli.io.atomic import atomic_path, sha256_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "SimpleITK", "itk", "numpy")
@@ -219,23 +218,6 @@ def _geometry(grid: Grid) -> dict[str, Any]:
 def printable(path: str | Path) -> str:
     """The path as valid Unicode: names on disk need not be UTF-8, JSON must be."""
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hash of a file's bytes; of a folder, the hash of its files' sorted hashes.
-
-    File names do not enter: a DICOM folder that was renamed or anonymised by name only
-    keeps its hash.
-    """
-    path = Path(path)
-    if path.is_dir():
-        parts = sorted(sha256_of(p) for p in path.rglob("*") if p.is_file())
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
-from carl_cli.transforms.core import CompositeTransform, DisplacementField, Transform
+from carl_cli.transforms.core import DisplacementField, Transform, composed
 from carl_cli.transforms.interpolation import Floats, chunks
 from carl_cli.transforms.matrices import adjugate, determinant
 
@@ -204,12 +204,17 @@ def _batches(voxels: Index) -> list[Index]:
 
 
 def without_folds(transform: Transform) -> Transform:
-    """Every displacement field among the parts repaired; the log says what was changed."""
-    if isinstance(transform, CompositeTransform):
-        return CompositeTransform(tuple(without_folds(part) for part in transform.parts))
-    if not isinstance(transform, DisplacementField):
-        return transform
-    repaired, report = repair_folds(transform)
+    """The transform with each displacement field among its parts repaired, as the log tells.
+
+    Raises InputError for a field that can't be repaired.
+    """
+    return composed(map(_repaired, transform.parts))
+
+
+def _repaired(part: Transform) -> Transform:
+    if not isinstance(part, DisplacementField):
+        return part
+    repaired, report = repair_folds(part)
     log.info(
         "%d folded voxels repaired: %d changed by %.3g mm on average, at most %.3g mm",
         report.folded_before,

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from carl_cli.model.blur import blur_keeping_affine
 from carl_cli.model.encoder import HalvingStem
 from carl_cli.model.fields import ReflectedMap, identity
 from carl_cli.model.network import (
@@ -18,8 +19,6 @@ from carl_cli.model.network import (
     build_network,
 )
 from carl_cli.model.operators import Blurred, Kept
-from carl_cli.model.smoothing import blur_keeping_affine
-from tests.model.reference import CONFIGS
 
 SHAPE = (9, 14, 11)
 SMALL = ModelConfig(
@@ -152,11 +151,6 @@ def test_a_network_of_the_family_trains_every_parameter_and_no_other() -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
-
-
-def test_the_stride_counts_the_encoder_and_the_pooled_unets() -> None:
-    assert SMALL.stride == 16
-    assert CONFIGS["unicarl3d"].stride == 4 * 2**5
 
 
 @pytest.mark.parametrize(

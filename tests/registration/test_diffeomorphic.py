@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from carl_cli.model.blur import blur
 from carl_cli.model.fields import DisplacementMap, Map, identity, jacobian_determinant, sample
-from carl_cli.model.similarity import blur, lncc, masked_mean
+from carl_cli.model.similarity import lncc, masked_mean
 from carl_cli.registration.diffeomorphic import Descent, central_difference, refine
 
 SHAPE = (64, 56)

@@ -15,6 +15,7 @@ import pytest
 
 from carl_cli.errors import InputError, OutputError
 from carl_cli.geometry import Grid
+from carl_cli.io.atomic import sha256_of
 from carl_cli.report import record as record_module
 from carl_cli.report.record import (
     Environment,
@@ -29,7 +30,6 @@ from carl_cli.report.record import (
     output_files,
     package_versions,
     read_record,
-    sha256_of,
     write_record,
 )
 

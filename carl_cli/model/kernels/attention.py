@@ -1,4 +1,4 @@
-"""Coordinate attention: the mean position of the keys under softmax(Q Kᵀ) (Eq. 11).
+"""Coordinate attention: the mean position of the keys under softmax(Q Kᵀ) (Sec. 4; T in Eq. 8-10).
 
 One interface, `mean_and_spread`, and three ways to compute it, none of which ever holds the
 N × M matrix of logits: a fused kernel on a GPU where triton is installed, torch's own
