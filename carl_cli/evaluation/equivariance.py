@@ -1,4 +1,4 @@
-"""How equivariant a network is on a real pair, layer by layer (Sec. 3, 5; Fig. 4).
+"""How equivariant a network is on a real pair, layer by layer (Eq. 2 and 3; Fig. 4).
 
 If the images are moved by W (moving) and U (fixed), the map should move along:
 Φ[F∘U, M∘W] = W⁻¹ ∘ Φ[F, M] ∘ U. The difference of the two sides is measured in mm where both
@@ -40,11 +40,11 @@ LARGEST_STEP = 16  # the grid stays a multiple of it when it is made longer
 
 @dataclass(frozen=True)
 class Views:
-    """A pair on the network's grids. spacing_mm: along the array axes (z, y, x) of both."""
+    """A pair on the network's grids."""
 
     fixed: Tensor
     moving: Tensor
-    fixed_spacing_mm: tuple[float, ...]
+    fixed_spacing_mm: tuple[float, ...]  # along the array axes (z, y, x)
     moving_spacing_mm: tuple[float, ...]
     align_corners: bool
 
@@ -60,7 +60,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Motion:
-    """x → c + A (x - c) + t about the middle c of a grid; A and t along array axes, t in mm."""
+    """x → c + A (x - c) + t about the middle c of a grid; A and t along array axes (z, y, x)."""
 
     matrix: NDArray[np.float64]
     shift_mm: NDArray[np.float64]
@@ -79,12 +79,12 @@ class Motion:
 
 @dataclass(frozen=True)
 class Finding:
-    """One motion and layer. change_mm: by how much the displacement should have changed."""
+    """One motion and layer: how far the map is from moving along, over the common domain."""
 
     motion: str
     mode: Mode
     layer: str
-    change_mm: float
+    change_mm: float  # mean, by which the displacement should have changed
     mean_mm: float
     p95_mm: float
     max_mm: float

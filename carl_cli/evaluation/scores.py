@@ -30,32 +30,27 @@ MOST_POINTS = 50_000  # of the inverse-consistency error, spread evenly
 
 
 class Scores(BaseModel):
-    """Figures of one case; None and empty where the files don't tell. error: why there are none.
-
-    Similarity, folds, SDlogJ and inverse consistency refer to the fixed image's grid, inside
-    its mask if there is one; structures to the fixed segmentation's grid; landmarks to the
-    moving image.
-    """
+    """Figures of one case; None and empty where the files don't tell."""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
     id: str
-    structures: list[StructureScore] = Field(default_factory=list)
-    landmarks: list[Landmark] = Field(default_factory=list)
+    structures: list[StructureScore] = Field(default_factory=list)  # on the fixed segmentation
+    landmarks: list[Landmark] = Field(default_factory=list)  # errors in the moving image
+    # The rest on the fixed image's grid, inside its mask if there is one:
     similarity_before: Similarity | None = None
     similarity_after: Similarity | None = None
     folded_percent: float | None = None
     sdlogj: float | None = None
     inverse_consistency_mm: ErrorSummary | None = None
-    error: str = ""
+    error: str = ""  # why there are no figures
 
 
 @dataclass(frozen=True, eq=False)
 class _Loaded:
-    """A case in memory. grid: where the transform is looked at, None for an affine one alone;
-    mask: where on it."""
+    """A case in memory."""
 
-    grid: Grid | None
-    mask: NDArray[np.bool_] | None
+    grid: Grid | None  # where the transform is looked at; None for an affine one alone
+    mask: NDArray[np.bool_] | None  # where on that grid
     fixed: Image | None
     moving: Image | None
     truth: Truth

@@ -35,6 +35,18 @@ def _unit_axis(n: int, align_corners: bool, device: torch.device | str) -> Tenso
     return index / max(n - 1, 1) if align_corners else (index + 0.5) / n
 
 
+def centred_indices(shape: Shape, like: Tensor) -> Tensor:
+    """(D, M) voxel indices of all voxels of an array, flattened, counted from its middle, where
+    sums of them in float32 cancel least; dtype and device as of `like`."""
+    axes = [torch.arange(n, dtype=like.dtype, device=like.device) - (n - 1) / 2 for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+
+
+def middle_index(shape: Shape, like: Tensor) -> Tensor:
+    """(D,) voxel index of an array's middle, in halves of a voxel."""
+    return torch.tensor([(n - 1) / 2 for n in shape], dtype=like.dtype, device=like.device)
+
+
 def voxels_per_unit(shape: Shape, align_corners: bool) -> Tensor:
     """(D,) how many voxels one unit coordinate spans along each array axis."""
     return torch.tensor([n - 1 if align_corners else n for n in shape], dtype=torch.float32)

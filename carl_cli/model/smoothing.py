@@ -1,4 +1,4 @@
-"""Maps made smooth: everywhere alike (uniCARL), or where the match is unsure.
+"""Maps made smooth where the match is unsure, and free of folds; neither is in the paper.
 
 Coordinate attention gives each voxel its own answer: sharp on structures, arbitrary on empty
 ground. Here the answers are averaged with weights that fall with the spread of the attention
@@ -58,7 +58,9 @@ def _fitted_affine(displacement: Tensor, weight: Tensor, positions: Tensor) -> T
 def unfolded(u_BDx: Tensor, align_corners: bool) -> Tensor:
     """A displacement in unit coordinates, blurred near folds until no cell is turned inside out.
 
-    Elsewhere it is kept. After `UNFOLDING` rounds what is left stays.
+    u (B, D, *shape); elsewhere it is kept. After `UNFOLDING` rounds what is left stays: this is the
+    quick remedy between two steps of a network. What is written is repaired, at the user's wish,
+    by `transforms.folds`, which ends without a fold, knows mm, and loads no torch.
     """
     shape = u_BDx.shape[2:]
     grid = identity(shape, align_corners, u_BDx.device)

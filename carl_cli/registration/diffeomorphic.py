@@ -28,10 +28,9 @@ from carl_cli.model.smoothing import unfolded
 
 
 class Scale(NamedTuple):
-    """A grid with one voxel for `coarser` of the network's along each axis, and what a Descent's
-    steps and smoothing are multiplied with there."""
+    """A grid, and what a Descent's steps and smoothing are multiplied with there."""
 
-    coarser: int
+    coarser: int  # network voxels along each axis of one voxel there
     steps: int
     smoothing: float
 
@@ -53,12 +52,12 @@ Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving s
 
 @dataclass(frozen=True)
 class Descent:
-    """similarity of images (1, 1, *shape) and a mask. steps: at most, on the network grid; up
-    to four times as many on coarser ones. smoothing: width of the Gaussian over each step on the
-    coarsest scale, in its voxels; a little less on the finer ones, in theirs."""
+    """How far down, and how smoothly."""
 
-    similarity: Similarity
-    steps: int
+    similarity: Similarity  # of two images (1, 1, *shape) and a mask
+    steps: int  # at most, on the network grid; up to four times as many on coarser ones
+    # Width of the Gaussian over each step on the coarsest scale, in its voxels; a little less on
+    # the finer ones, in theirs.
     smoothing: float
 
     def at(self, scale: Scale) -> Descent:

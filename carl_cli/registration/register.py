@@ -58,18 +58,17 @@ DEFAULT_OPTIONS = RegistrationOptions()
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """Both directions as the network has them, LPS mm.
+    """Both directions as the network has them, LPS mm."""
 
-    forward maps fixed points to moving points, backward moving points to fixed points;
-    backward is the network's own other direction, close to the inverse of forward but not
-    equal to it. spread_mm: (z, y, x) on prepared.fixed.grid at the coarse network's shape.
-    """
-
-    forward: CompositeTransform
+    forward: CompositeTransform  # fixed points → moving points
+    # moving points → fixed points: the network's own other direction, close to the inverse of
+    # forward but not equal to it.
     backward: CompositeTransform
     prepared: PreparedPair
-    losses: list[float] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)  # of instance optimisation, step by step
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    # Standard deviation of Ξ's matches, (z, y, x) over prepared.fixed.grid's extent at Ξ's shape;
+    # None where it was not wanted or no Ξ was asked.
     spread_mm: NDArray[np.float32] | None = None
 
 
@@ -80,10 +79,10 @@ def register(
     options: RegistrationOptions = DEFAULT_OPTIONS,
     progress: Progress = silent,
 ) -> Registration:
-    """Find the transform that carries points of `fixed` to points of `moving`.
+    """Find the transform that carries points of `fixed` to points of `moving`, LPS mm.
 
-    Raises InputError for images that can't be used, UsageError for options that exclude each
-    other.
+    The images are resampled as the weights' rule says, so their grids may differ in all. Raises
+    InputError for images that can't be used, UsageError for options that exclude each other.
     """
     watch = Stopwatch(progress)
     initial = _initial(fixed, moving, weights, options, watch)

@@ -4,7 +4,8 @@ Central differences do not see a field that alternates from voxel to voxel, and 
 interpolant can fold between two voxels whose central determinants are positive. So the
 determinant is asked to be positive for central differences and for each of the 2**D choices
 of one-sided differences, which are the interpolant's derivatives in the corners of its cells,
-those beyond the border included.
+those beyond the border included. (Between the steps of a network `model.smoothing` blurs folds
+away, in torch: quicker, and without the promise that none is left.)
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ LONGEST_STEP_VOXELS = 0.25
 
 @dataclass(frozen=True)
 class FoldRepair:
-    """What `repair_folds` did; a voxel is folded when one of its determinants is not positive."""
+    """What `repair_folds` did."""
 
-    folded_before: int
+    folded_before: int  # voxels, one of whose determinants was not positive
     changed_voxels: int
     largest_change_mm: float
     mean_change_mm: float
