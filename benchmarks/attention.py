@@ -10,6 +10,7 @@ product in the same run: float32, and float16 on a GPU. The ratio is to ours.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,9 +19,9 @@ from torch.nn.functional import normalize
 
 from benchmarks.measure import table
 from benchmarks.timing import call_seconds, machine, peak_of
-from carl_cli.model.kernels import sdpa as padded
+from carl_cli.model.fields import Shape, centred_indices
+from carl_cli.model.kernels import sdpa
 from carl_cli.model.kernels.attention import MAX_NORM, backend_for, mean_and_spread
-from carl_cli.model.kernels.positions import Shape, count, positions
 
 NAIVE_MIB = 2048  # the whole matrix of logits must fit
 Attention = Callable[[Tensor, Tensor, Shape], Tensor]
@@ -30,12 +31,12 @@ def ours(queries: Tensor, keys: Tensor, shape: Shape) -> Tensor:
     return mean_and_spread(queries, keys, shape)[0]
 
 
-def sdpa(queries: Tensor, keys: Tensor, shape: Shape) -> Tensor:
-    return padded.forward(queries, keys, shape)[0]
+def padded(queries: Tensor, keys: Tensor, shape: Shape) -> Tensor:
+    return sdpa.forward(queries, keys, shape)[0]
 
 
 def naive(queries: Tensor, keys: Tensor, shape: Shape) -> Tensor:
-    return torch.softmax(queries @ keys.transpose(1, 2), dim=-1) @ positions(shape, queries).T
+    return torch.softmax(queries @ keys.transpose(1, 2), dim=-1) @ centred_indices(shape, queries).T
 
 
 def main() -> None:
@@ -62,10 +63,10 @@ def rows_of(
     width: int, shape: Shape, peak: float, arguments: argparse.Namespace
 ) -> list[list[object]]:
     queries = _features(arguments.queries, width, arguments.device)
-    keys = _features(count(shape), width, arguments.device)
+    keys = _features(math.prod(shape), width, arguments.device)
     pairs = queries.shape[1] * keys.shape[1]
     backend = backend_for(queries.device).__name__.rpartition(".")[2]
-    ways = {f"ours ({backend})": ours, "padded": sdpa, "definition": naive}
+    ways = {f"ours ({backend})": ours, "padded": padded, "definition": naive}
     if pairs * 4 / 2**20 > NAIVE_MIB:
         del ways["definition"]
     flops = 2 * pairs * width * (3 if arguments.backward else 1)

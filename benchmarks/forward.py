@@ -23,7 +23,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import table
 from benchmarks.reference import ours, pair, their_maps, theirs
 from benchmarks.timing import call_seconds, machine, peak_memory, peak_of
-from carl_cli.model.attention import noted_spread
 from carl_cli.model.kernels.attention import backend_for
 from carl_cli.model.network import ModelConfig, attention_of
 from carl_cli.model.operators import Registrar
@@ -55,7 +54,7 @@ def compare(side: int, peak: float, arguments: argparse.Namespace) -> list[list[
 
     @torch.inference_mode()
     def run_ours() -> torch.Tensor:
-        return torch.cat([phi.on_grid(shape) for phi in network.both(fixed, moving)])
+        return torch.cat([phi.on_grid(shape) for phi in network.both_directions(fixed, moving)])
 
     measured = {}
     for name, call in (("ours", run_ours), ("icon_registration", run_theirs)):
@@ -82,12 +81,13 @@ def compare(side: int, peak: float, arguments: argparse.Namespace) -> list[list[
 @torch.inference_mode()
 def flops(network: Registrar, fixed: Tensor, moving: Tensor) -> float:
     """Of both directions, as torch counts them; it doesn't see into a fused kernel."""
-    with FlopCounterMode(display=False) as counter, noted_spread() as noted:
-        network.both(fixed, moving)
+    with FlopCounterMode(display=False) as counter:
+        phi, _ = network.both_directions(fixed, moving)
     attention = attention_of(network)
-    if not backend_for(fixed.device).__name__.endswith("fused") or attention is None:
+    if not backend_for(fixed.device).__name__.endswith("fused") or phi.spread is None:
         return counter.get_total_flops()
-    shape = noted[0].shape[2:]
+    assert attention is not None
+    shape = phi.spread.shape[2:]
     pairs = math.prod(shape) * math.prod(n + 2 * attention.margin for n in shape)
     return counter.get_total_flops() + 2 * 2 * pairs * ModelConfig().encoder.width
 

@@ -36,7 +36,7 @@ paper = weights == "paper"
 network = build_network(ModelConfig()) if paper else load_weights(locate(weights), "cpu").network
 fixed, moving = torch.rand(2, 1, 1, side, side, side)
 with torch.inference_mode():
-    maps = network.both(fixed, moving) if directions == "2" else [network(fixed, moving)]
+    maps = network.both_directions(fixed, moving) if directions == "2" else [network(fixed, moving)]
     assert all(bool(phi.on_grid(fixed.shape[2:]).isfinite().all()) for phi in maps)
 """
 STARTED = "import torch, carl_cli.registration.register"

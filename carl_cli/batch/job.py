@@ -9,8 +9,9 @@ from pathlib import Path
 
 from carl_cli.batch.status import remove_partial
 from carl_cli.errors import CarlError, OutputError, as_carl_error
+from carl_cli.io.atomic import sha256_of
 from carl_cli.registration.register import RegistrationOptions
-from carl_cli.report.record import RunRecord, read_record, sha256_of
+from carl_cli.report.record import RunRecord, read_record
 from carl_cli.weights.folder import Weights
 from carl_cli.workflows.register import check_case
 from carl_cli.workflows.request import CaseInputs, CaseOutputs, Plan, RunSettings

@@ -13,7 +13,7 @@ from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose
 from carl_cli.cli.outputs import check_outputs
 
 if TYPE_CHECKING:
-    from carl_cli.report.record import Metrics, Spread
+    from carl_cli.report.record import ErrorSummary, Metrics
     from carl_cli.workflows.demo import DemoScores
 
 
@@ -82,5 +82,5 @@ def _print_map(metrics: Metrics) -> None:
         typer.echo(f"{'inverse, mean mm':<25} {_mm(metrics.inverse_residual_mm, 'mean')}")
 
 
-def _mm(spread: Spread, name: str) -> str:
+def _mm(spread: ErrorSummary, name: str) -> str:
     return f"{getattr(spread, name):>8.2f}"

@@ -94,7 +94,7 @@ def shifts(
 
     from carl_cli.evaluation.equivariance import dice_against_shift, labels_of, views_of
 
-    views = views_of(pair, chosen.config.model.align_corners, room=0)
+    views = views_of(pair, chosen.config.model.align_corners, extra_voxels=0)
     shifts_mm = [k * step for k in range(int(largest / step) + 1)]
     labels = labels_of(pair, fixed_seg, moving_seg)
     rows = [asdict(score) for score in dice_against_shift(networks, views, labels, shifts_mm)]

@@ -134,9 +134,8 @@ def _jobs(
 
 def _tell(described: Protocol, what: ProtocolArguments) -> None:
     from carl_cli.evaluation.cases import cases_of
-    from carl_cli.evaluation.protocol import beside_published
     from carl_cli.evaluation.scores import score_files
-    from carl_cli.evaluation.tables import case_table, summary_table, write_csv
+    from carl_cli.evaluation.tables import beside_published, case_table, summary_table, write_csv
 
     results: list[Scores] = [score_files(case) for case in cases_of(what.out_dir / "results")]
     cases = case_table(results)

@@ -37,24 +37,20 @@ Chain = Annotated[str | tuple[str, ...], AfterValidator(_chain)]
 
 
 class CaseFiles(BaseModel):
-    """One case. The fields up to `moving_points` are the columns that a table may have.
-
-    transform: chain that resamples the moving image onto the fixed one; empty: the identity.
-    inverse: of moving points to fixed points. series_uid, time_index: as in the record.
-    """
+    """One case. The fields up to `moving_points` are the columns that a table may have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     id: str = ""
     fixed: ExistingFile | None = None
     moving: ExistingFile | None = None
-    transform: Chain = ()
-    inverse: Chain = ()
+    transform: Chain = ()  # fixed points → moving points; empty: the identity
+    inverse: Chain = ()  # moving points → fixed points
     fixed_mask: ExistingFile | None = None
     fixed_seg: ExistingFile | None = None
     moving_seg: ExistingFile | None = None
     fixed_points: ExistingFile | None = None
     moving_points: ExistingFile | None = None
-    series_uid: str | None = None
+    series_uid: str | None = None  # this and the next as in the record of a registration
     time_index: int | None = None
 
 

@@ -1,4 +1,4 @@
-"""How equivariant a network is on a real pair, layer by layer (Sec. 3, 5; Fig. 4).
+"""How equivariant a network is on a real pair, layer by layer (Eq. 2 and 3; Fig. 4).
 
 If the images are moved by W (moving) and U (fixed), the map should move along:
 Φ[F∘U, M∘W] = W⁻¹ ∘ Φ[F, M] ∘ U. The difference of the two sides is measured in mm where both
@@ -34,17 +34,17 @@ from carl_cli.preprocessing.pair import PreparedPair
 
 Mode = Literal["[U,U]", "[W,U]"]
 FOREGROUND = 0.05
-ROOM = 16  # voxels that each axis gains, so that what is moved a little is not cut off
+EXTRA_VOXELS = 16  # voxels that each axis gains, so that what is moved a little is not cut off
 LARGEST_STEP = 16  # the grid stays a multiple of it when it is made longer
 
 
 @dataclass(frozen=True)
 class Views:
-    """A pair on the network's grids. spacing_mm: along the array axes (z, y, x) of both."""
+    """A pair on the network's grids."""
 
     fixed: Tensor
     moving: Tensor
-    fixed_spacing_mm: tuple[float, ...]
+    fixed_spacing_mm: tuple[float, ...]  # along the array axes (z, y, x)
     moving_spacing_mm: tuple[float, ...]
     align_corners: bool
 
@@ -60,7 +60,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Motion:
-    """x → c + A (x - c) + t about the middle c of a grid; A and t along array axes, t in mm."""
+    """x → c + A (x - c) + t about the middle c of a grid; A and t along array axes (z, y, x)."""
 
     matrix: NDArray[np.float64]
     shift_mm: NDArray[np.float64]
@@ -79,26 +79,29 @@ class Motion:
 
 @dataclass(frozen=True)
 class Finding:
-    """One motion and layer. change_mm: by how much the displacement should have changed."""
+    """One motion and layer: how far the map is from moving along, over the common domain."""
 
     motion: str
     mode: Mode
     layer: str
-    change_mm: float
+    change_mm: float  # mean, by which the displacement should have changed
     mean_mm: float
     p95_mm: float
     max_mm: float
 
 
 def layers_of(network: Registrar) -> list[str]:
-    """Names of the maps that `staged_maps` gives: the coarse network, then each Λ and each Ψ."""
-    letters = ""  # the last one first
+    """Names of the maps of `staged_maps`: the coarse network, then each window and each Ψ."""
+    kinds = []  # the last one first
     while isinstance(network, Down | TwoStep):
         if isinstance(network, TwoStep):
-            letters += "Λ" if isinstance(network.second, WindowAttention) else "Ψ"
+            kinds.append("window " if isinstance(network.second, WindowAttention) else "Ψ")
         network = network.inner if isinstance(network, Down) else network.first
-    steps = letters[::-1]
-    return ["coarse", *(f"after {x}{steps[: k + 1].count(x)}" for k, x in enumerate(steps))]
+    steps = kinds[::-1]
+    return [
+        "coarse",
+        *(f"after {kind}{steps[: k + 1].count(kind)}" for k, kind in enumerate(steps)),
+    ]
 
 
 def staged_maps(network: Registrar, fixed: Tensor, moving: Tensor) -> list[Map]:
@@ -136,10 +139,10 @@ def _turn(dimension: int, degrees: float) -> NDArray[np.float64]:
     return matrix
 
 
-def views_of(pair: PreparedPair, align_corners: bool, room: int = ROOM) -> Views:
-    """A prepared pair, with room for motions."""
+def views_of(pair: PreparedPair, align_corners: bool, extra_voxels: int = EXTRA_VOXELS) -> Views:
+    """A prepared pair, on grids that leave room for motions."""
     images = (torch.from_numpy(i.array)[None, None] for i in (pair.fixed, pair.moving))
-    fixed, moving = (with_room(image, room) for image in images)
+    fixed, moving = (enlarged(image, extra_voxels) for image in images)
     ours, theirs = (i.grid.spacing_mm[::-1] for i in (pair.fixed, pair.moving))
     return Views(fixed, moving, ours, theirs, align_corners)
 
@@ -153,9 +156,9 @@ def labels_of(
     return a.astype(np.int64), b.astype(np.int64)
 
 
-def with_room(array: Tensor, room: int = ROOM) -> Tensor:
-    """The image on a grid with room/2 empty voxels more at both ends of each axis."""
-    return pad(array, [room // 2] * 2 * (array.dim() - 2))
+def enlarged(array: Tensor, extra_voxels: int = EXTRA_VOXELS) -> Tensor:
+    """The image on a grid with extra_voxels/2 empty ones more at both ends of each axis."""
+    return pad(array, [extra_voxels // 2] * 2 * (array.dim() - 2))
 
 
 @torch.inference_mode()

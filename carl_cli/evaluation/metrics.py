@@ -27,9 +27,9 @@ SMALLEST_DETERMINANT, LARGEST_DETERMINANT = 1e-9, 1e9
 
 @dataclass(frozen=True)
 class PerLabel:
-    """One figure for each label; nan where it is undefined."""
+    """One figure for each label."""
 
-    values: dict[int, float]
+    values: dict[int, float]  # nan where it is undefined
 
     @property
     def mean(self) -> float:
@@ -39,10 +39,10 @@ class PerLabel:
 
 @dataclass(frozen=True)
 class SurfaceDistance:
-    """hd95: the larger one of both directions' 95th percentiles. mean: over both surfaces."""
+    """Between the borders of each label in two arrays."""
 
-    hd95_mm: PerLabel
-    mean_mm: PerLabel
+    hd95_mm: PerLabel  # the larger one of both directions' 95th percentiles
+    mean_mm: PerLabel  # over both surfaces
 
 
 @dataclass(frozen=True)

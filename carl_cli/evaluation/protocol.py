@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -52,13 +52,11 @@ class Files(_Strict):
 
 
 class Draw(_Strict):
-    """`count` random pairs as the authors' evaluations draw them, from the cases that the data
-    set has: `ids` (a pattern of one file name, * for what is unknown) with the numbers from
-    numbers[0] to numbers[1] in it."""
+    """Random pairs as the authors' evaluations draw them, from the cases that the data set has."""
 
-    ids: str
-    numbers: tuple[int, int]
-    count: int = Field(ge=1)
+    ids: str  # pattern of a file name: {} for a case's number, * for what is unknown
+    numbers: tuple[int, int]  # of the first and the last case
+    count: int = Field(ge=1)  # of pairs
     seed: int
 
     @model_validator(mode="after")
@@ -86,15 +84,13 @@ class Draw(_Strict):
 
 
 class Pairs(_Strict):
-    """Exactly one source. listed: [fixed, moving] ids. drawn: by a Draw. table: CSV with columns
-    fixed and moving, in the data set's folder. dataset_json: Learn2Reg's, whose list json_key
-    holds the pairs; a pair's id there is its file name."""
+    """Where the pairs stand: exactly one of listed, drawn, table and dataset_json."""
 
-    listed: tuple[Pair, ...] = ()
+    listed: tuple[Pair, ...] = ()  # [fixed, moving] ids
     drawn: Draw | None = None
-    table: str = ""
-    dataset_json: str = ""
-    json_key: str = "registration_val"
+    table: str = ""  # CSV with columns fixed and moving, in the data set's folder
+    dataset_json: str = ""  # Learn2Reg's; a pair's id there is its file name
+    json_key: str = "registration_val"  # of the list in it that holds the pairs
 
     @model_validator(mode="after")
     def _one_source(self) -> Pairs:
@@ -122,28 +118,24 @@ class Preprocess(_Strict):
 
 
 class Submission(_Strict):
-    """Files that a challenge wants. learn2reg-half: displacement in voxels of the full image,
-    (3, X/2, Y/2, Z/2), float16, as disp_FFFF_MMMM.npz in `folder`."""
+    """Files that a challenge wants."""
 
-    kind: Literal["learn2reg-half"]
+    kind: Literal["learn2reg-half"]  # see `submission`
     folder: str
 
 
 class Protocol(_Strict):
-    """points: `lps` as in any point file, or DIR-Lab's voxel numbers that start at 1.
-
-    published: method → figure (a column of the scores) → value, from the literature.
-    """
+    """An experiment: its data set, its pairs, and the figures that are told."""
 
     name: str
     about: str = ""
     files: Files
     pairs: Pairs
-    points: Literal["lps", "voxels from 1"] = "lps"
-    preprocess: Preprocess | None = None
+    points: Literal["lps", "voxels from 1"] = "lps"  # as in any point file, or DIR-Lab's
+    preprocess: Preprocess | None = None  # None: as the weights say
     submission: Submission | None = None
-    figures: tuple[str, ...] = Field(min_length=1)
-    published: dict[str, dict[str, float]] = {}
+    figures: tuple[str, ...] = Field(min_length=1)  # columns of the scores
+    published: dict[str, dict[str, float]] = {}  # method → figure → value, from the literature
 
 
 def read_protocol(path: Path) -> Protocol:
@@ -294,18 +286,3 @@ def _write_table(path: Path, ids: Sequence[str], rows: Sequence[Mapping[str, Pat
         writer.writerow(["id", *rows[0]])
         writer.writerows([name, *row.values()] for name, row in zip(ids, rows, strict=True))
     return path
-
-
-def beside_published(
-    protocol: Protocol, summary: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The figures that the protocol asks for: ours, then one column a published method."""
-    ours = {row["figure"]: row for row in summary}
-    rows = []
-    for figure in protocol.figures:
-        known = ours.get(figure, {"cases": 0, "mean": np.nan, "low": np.nan, "high": np.nan})
-        told = {name: values.get(figure, np.nan) for name, values in protocol.published.items()}
-        rows.append(
-            {"figure": figure, **{k: known[k] for k in ("cases", "mean", "low", "high")}, **told}
-        )
-    return rows

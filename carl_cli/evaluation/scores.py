@@ -18,9 +18,8 @@ from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.chain import parse_chain
-from carl_cli.report.record import Landmark, Similarity, Spread, StructureScore
+from carl_cli.report.record import ErrorSummary, Landmark, Similarity, StructureScore
 from carl_cli.transforms import (
-    CompositeTransform,
     Deformation,
     Transform,
     identity,
@@ -31,32 +30,27 @@ MOST_POINTS = 50_000  # of the inverse-consistency error, spread evenly
 
 
 class Scores(BaseModel):
-    """Figures of one case; None and empty where the files don't tell. error: why there are none.
-
-    Similarity, folds, SDlogJ and inverse consistency refer to the fixed image's grid, inside
-    its mask if there is one; structures to the fixed segmentation's grid; landmarks to the
-    moving image.
-    """
+    """Figures of one case; None and empty where the files don't tell."""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
     id: str
-    structures: list[StructureScore] = Field(default_factory=list)
-    landmarks: list[Landmark] = Field(default_factory=list)
+    structures: list[StructureScore] = Field(default_factory=list)  # on the fixed segmentation
+    landmarks: list[Landmark] = Field(default_factory=list)  # errors in the moving image
+    # The rest on the fixed image's grid, inside its mask if there is one:
     similarity_before: Similarity | None = None
     similarity_after: Similarity | None = None
     folded_percent: float | None = None
     sdlogj: float | None = None
-    inverse_consistency_mm: Spread | None = None
-    error: str = ""
+    inverse_consistency_mm: ErrorSummary | None = None
+    error: str = ""  # why there are no figures
 
 
 @dataclass(frozen=True, eq=False)
 class _Loaded:
-    """A case in memory. grid: where the transform is looked at, None for an affine one alone;
-    mask: where on it."""
+    """A case in memory."""
 
-    grid: Grid | None
-    mask: NDArray[np.bool_] | None
+    grid: Grid | None  # where the transform is looked at; None for an affine one alone
+    mask: NDArray[np.bool_] | None  # where on that grid
     fixed: Image | None
     moving: Image | None
     truth: Truth
@@ -114,7 +108,7 @@ def _grid(fixed: Image | None, seg: Image | None, transform: Transform | None) -
     image = fixed or seg
     if image is not None:
         return image.grid
-    first = transform.parts[-1] if isinstance(transform, CompositeTransform) else transform
+    first = None if transform is None else transform.parts[-1]
     return first.sampling_grid if isinstance(first, Deformation) else None
 
 
@@ -154,7 +148,7 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _inverse_error(loaded: _Loaded) -> Spread | None:
+def _inverse_error(loaded: _Loaded) -> ErrorSummary | None:
     """Of inverse(forward(x)) from x, for points that the forward map leaves in the moving image."""
     if loaded.inverse is None or loaded.grid is None:
         return None
@@ -165,7 +159,7 @@ def _inverse_error(loaded: _Loaded) -> Spread | None:
         index = apply_affine(moving.grid.lps_to_index, mapped)
         shown = ((index >= 0) & (index <= np.array(moving.grid.size_xyz) - 1)).all(axis=-1)
         points, mapped = points[shown], mapped[shown]
-    return Spread.of(np.linalg.norm(loaded.inverse(mapped) - points, axis=-1))
+    return ErrorSummary.of(np.linalg.norm(loaded.inverse(mapped) - points, axis=-1))
 
 
 def _spread_points(grid: Grid, mask: NDArray[np.bool_] | None) -> NDArray[np.float64]:
@@ -178,7 +172,7 @@ def _spread_points(grid: Grid, mask: NDArray[np.bool_] | None) -> NDArray[np.flo
 
 
 Row = dict[str, float]
-_SPREADS = ("mean", "p95", "max")
+_ERROR_FIGURES = ("mean", "p95", "max")
 
 
 def row_of(scores: Scores) -> Row:
@@ -193,7 +187,7 @@ def row_of(scores: Scores) -> Row:
     row |= {k: _number(getattr(scores, k)) for k in ("folded_percent", "sdlogj")}
     if scores.inverse_consistency_mm is not None:
         error = scores.inverse_consistency_mm
-        row |= {f"inverse_{part}_mm": _number(getattr(error, part)) for part in _SPREADS}
+        row |= {f"inverse_{part}_mm": _number(getattr(error, part)) for part in _ERROR_FIGURES}
     for structure in scores.structures:
         row |= {
             f"{name}[{structure.label}]": _number(getattr(structure, name))

@@ -18,9 +18,9 @@ MOST_EXACT = 400  # pairs; beyond that the normal approximation is as good as ex
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean of `count` values and its percentile bootstrap interval; nan where undefined."""
+    """A mean and its percentile bootstrap interval; nan where undefined."""
 
-    count: int
+    count: int  # of values
     mean: float
     low: float
     high: float
@@ -28,12 +28,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first over the cases that both runs have; p_value: Wilcoxon, two-sided."""
+    """Of two runs, over the cases that both have."""
 
-    first: float
+    first: float  # means
     second: float
-    difference: Interval
-    p_value: float
+    difference: Interval  # second minus first
+    p_value: float  # Wilcoxon's, two-sided
 
 
 def interval(

@@ -19,11 +19,11 @@ from carl_cli.transforms import Transform
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is known of the pair; landmark k of one image belongs to landmark k of the other."""
+    """What is known of the pair."""
 
     fixed_seg: Image | None = None
     moving_seg: Image | None = None
-    fixed_points: PointSet | None = None
+    fixed_points: PointSet | None = None  # landmark k here belongs to landmark k there
     moving_points: PointSet | None = None
 
 

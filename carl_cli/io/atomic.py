@@ -1,7 +1,8 @@
-"""Outputs appear whole or not at all."""
+"""Outputs appear whole or not at all, and files are known by their hash."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -62,3 +63,20 @@ def _check_folder(path: Path) -> None:
 def _check_whole(temporary: Path, path: Path) -> None:
     if full_suffix(path).lower() in (".nii", ".nii.gz") and not is_whole(temporary):
         raise OutputError(f"{path}: only a part of it could be written", "free space on the disk")
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hash of a file's bytes; of a folder, the hash of its files' sorted hashes.
+
+    File names do not enter: a DICOM folder that was renamed or anonymised by name only
+    keeps its hash. Raises OSError for a file that can't be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        parts = sorted(sha256_of(p) for p in path.rglob("*") if p.is_file())
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

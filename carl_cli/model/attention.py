@@ -1,50 +1,39 @@
-"""Ξ: coordinate attention, [W, U]-equivariant by construction (Sec. 4.2, 5.1)."""
+"""Ξ, coordinate attention, and window attention, which looks near by with the same encoder.
+
+Ξ is [W, U]-equivariant to translations by construction (paper: Sec. 4 and Fig. 2; the proof is
+Eq. 10): a convolutional encoder moves its features along with either image, and a mean position
+moves along with the positions that it is a mean of.
+
+Suffixes: B batch, C channels of a feature, D dimension, N queries (fixed voxels), M keys (moving
+voxels, with a margin around them), x the shape of a grid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from carl_cli.model.encoder import Encoder
-from carl_cli.model.fields import DisplacementMap, Shape, cut, identity, voxels_per_unit
+from carl_cli.model.fields import (
+    DisplacementMap,
+    Map,
+    Shape,
+    cut,
+    identity,
+    voxels_per_unit,
+    voxels_per_unit_of,
+)
 from carl_cli.model.kernels.attention import mean_and_spread
 from carl_cli.model.kernels.window import window_offset
 from carl_cli.model.operators import Registrar
 from carl_cli.model.smoothing import smooth_by_confidence
 
-_FIRST_SPREAD: ContextVar[list[Tensor] | None] = ContextVar("first_spread", default=None)
-
-
-@contextmanager
-def noted_spread() -> Iterator[list[Tensor]]:
-    """Within: the standard deviations of the attention rows of the first match that Ξ makes.
-
-    The list's only element is (B, D, *shape), in voxels of the features; they come from the
-    pass that finds the match. Where no Ξ is asked it stays empty.
-    """
-    noted: list[Tensor] = []
-    before = _FIRST_SPREAD.set(noted)
-    try:
-        yield noted
-    finally:
-        _FIRST_SPREAD.reset(before)
-
 
 class CoordinateAttention(Registrar):
-    """Each fixed voxel goes to the softmax-weighted mean position of the moving voxels.
+    """Ξ: each fixed voxel goes to the softmax-weighted mean position of the moving voxels.
 
-    Both images are zero-padded by `padding` voxels before the encoder, which makes a `margin`
-    of its features. The fixed image's features are cropped back; the moving image's margin
-    stays, so that points outside of it can be reached. smoothing > 0: the field is made
-    regular where the match is unsure, by a Gaussian of that many voxels; 0 is the paper.
-    sharpness scales the logits; 1 is the paper. A network that was trained briefly is unsure,
-    and the mean of an unsure row lies too near the middle of the image: a greater sharpness
-    corrects that bias. halvings: of the encoder.
+    Images (B, C, *shape) → a map whose displacement and spread lie on (B, D, *coarse shape),
+    the shape that the encoder leaves of the images'. (Paper: Fig. 2.)
     """
 
     def __init__(
@@ -58,23 +47,26 @@ class CoordinateAttention(Registrar):
         map_kind: type[DisplacementMap] = DisplacementMap,
     ) -> None:
         super().__init__()
-        self.sharpness = sharpness
         self.encoder = encoder
+        # Voxels of zeros around both images. The fixed image's features are cropped back; the
+        # moving image's margin stays, so that points outside of it can be reached.
         self.padding = padding
-        self.margin = padding // 2**halvings
-        self.map_kind = map_kind
-        self.smoothing = smoothing
+        self.margin = padding // 2**halvings  # of the features, in their voxels
         self.align_corners = align_corners
+        # Width in feature voxels of the Gaussian that makes the field regular where the match is
+        # unsure; the paper: 0.
+        self.smoothing = smoothing
+        # A factor of the logits; the paper: 1. A network that was trained briefly is unsure, and
+        # the mean of an unsure row lies too near the middle of the image: more corrects that.
+        self.sharpness = sharpness
+        self.map_kind = map_kind
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
         return self._match(self.features(fixed), self.features(moving))
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
-        fixed_features, moving_features = self.features(fixed), self.features(moving)
-        return (
-            self._match(fixed_features, moving_features),
-            self._match(moving_features, fixed_features),
-        )
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        a, b = self.features(fixed), self.features(moving)
+        return self._match(a, b), self._match(b, a)
 
     def features(self, image: Tensor) -> Tensor:
         """(B, width, *(shape / 2^halvings + 2 margin)) features, the margin included."""
@@ -85,15 +77,10 @@ class CoordinateAttention(Registrar):
         shape = self._inner_shape(fixed_features)
         grid = identity(shape, self.align_corners, fixed_features.device)
         phi, spread = self._mean_and_spread(fixed_features, moving_features)
-        _note(spread)
-        if not self.smoothing:
-            return self.map_kind(phi - grid, self.align_corners)
-        voxels = self._voxels_per_unit(shape, phi.device)
-        moved = (phi - grid) * voxels
-        smooth = smooth_by_confidence(
-            moved, spread, (grid * voxels).expand_as(moved), self.smoothing
-        )
-        return self.map_kind(smooth / voxels, self.align_corners)
+        u = phi - grid
+        if self.smoothing:
+            u = _smoothed(u, spread, self.smoothing, self.align_corners)
+        return self.map_kind(u, self.align_corners, spread)
 
     def _mean_and_spread(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         """Mean in unit coordinates and standard deviation in voxels, both (B, D, *shape)."""
@@ -107,10 +94,6 @@ class CoordinateAttention(Registrar):
         voxels = voxels_per_unit(self._inner_shape(moving), self.align_corners)
         return (index_BND - first) / voxels.to(index_BND)
 
-    def _voxels_per_unit(self, shape: Shape, device: torch.device) -> Tensor:
-        voxels = voxels_per_unit(shape, self.align_corners).to(device)
-        return voxels.view(1, -1, *[1] * len(shape))
-
     def _attention_inputs(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Shape]:
         """Queries (B, N, C), keys (B, M, C) and the shape of the array of keys."""
         crop = slice(self.margin, -self.margin or None)
@@ -122,23 +105,24 @@ class CoordinateAttention(Registrar):
         return tuple(n - 2 * self.margin for n in features.shape[2:])
 
 
-def _note(spread: Tensor) -> None:
-    noted = _FIRST_SPREAD.get()
-    if noted == []:
-        noted.append(spread.detach())
-
-
 def _on_grid(values_BND: Tensor, shape: Shape) -> Tensor:
     """(B, N, D) → (B, D, *shape)."""
     return values_BND.transpose(1, 2).reshape(values_BND.shape[0], -1, *shape)
 
 
+def _smoothed(u_BDx: Tensor, spread_BDx: Tensor, sigma: int, align_corners: bool) -> Tensor:
+    """A displacement in unit coordinates made regular where the spread (voxels) is large."""
+    voxels = voxels_per_unit_of(u_BDx, align_corners)
+    places = identity(u_BDx.shape[2:], align_corners, u_BDx.device) * voxels
+    smooth = smooth_by_confidence(u_BDx * voxels, spread_BDx, places.expand_as(u_BDx), sigma)
+    return smooth / voxels
+
+
 class WindowAttention(Registrar):
-    """Λ: coordinate attention within a window, for images that nearly match already.
+    """Coordinate attention within a window, for images that nearly match already.
 
     Looks with the encoder of a CoordinateAttention, without parameters of its own, at images
-    that are finer than those Ξ sees. radius of the window in voxels; sharpness and smoothing
-    as there.
+    that are finer than those Ξ sees: (B, C, *shape) → a map on (B, D, *shape). Not in the paper.
     """
 
     def __init__(
@@ -146,9 +130,9 @@ class WindowAttention(Registrar):
     ) -> None:
         super().__init__()
         self._borrowed = (attention,)  # in a tuple: its parameters are counted once, with Ξ
-        self.radius = radius
-        self.sharpness = sharpness
-        self.smoothing = smoothing
+        self.radius = radius  # voxels, of the window of (2 radius + 1)^D
+        self.sharpness = sharpness  # a factor of the logits
+        self.smoothing = smoothing  # where the match is unsure, in voxels
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
         (attention,) = self._borrowed
@@ -159,9 +143,7 @@ class WindowAttention(Registrar):
         queries = self.sharpness * cut(features, inner)
         keys = cut(attention.features(moving), around)
         offset, spread = window_offset(queries.contiguous(), keys, self.radius)
-        voxels = voxels_per_unit(shape, attention.align_corners).to(fixed)
-        voxels = voxels.view(1, -1, *[1] * len(shape))
+        u = offset / voxels_per_unit_of(offset, attention.align_corners)
         if self.smoothing:
-            grid = identity(shape, attention.align_corners, fixed.device) * voxels
-            offset = smooth_by_confidence(offset, spread, grid.expand_as(offset), self.smoothing)
-        return attention.map_kind(offset / voxels, attention.align_corners)
+            u = _smoothed(u, spread, self.smoothing, attention.align_corners)
+        return attention.map_kind(u, attention.align_corners)

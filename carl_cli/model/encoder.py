@@ -1,4 +1,4 @@
-"""Conv_θ: the translation-equivariant encoder of Ξ (Sec. 5.1).
+"""Conv_θ: the translation-equivariant encoder of Ξ (Sec. 4, Eq. 7).
 
 The paper's works at one resolution. uniCARL's halves it twice first and doesn't dilate.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from carl_cli.model.execution import HeavyModule
 from carl_cli.model.kernels.attention import MAX_NORM
 from carl_cli.model.layers import batch_norm, conv, pair_conv, pool
 from carl_cli.model.similarity import MIND_CHANNELS, self_similarity
@@ -20,7 +21,7 @@ from carl_cli.model.similarity import MIND_CHANNELS, self_similarity
 Stem = Literal["intensity", "mind"]
 
 
-class Encoder(nn.Module):
+class Encoder(HeavyModule):
     """First convolution (or HalvingStem, MindStem), then residual blocks of dilated convolutions.
 
     Image (B, channels, *shape) → features (B, width, *shape / 2^halvings) of length at most
@@ -48,6 +49,9 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(dimension, width, dilations) for _ in range(blocks))
 
     def forward(self, image: Tensor) -> Tensor:
+        return self.executed(image)
+
+    def compute(self, image: Tensor) -> Tensor:
         x = torch.relu(self.stem(image))
         for block in self.blocks:
             x = block(x)
@@ -91,7 +95,7 @@ class HalvingStem(nn.Module):
         return x
 
 
-class Block(nn.Module):
+class Block(HeavyModule):
     """Batch norm, then one convolution for each dilation, added to their input."""
 
     def __init__(self, dimension: int, width: int, dilations: Sequence[int]) -> None:
@@ -100,6 +104,9 @@ class Block(nn.Module):
         self.convs = nn.ModuleList(conv(dimension, width, width, dilation=d) for d in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.executed(x)
+
+    def compute(self, x: Tensor) -> Tensor:
         x = self.norm(x)
         y = self.convs[0](x)
         for layer in self.convs[1:]:

@@ -35,9 +35,27 @@ def _unit_axis(n: int, align_corners: bool, device: torch.device | str) -> Tenso
     return index / max(n - 1, 1) if align_corners else (index + 0.5) / n
 
 
+def centred_indices(shape: Shape, like: Tensor) -> Tensor:
+    """(D, M) voxel indices of all voxels of an array, flattened, counted from its middle, where
+    sums of them in float32 cancel least; dtype and device as of `like`."""
+    axes = [torch.arange(n, dtype=like.dtype, device=like.device) - (n - 1) / 2 for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+
+
+def middle_index(shape: Shape, like: Tensor) -> Tensor:
+    """(D,) voxel index of an array's middle, in halves of a voxel."""
+    return torch.tensor([(n - 1) / 2 for n in shape], dtype=like.dtype, device=like.device)
+
+
 def voxels_per_unit(shape: Shape, align_corners: bool) -> Tensor:
     """(D,) how many voxels one unit coordinate spans along each array axis."""
     return torch.tensor([n - 1 if align_corners else n for n in shape], dtype=torch.float32)
+
+
+def voxels_per_unit_of(values_BDx: Tensor, align_corners: bool) -> Tensor:
+    """(1, D, 1, …) the same for the grid of the values, to multiply displacements with."""
+    shape = values_BDx.shape[2:]
+    return voxels_per_unit(shape, align_corners).to(values_BDx).view(1, -1, *[1] * len(shape))
 
 
 def summed(values: Tensor, kept: int = 0) -> Tensor:
@@ -84,7 +102,13 @@ def cut(x: Tensor, slices: Sequence[slice]) -> Tensor:
 
 
 class Map(ABC):
-    """A function from points of the fixed image to points of the moving one."""
+    """A function from points of the fixed image to points of the moving one.
+
+    Both are unit coordinates. spread: how unsure Ξ's match is that the map began with, see
+    `DisplacementMap`; None where Ξ was not asked.
+    """
+
+    spread: Tensor | None = None
 
     @abstractmethod
     def __call__(self, points_BDx: Tensor) -> Tensor:
@@ -101,11 +125,18 @@ class Map(ABC):
 
 
 class DisplacementMap(Map):
-    """x + u(x), with u given on a grid: (B, D, *shape) in unit coordinates."""
+    """x + u(x), with u given on a grid: (B, D, *shape) in unit coordinates.
 
-    def __init__(self, displacement_BDx: Tensor, align_corners: bool) -> None:
+    spread (B, D, *coarse shape): standard deviation of Ξ's attention rows, in voxels of its
+    features; it has no gradient.
+    """
+
+    def __init__(
+        self, displacement_BDx: Tensor, align_corners: bool, spread: Tensor | None = None
+    ) -> None:
         self.displacement_BDx = displacement_BDx
         self.align_corners = align_corners
+        self.spread = None if spread is None else spread.detach()
 
     @property
     def shape(self) -> Shape:
@@ -140,6 +171,7 @@ class ComposedMap(Map):
     def __init__(self, outer: Map, inner: Map) -> None:
         self.outer = outer
         self.inner = inner
+        self.spread = outer.spread
 
     @property
     def shape(self) -> Shape:

@@ -1,13 +1,30 @@
-"""From a description to a network.
+"""From a description to a network: a tour of CARL, and the members of its family.
 
-Every member of the family is one coarse network, Ξ or Ψ, at some scale, followed by Ψ
-refinements at finer ones:
+The paper's Eq. 16, and what each word of it is called here (Ψ₁ at half the grid, Ψ₂ on all of it):
 
-  CARL              attention at 4, refined at 2, 1      TwoStep{Down{TwoStep{Down{Ξ}, Ψ}}, Ψ}
+    CARL := TwoStep{ Down{ TwoStep{ Down{ Ξ }, Ψ₁ } }, Ψ₂ }
+
+    Ξ          `CoordinateAttention` (`attention`), Fig. 2: both images are padded with zeros
+               and given to one `Encoder` (`encoder`); the fixed image's features, cropped back,
+               are the queries, the moving image's the keys, and the positions of its voxels the
+               values (`kernels`). It answers for every shift of either image: [W, U]-equivariant
+    Ψ          `DisplacementUNet` (`unet`): looks at the fixed image and at the moving image as
+               warped so far. Shifts of both alike are enough for it: [U, U]-equivariant
+    TwoStep    warps the moving image by the first map, and composes it with the second (Eq. 14)
+    Down       runs a network on images of half the size (Eq. 19)
+    a map      from points of the fixed image to points of the moving one, in coordinates from 0
+               to 1, whatever the resolution (`fields`; Appendix B)
+
+`build_network` puts these together from the inside out: one coarse network, Ξ or Ψ, at some
+scale, raised step by step to finer ones, where a refinement follows it:
+
+  CARL              attention at 4, refined at 2, 1      Eq. 16
   CARL, extra step  attention at 4, refined at 2, 1, 1
   uniGradICON       U-Net at 4,     refined at 2, 1, 1
   uniCARL           attention at 4 on features at 16, then each map blurred and refined:
                     five times at 2 by U-Nets at 4, once at 1
+  carl-base         attention at 4, window attention at 2, refined at 2, 1; after each step both
+                    directions are made each other's inverse (`operators`): not in the paper
 """
 
 from __future__ import annotations
@@ -39,20 +56,17 @@ Levels = Annotated[tuple[Channels, ...], Field(max_length=FARTHEST.bit_length())
 
 
 class EncoderConfig(BaseModel):
-    """Conv_θ: features per voxel, residual blocks, voxels of zero padding. smoothing: of Ξ's
-    field where the match is unsure, in its voxels; sharpness: factor of the logits. The
-    paper has 0 and 1. dilations: of the convolutions of a block; halvings: of the image
-    before the blocks (uniCARL)."""
+    """Ξ: Conv_θ, and how its matches are read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    width: Channels = 128
-    blocks: int = Field(default=3, ge=0, le=MOST_LAYERS)
-    padding: Reach = 9
-    smoothing: Reach = 0
-    sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)
-    dilations: Scales = (1, 2, 4)
-    halvings: int = Field(default=0, ge=0, lt=FARTHEST.bit_length())
-    stem: Stem = "intensity"  # "mind": MIND-SSC channels, which halve the image once
+    width: Channels = 128  # features per voxel
+    blocks: int = Field(default=3, ge=0, le=MOST_LAYERS)  # residual ones
+    padding: Reach = 9  # voxels of zeros around the images that Ξ sees
+    smoothing: Reach = 0  # of the field where the match is unsure, in feature voxels; paper: 0
+    sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)  # of the logits; paper: 1
+    dilations: Scales = (1, 2, 4)  # of the convolutions of a block
+    halvings: int = Field(default=0, ge=0, lt=FARTHEST.bit_length())  # before the blocks (uniCARL)
+    stem: Stem = "intensity"  # mind: MIND-SSC channels, which halve the image once
 
     @model_validator(mode="after")
     def _mind_halves_once(self) -> EncoderConfig:
@@ -70,11 +84,11 @@ class EncoderConfig(BaseModel):
 
 
 class UNetConfig(BaseModel):
-    """Ψ: channels after each halving and each doubling, finest level first."""
+    """Ψ."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    down: Levels = (16, 32, 64, 256, 512)
-    up: Levels = (16, 32, 64, 128, 256)
+    down: Levels = (16, 32, 64, 256, 512)  # channels after each halving, finest level first
+    up: Levels = (16, 32, 64, 128, 256)  # channels after each doubling, finest level first
 
     @model_validator(mode="after")
     def _same_depth(self) -> UNetConfig:
@@ -84,41 +98,37 @@ class UNetConfig(BaseModel):
 
 
 class WindowConfig(BaseModel):
-    """Λ: Ξ's encoder on finer images, each voxel matched within `radius` voxels. smoothing and
-    sharpness as of Ξ."""
+    """Window attention: Ξ's encoder on finer images; smoothing and sharpness as of Ξ."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    radius: Scale = 3
+    radius: Scale = 3  # voxels within which each voxel is matched
     smoothing: Reach = 1
     sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)
 
 
 class ModelConfig(BaseModel):
-    """Any member of the family. Scales are powers of two, 1 = the network grid.
+    """Any member of the family; the paper's, unless said otherwise.
 
-    coarse_symmetric: Ξ's two directions, and Λ's, are made each other's inverse; the paper: no.
-    window_scales: where Λ follows Ξ, before any Ψ; the paper: nowhere.
-    refine_symmetric: the two directions after each Ψ as well; the paper: no.
-    refine_unets: the scale of each refinement's U-Net; empty: where it refines.
-    refine_blurs: sigma by which the map before each refinement is blurred, in voxels at its
-    scale; empty: not at all. extrapolation: of maps, beyond the image's border."""
+    A scale is a power of two: network voxels along each axis of one voxel there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     dimension: Literal[2, 3] = 3
-    channels: Channels = 1
-    coarse: Literal["attention", "unet"] = "attention"
+    channels: Channels = 1  # of an image
+    coarse: Literal["attention", "unet"] = "attention"  # Ξ or Ψ
     coarse_scale: Scale = 4
-    coarse_symmetric: bool = False
-    window_scales: Scales = ()
+    coarse_symmetric: bool = False  # directions of Ξ and windows made each other's inverse
+    window_scales: Scales = ()  # where window attention follows Ξ, before any Ψ
     window: WindowConfig = WindowConfig()
-    refine_scales: Scales = (2, 1)
-    refine_symmetric: bool = False
-    refine_unets: Scales = ()
+    refine_scales: Scales = (2, 1)  # of each Ψ, coarse to fine
+    refine_symmetric: bool = False  # the directions after each Ψ as well
+    refine_unets: Scales = ()  # scale of each refinement's U-Net; empty: where it refines
+    # Sigma by which the map before each refinement is blurred, in voxels at its scale; empty: none.
     refine_blurs: Annotated[tuple[Reach, ...], Field(max_length=MOST_LAYERS)] = ()
-    extrapolation: Literal["border", "reflected"] = "border"
+    extrapolation: Literal["border", "reflected"] = "border"  # of maps, beyond the image
     encoder: EncoderConfig = EncoderConfig()
     unet: UNetConfig = UNetConfig()
-    coordinates: Literal["corners", "centres"] = "corners"
+    coordinates: Literal["corners", "centres"] = "corners"  # see `fields`
 
     @model_validator(mode="after")
     def _scales_fall_to_one(self) -> ModelConfig:
@@ -158,13 +168,6 @@ class ModelConfig(BaseModel):
     @property
     def align_corners(self) -> bool:
         return self.coordinates == "corners"
-
-    @property
-    def stride(self) -> int:
-        """Largest step of the whole network in voxels: exact under shifts by this much."""
-        depth = 2 ** len(self.unet.down)
-        coarse = 2**self.encoder.halvings if self.coarse == "attention" else depth
-        return max([self.coarse_scale * coarse, *(s * depth for s in self.unet_scales)])
 
 
 def build_network(config: ModelConfig) -> Registrar:
@@ -217,10 +220,10 @@ def _coarse(config: ModelConfig) -> Registrar:
         encoder,
         e.padding,
         config.align_corners,
-        e.smoothing,
-        e.sharpness,
-        e.halvings,
-        _map_kind(config),
+        smoothing=e.smoothing,
+        sharpness=e.sharpness,
+        halvings=e.halvings,
+        map_kind=_map_kind(config),
     )
 
 

@@ -1,7 +1,7 @@
-"""TwoStep and Down: networks made of networks, composing maps as functions (Sec. 4, 5).
+"""TwoStep, Down and others: networks made of networks, composing maps as functions.
 
-The paper and its published code name the moving image first; this project always says
-(fixed, moving). A registrar returns the map that carries fixed points to moving points.
+TwoStep is Eq. 14 of the paper, Down its Eq. 19. The paper and its published code name the moving
+image first; this project always says (fixed, moving).
 """
 
 from __future__ import annotations
@@ -11,21 +11,26 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from carl_cli.model.blur import blur_keeping_affine
 from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, Shape, identity, sample
 from carl_cli.model.layers import pool
-from carl_cli.model.smoothing import blur_keeping_affine, unfolded
+from carl_cli.model.smoothing import unfolded
 
 INVERSE_ROUNDS = 3  # each multiplies what is left by the displacement's slope
 
 
 class Registrar(nn.Module, ABC):
-    """A network that registers: images (B, C, *shape) → maps on unit coordinates."""
+    """A network that registers: images (B, C, *shape) of one shape → maps on unit coordinates.
+
+    A map carries points of the fixed image to points of the moving one. Nothing that is found for
+    a pair stays behind in the network.
+    """
 
     @abstractmethod
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
-        """The map fixed → moving."""
+        """The map fixed → moving, Φ[M, F] in the paper."""
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         """Maps fixed → moving and moving → fixed. Overridden where work can be shared."""
         return self(fixed, moving), self(moving, fixed)
 
@@ -42,9 +47,9 @@ class TwoStep(Registrar):
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
         return self.refine(self.first(fixed, moving), fixed, moving)
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
-        ahead, back = self.first.both(fixed, moving)
-        return self.refine(ahead, fixed, moving), self.refine(back, moving, fixed)
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        forward, backward = self.first.both_directions(fixed, moving)
+        return self.refine(forward, fixed, moving), self.refine(backward, moving, fixed)
 
     def refine(self, phi: Map, fixed: Tensor, moving: Tensor) -> Map:
         """phi ∘ Ψ[F, M ∘ phi], for the map phi that the first network found."""
@@ -56,13 +61,16 @@ class SymmetricTwoStep(TwoStep):
     """Sym{TwoStep{Φ, Ψ}}: both directions made each other's inverse, and free of folds."""
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
-        return self.both(fixed, moving)[0]
+        return self.both_directions(fixed, moving)[0]
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[DisplacementMap, DisplacementMap]:
-        maps = super().both(fixed, moving)
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        maps = super().both_directions(fixed, moving)
         means = mutual_mean(*maps, maps[0].shape, self.align_corners, fixed.device)
-        ahead, back = (unfolded(m.displacement_BDx, self.align_corners) for m in means)
-        return DisplacementMap(ahead, self.align_corners), DisplacementMap(back, self.align_corners)
+        return self._unfolded(means[0]), self._unfolded(means[1])
+
+    def _unfolded(self, phi: DisplacementMap) -> DisplacementMap:
+        align = self.align_corners
+        return DisplacementMap(unfolded(phi.displacement_BDx, align), align, phi.spread)
 
 
 class Down(Registrar):
@@ -76,8 +84,8 @@ class Down(Registrar):
         phi: Map = self.inner(pool(fixed), pool(moving))
         return phi
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
-        return self.inner.both(pool(fixed), pool(moving))
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        return self.inner.both_directions(pool(fixed), pool(moving))
 
 
 class Blurred(Registrar):
@@ -99,15 +107,15 @@ class Blurred(Registrar):
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
         return self._smooth(self.inner(fixed, moving), fixed)
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
-        ahead, back = self.inner.both(fixed, moving)
-        return self._smooth(ahead, fixed), self._smooth(back, moving)
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        forward, backward = self.inner.both_directions(fixed, moving)
+        return self._smooth(forward, fixed), self._smooth(backward, moving)
 
     def _smooth(self, phi: Map, image: Tensor) -> Map:
         shape = image.shape[2:]
         smooth = blur_keeping_affine(phi.on_grid(shape), self.sigma)
         grid = identity(shape, self.align_corners, image.device)
-        return self.map_kind(smooth - grid, self.align_corners)
+        return self.map_kind(smooth - grid, self.align_corners, phi.spread)
 
 
 class Symmetric(Registrar):
@@ -124,38 +132,39 @@ class Symmetric(Registrar):
         self.align_corners = align_corners
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
-        return self.both(fixed, moving)[0]
+        return self.both_directions(fixed, moving)[0]
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
-        ahead, back = self.inner.both(fixed, moving)
-        return mutual_mean(ahead, back, ahead.shape, self.align_corners, fixed.device)
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+        forward, backward = self.inner.both_directions(fixed, moving)
+        return mutual_mean(forward, backward, forward.shape, self.align_corners, fixed.device)
 
 
 def mutual_mean(
-    ahead: Map, back: Map, shape: Shape, align_corners: bool, device: torch.device
+    forward: Map, backward: Map, shape: Shape, align_corners: bool, device: torch.device
 ) -> tuple[DisplacementMap, DisplacementMap]:
     """Each map's mean with the inverse of the other, on the voxels of `shape`."""
     grid = identity(shape, align_corners, device)
-    return _mean(ahead, back, grid, align_corners), _mean(back, ahead, grid, align_corners)
+    fixed_mean = _mean(forward, backward, grid, align_corners)
+    return fixed_mean, _mean(backward, forward, grid, align_corners)
 
 
-def _mean(ahead: Map, back: Map, grid: Tensor, align_corners: bool) -> DisplacementMap:
-    there = ahead.on_grid(grid.shape[2:])
+def _mean(forward: Map, backward: Map, grid: Tensor, align_corners: bool) -> DisplacementMap:
+    there = forward.on_grid(grid.shape[2:])
     inverse = there
     for _ in range(INVERSE_ROUNDS):
-        inverse = inverse + grid - back(inverse)
-    return DisplacementMap((there + inverse) / 2 - grid, align_corners)
+        inverse = inverse + grid - backward(inverse)
+    return DisplacementMap((there + inverse) / 2 - grid, align_corners, forward.spread)
 
 
 class Kept(Registrar):
     """Maps computed before, in place of the network that made them."""
 
-    def __init__(self, ahead: Map, back: Map) -> None:
+    def __init__(self, forward: Map, backward: Map) -> None:
         super().__init__()
-        self.maps = (ahead, back)
+        self.maps = (forward, backward)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
         return self.maps[0]
 
-    def both(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
+    def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
         return self.maps

@@ -6,48 +6,21 @@ Windows follow the published code: a Gaussian of width σ voxels cut at 2σ, zer
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from carl_cli.model.blur import blur
 from carl_cli.model.fields import cut, mean, summed
 
 Similarity = Callable[..., Tensor]
 MIND_CHANNELS = 12
 NOISE_FLOOR = 1e-4  # of squared differences: noise of 1 % counts as no structure
 VARIANCE_FLOOR = 1e-5  # for intensities in [0, 1]; keeps flat regions from dividing by zero
-
-
-def blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of the last D axes of (B, C, *shape), one banded product per axis.
-
-    On a CPU a product with a banded matrix is many times faster than a one-channel
-    convolution, and its backward pass is the same product.
-    """
-    for axis in range(2, x.dim()):
-        band = _band(x.shape[axis], sigma, x.dtype, x.device)
-        x = (x.transpose(axis, -1) @ band).transpose(axis, -1)
-    return x
-
-
-@lru_cache(maxsize=32)
-def _band(n: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, n) symmetric matrix whose rows hold the window of 4σ + 1 taps."""
-    reach = math.ceil(2 * sigma)
-    # It is kept, and a tensor made in inference mode could not serve a backward pass later.
-    with torch.inference_mode(False):
-        tap = torch.arange(-reach, reach + 1, dtype=torch.float64)
-        window = torch.exp(-0.5 * (tap / sigma) ** 2)
-        window = window / window.sum()
-        i = torch.arange(n)
-        gap = (i[:, None] - i[None, :]).abs()
-        near = window[reach + gap.clamp_max(reach)]
-        return torch.where(gap <= reach, near, 0.0).to(dtype=dtype, device=device)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Maps made smooth: everywhere alike (uniCARL), or where the match is unsure.
+"""Maps made smooth where the match is unsure, and free of folds; neither is in the paper.
 
 Coordinate attention gives each voxel its own answer: sharp on structures, arbitrary on empty
 ground. Here the answers are averaged with weights that fall with the spread of the attention
@@ -9,14 +9,12 @@ weighted fits and averages keep, so [W, U]-equivariance is not lost.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from carl_cli.model.fields import identity, jacobian_determinant, voxels_per_unit
-from carl_cli.model.similarity import blur
+from carl_cli.model.blur import blur
+from carl_cli.model.fields import identity, jacobian_determinant, voxels_per_unit_of
 
 SHARPEST_SPREAD = 1.0  # voxels; below this a match counts as sure
 LEAST_VOLUME = 0.02  # of a cell, before what surrounds it is blurred
@@ -57,49 +55,16 @@ def _fitted_affine(displacement: Tensor, weight: Tensor, positions: Tensor) -> T
     return (matrix @ (x - centre) + shift).to(displacement).view_as(displacement)
 
 
-def blur_keeping_affine(x_BCx: Tensor, sigma: int) -> Tensor:
-    """Gaussian blur of (B, C, *shape) in voxels of its grid, cut at 3/2 sigma (uniCARL).
-
-    Beyond the border x goes on point-reflected through the nearest border value, so that an
-    affine function comes out as it went in. The window is narrower on a grid that is smaller.
-    """
-    nearest, mirrored = x_BCx, x_BCx
-    for axis in range(2, x_BCx.dim()):
-        clamped, folded = _windows(x_BCx.shape[axis], sigma, x_BCx.dtype, x_BCx.device)
-        nearest = (nearest.transpose(axis, -1) @ clamped).transpose(axis, -1)
-        mirrored = (mirrored.transpose(axis, -1) @ folded).transpose(axis, -1)
-    return 2 * nearest - mirrored
-
-
-@lru_cache(maxsize=32)
-def _windows(n: int, sigma: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(n, n) matrices of the blur of a row of n voxels; what lies beyond the border is read
-    from the border voxel by the first, from the mirror image by the second."""
-    half = min(3 * sigma // 2, n - 1)
-    tap = torch.arange(-half, half + 1, dtype=torch.float64)
-    window = torch.exp(-0.5 * (tap / sigma) ** 2)
-    read = torch.arange(n)[:, None] + torch.arange(-half, half + 1)  # from voxel, by tap
-    clamped = read.clamp(0, n - 1)
-    folded = (n - 1) - (read.abs() - (n - 1)).abs()
-    weights = (window / window.sum()).expand(n, -1)
-    # Kept for later calls, which may need gradients through them.
-    with torch.inference_mode(False):
-        matrices = (torch.zeros(n, n, dtype=torch.float64) for _ in range(2))
-        a, b = (
-            m.scatter_add_(1, index, weights).T.contiguous().to(dtype=dtype, device=device)
-            for m, index in zip(matrices, (clamped, folded), strict=True)
-        )
-    return a, b
-
-
 def unfolded(u_BDx: Tensor, align_corners: bool) -> Tensor:
     """A displacement in unit coordinates, blurred near folds until no cell is turned inside out.
 
-    Elsewhere it is kept. After `UNFOLDING` rounds what is left stays.
+    u (B, D, *shape); elsewhere it is kept. After `UNFOLDING` rounds what is left stays: this is the
+    quick remedy between two steps of a network. What is written is repaired, at the user's wish,
+    by `transforms.folds`, which ends without a fold, knows mm, and loads no torch.
     """
     shape = u_BDx.shape[2:]
     grid = identity(shape, align_corners, u_BDx.device)
-    voxels = voxels_per_unit(shape, align_corners).to(u_BDx).view(1, -1, *[1] * len(shape))
+    voxels = voxels_per_unit_of(u_BDx, align_corners)
     for _ in range(UNFOLDING):
         cells = jacobian_determinant((grid + u_BDx) * voxels) < LEAST_VOLUME
         if not cells.any():

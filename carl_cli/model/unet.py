@@ -1,4 +1,7 @@
-"""Ψ: the U-Net of GradICON that predicts a displacement field (the authors' "tallUNet2")."""
+"""Ψ: the U-Net of GradICON that predicts a displacement field (the authors' "tallUNet2").
+
+[U, U]-equivariant, by its strides (Eq. 12 and 13 of the paper), and so a refinement layer.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from carl_cli.model.execution import HeavyModule
 from carl_cli.model.fields import DisplacementMap
 from carl_cli.model.layers import batch_norm, conv, conv_transpose, fit_channels, pool, upsample
 from carl_cli.model.operators import Registrar
@@ -15,8 +19,9 @@ from carl_cli.model.operators import Registrar
 OUTPUT_SCALE = 0.1  # a small first guess: training starts at the identity
 
 
-class DisplacementUNet(Registrar):
-    """Residual U-Net on (moving, fixed) stacked as channels.
+class DisplacementUNet(HeavyModule, Registrar):
+    """Residual U-Net on (moving, fixed) stacked as channels: (B, C, *shape) each → a map whose
+    displacement lies on (B, D, *shape).
 
     down: channels after each halving; up: channels after each doubling, finest first.
     The last layer starts at zero, so an untrained network is the identity map.
@@ -48,9 +53,9 @@ class DisplacementUNet(Registrar):
             nn.init.zeros_(parameter)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
-        return self.map_kind(self.displacement(fixed, moving), self.align_corners)
+        return self.map_kind(self.executed(fixed, moving), self.align_corners)
 
-    def displacement(self, fixed: Tensor, moving: Tensor) -> Tensor:
+    def compute(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """(B, D, *shape) displacement in unit coordinates."""
         x = torch.cat([moving, fixed], dim=1)
         skips = []

@@ -1,7 +1,8 @@
 """Low-pass before sampling more coarsely: halvings and short Gaussians, alike in both directions.
 
-Written in numpy because recursive filters are slow here and poor below one voxel. Every step
-is symmetric, so that an image stored back to front gives the same values.
+Written in numpy because recursive filters are slow here and poor below one voxel, and because
+this room loads no torch. Every step is symmetric, so that an image stored back to front gives the
+same values.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from carl_cli.preprocessing.grids import sample_fading
 from carl_cli.preprocessing.intensity import known_modality, overridden, window_of
 from carl_cli.preprocessing.lowpass import as_float, low_pass
 from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule, grid_shape
-from carl_cli.preprocessing.source import Request, Source, checked, load
+from carl_cli.preprocessing.source import Intensity, Request, Source, checked, load
 from carl_cli.transforms import AffineTransform, Transform
 
 __all__ = [
@@ -37,25 +37,22 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class NetworkImage:
-    """array: float32 (z, y, x) in [0, 1] on `grid` (LPS mm); mask: bool, the same shape.
+    """One image as the network sees it."""
 
-    intensity: the stored values that became 0 and 1, and "ct" or "mr".
-    """
-
-    array: NDArray[np.float32]
-    grid: Grid
-    mask: NDArray[np.bool_] | None
-    intensity: tuple[float, float, str]
+    array: NDArray[np.float32]  # (z, y, x) or (y, x), in [0, 1]
+    grid: Grid  # of the array, LPS mm
+    mask: NDArray[np.bool_] | None  # of the array's shape
+    intensity: Intensity
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedPair:
-    """With `initial` the moving image was sampled through it onto the fixed network grid, so
-    that the whole transform is initial ∘ what the network finds; without, each has its own grid.
-    """
+    """Two images as the network sees them, each on a grid of its own unless `initial` is given."""
 
     fixed: NetworkImage
     moving: NetworkImage
+    # fixed → moving, LPS mm. The moving image was sampled through it onto the fixed network grid:
+    # the whole transform is initial ∘ what the network finds.
     initial: Transform | None
 
 
@@ -109,7 +106,8 @@ def initialise(
     """Translation, fixed → moving, that brings two centres together (LPS mm).
 
     centers: middles of the fields of view. moments: centres of mass of the foregrounds, each
-    found by intensity but weighted evenly inside, so that contrast doesn't move it.
+    found by intensity but weighted evenly inside, so that contrast doesn't move it. Raises
+    InputError for images of different dimensions and for images that can't be used.
     """
     _check_dimensions(fixed, moving)
     pairs = ((fixed, fixed_modality), (moving, moving_modality))
@@ -134,7 +132,7 @@ def _check_dimensions(fixed: Image, moving: Image) -> None:
 
 
 def _check_window(window: tuple[float, float] | None, a: Source, b: Source) -> None:
-    if window is not None and "ct" not in (a.intensity[2], b.intensity[2]):
+    if window is not None and "ct" not in (a.intensity.modality, b.intensity.modality):
         raise UsageError(
             "a window was given, but neither image looks like CT in Hounsfield units",
             "add --modality ct, or use --percentiles",

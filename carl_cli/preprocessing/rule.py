@@ -15,20 +15,19 @@ _AXIS_PAIRS = ("LR", "PA", "SI")
 class IntensityRule(BaseModel):
     """Stored values → [0, 1], linear between two limits and clipped beyond them.
 
-    CT: the limits are ct_window in Hounsfield units; None treats CT like all else. All else:
-    the limits are percentiles; lower_percentile None means that 0 stays 0 (a division).
-    percentiles_of: the voxels that count, all of the image or only those inside the box
-    around the foreground, which makes the contrast independent of how much air was scanned.
-
     uniGradICON: percentiles (0, 99) of the image. uniCARL: ct_window None, (1, 99) of the
     image. The paper's division by the maximum: ct_window None, (None, 100) of the image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # The limits of CT, HU; None: CT is treated like all else.
     ct_window: tuple[float, float] | None = (-1000.0, 1000.0)
+    # The limits of all else; lower None: 0 stays 0, so that values are only divided.
     lower_percentile: float | None = Field(default=1.0, ge=0, lt=100)
     upper_percentile: float = Field(default=99.0, gt=0, le=100)
+    # Which voxels count: all, or those in the box around the foreground, which makes the contrast
+    # independent of how much air was scanned.
     percentiles_of: Literal["image", "foreground"] = "foreground"
 
     @model_validator(mode="after")
@@ -43,30 +42,28 @@ class IntensityRule(BaseModel):
 class PreprocessRule(BaseModel):
     """Which grid the network sees and with which intensities.
 
-    grid_rule `stretch` (the paper, uniGradICON, uniCARL): each image's whole extent is
-    resized to shape_zyx along the array's axes. orientation: first turn the axes so that
-    they point to these sides ("LPI": to left, posterior, inferior); None keeps them as
-    stored. crop_uniform: first cut border slices that hold one value only, and this many more.
-
-    grid_rule `physical`: both images on LPS-aligned grids of one shape and one isotropic
-    spacing, each around its own foreground with margin (part of the foreground's extent, on
-    each side), each axis a multiple of multiple_of voxels, max_voxels at most; the spacing is
-    the smallest that fits, but not below min_spacing_mm or the images' own finest spacing.
-
-    anti_alias: low-pass before shrinking; False is the reference implementation.
+    stretch (the paper, uniGradICON, uniCARL): each image's whole extent is resized to one shape
+    along the array's axes. physical: both images on grids along the LPS axes, of one shape and
+    one isotropic spacing, each around its own foreground; the spacing is the smallest that fits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     grid_rule: Literal["stretch", "physical"]
+    # Of the stretch rule:
     shape_zyx: tuple[int, ...] | None = None
+    # The sides that the axes are first turned to ("LPI": left, posterior, inferior); None: as
+    # stored.
     orientation: str | None = None
+    # First cut border slices that hold one value only, and this many more; None: don't.
     crop_uniform: int | None = Field(default=None, ge=0)
-    multiple_of: int = Field(default=32, ge=1)
+    # Of the physical rule:
+    multiple_of: int = Field(default=32, ge=1)  # voxels along each axis
     max_voxels: int = Field(default=128**3, ge=1)
-    min_spacing_mm: float = Field(default=0.0, ge=0)
-    margin: float = Field(default=0.08, ge=0)
-    anti_alias: bool = True
+    min_spacing_mm: float = Field(default=0.0, ge=0)  # nor below the images' own finest spacing
+    margin: float = Field(default=0.08, ge=0)  # part of the foreground's extent, on each side
+    # Of both:
+    anti_alias: bool = True  # low-pass before shrinking; the reference implementation doesn't
     intensity: IntensityRule = IntensityRule()
 
     @model_validator(mode="after")
@@ -86,7 +83,7 @@ def _names_each_axis_once(orientation: str) -> bool:
 
 
 def orientation_axes(orientation: str) -> list[tuple[int, int]]:
-    """For each letter: the LPS axis it lies on and the sign, "LPI" → [(0, 1), (1, 1), (2, -1)]."""
+    """For each letter: its LPS axis (x is 0) and the sign, "LPI" → [(0, 1), (1, 1), (2, -1)]."""
     return [
         (axis, 1 if letter == pair[0] else -1)
         for letter in orientation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,35 +17,42 @@ from carl_cli.preprocessing.lowpass import as_float, without_uniform_borders
 from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule
 
 
+class Intensity(NamedTuple):
+    """How an image was brought to [0, 1]."""
+
+    low: float  # the stored value that became 0
+    high: float  # the stored value that became 1
+    modality: str  # "ct" or "mr", see `detect_modality`
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """One image with what the caller says about it."""
 
     image: Image
-    modality: str
+    modality: str  # "auto", "ct" or "mr"
     mask: Image | None
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """image: float32 in [0, 1], in the centred frame, as is the mask (on its own grid).
+    """One image cleaned, scaled and placed in its centred frame."""
 
-    offset_mm (D,): from that frame to the true one. box: around the foreground with its
-    margin, or the field of view under the stretch rule. intensity: the stored values that
-    became 0 and 1, and the modality.
-    """
-
-    image: Image
-    offset_mm: NDArray[np.float64]
-    mask: Image | None
-    box: Box
-    intensity: tuple[float, float, str]
+    image: Image  # float32 in [0, 1]
+    offset_mm: NDArray[np.float64]  # (D,) LPS, from the centred frame to the true one
+    mask: Image | None  # in the centred frame too, on a grid of its own
+    box: Box  # around the foreground with its margin; under the stretch rule the field of view
+    intensity: Intensity
 
 
 def load(
     request: Request, rule: PreprocessRule, intensities: IntensityRule, box_from_mask: bool
 ) -> Source:
-    """Clean, find the foreground, scale. Raises InputError for what can't be used."""
+    """Clean, find the foreground, scale.
+
+    box_from_mask: the mask, not the intensities, tells where the foreground is. Raises InputError
+    for what can't be used, UsageError for an unknown modality.
+    """
     stored = checked(request.image)
     mask = None if request.mask is None else _checked_mask(request.mask, stored)
     modality = intensity.known_modality(stored, request.modality)
@@ -57,7 +65,7 @@ def load(
         box = _foreground_box(image, mask if box_from_mask else None, rule.margin)
     limits = window or intensity.percentile_limits(_counted(image, box, intensities), intensities)
     _scale(image, limits)
-    return Source(image, stored.grid.centre_mm, mask, box, (*limits, modality))
+    return Source(image, stored.grid.centre_mm, mask, box, Intensity(*limits, modality))
 
 
 def checked(image: Image) -> Image:

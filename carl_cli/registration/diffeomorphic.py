@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from carl_cli.model.fields import DisplacementMap, Map, Shape, identity, sample, voxels_per_unit
+from carl_cli.model.blur import blur
+from carl_cli.model.fields import DisplacementMap, Map, Shape, identity, sample, voxels_per_unit_of
 from carl_cli.model.layers import pool
-from carl_cli.model.similarity import Similarity, blur
+from carl_cli.model.similarity import Similarity
 from carl_cli.model.smoothing import unfolded
 
 
 class Scale(NamedTuple):
-    """A grid with one voxel for `coarser` of the network's along each axis, and what a Descent's
-    steps and smoothing are multiplied with there."""
+    """A grid, and what a Descent's steps and smoothing are multiplied with there."""
 
-    coarser: int
+    coarser: int  # network voxels along each axis of one voxel there
     steps: int
     smoothing: float
 
@@ -41,10 +41,10 @@ class Scale(NamedTuple):
 SCALES = (Scale(8, 4, 1), Scale(4, 4, 1), Scale(2, 3, 7 / 8), Scale(1, 1, 3 / 4))
 ROAMING_LENGTHS = 0.5, 0.1  # voxels of the coarsest scale: of its first and its last step
 MOMENTUM = 0.8
-ROOM = 8  # voxels along each axis: on less, such steps would lead anywhere
+MIN_VOXELS = 8  # along each axis: on fewer, such steps would lead anywhere
 LONGEST = 1.0  # voxels: the largest displacement of a step, to begin with
 SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowhere
-CLOSING = 5  # rounds that make two maps each other's inverse
+INVERSE_ROUNDS = 5  # that make two maps each other's inverse
 
 Report = Callable[[float, float], None]
 Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving side
@@ -52,12 +52,12 @@ Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving s
 
 @dataclass(frozen=True)
 class Descent:
-    """similarity of images (1, 1, *shape) and a mask. steps: at most, on the network grid; up
-    to four times as many on coarser ones. smoothing: width of the Gaussian over each step on the
-    coarsest scale, in its voxels; a little less on the finer ones, in theirs."""
+    """How far down, and how smoothly."""
 
-    similarity: Similarity
-    steps: int
+    similarity: Similarity  # of two images (1, 1, *shape) and a mask
+    steps: int  # at most, on the network grid; up to four times as many on coarser ones
+    # Width of the Gaussian over each step on the coarsest scale, in its voxels; a little less on
+    # the finer ones, in theirs.
     smoothing: float
 
     def at(self, scale: Scale) -> Descent:
@@ -104,8 +104,8 @@ def refine(
     """
     if not descent.steps:
         return maps[0], maps[1], []
-    both = zip(images, masks, maps, strict=True)
-    sides = _Sides(*(_side(image, mask, map_, align_corners) for image, mask, map_ in both))
+    given = zip(images, masks, maps, strict=True)
+    sides = _Sides(*(_side(image, mask, map_, align_corners) for image, mask, map_ in given))
     own = [descent.at(scale) for scale in SCALES]
     planned = sum(each.steps for each in own)
     curves: list[list[float]] = []
@@ -123,8 +123,11 @@ def refine(
             level = _regular(search(_regular(level), each, note))
             sides = _Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
         best = min(sides, start, key=lambda found: _loss(found, descent))
-    ahead, back = (DisplacementMap(side.u, align_corners) for side in best)
-    return ahead, back, _joined(curves)
+    forward, backward = (
+        DisplacementMap(side.u, align_corners, map_.spread)
+        for side, map_ in zip(best, maps, strict=True)
+    )
+    return forward, backward, _joined(curves)
 
 
 def _joined(curves: list[list[float]]) -> list[float]:
@@ -142,8 +145,8 @@ def _side(image: Tensor, mask: Tensor | None, map_: Map, align_corners: bool) ->
 
 def _regular(sides: _Sides) -> _Sides:
     """Inverse to each other, and without folds on the voxels of their images."""
-    for _ in range(CLOSING):
-        sides = _closer(sides)
+    for _ in range(INVERSE_ROUNDS):
+        sides = _reduce_inverse_error(sides)
     return _Sides(*(replace(side, u=unfolded(side.u, side.align_corners)) for side in sides))
 
 
@@ -163,7 +166,7 @@ def _resized(u: Tensor, shape: Shape, align_corners: bool) -> Tensor:
 
 
 def _has_room(sides: _Sides) -> bool:
-    return all(min(side.image.shape[2:]) >= ROOM for side in sides)
+    return all(min(side.image.shape[2:]) >= MIN_VOXELS for side in sides)
 
 
 def _roam(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Sides:
@@ -174,20 +177,22 @@ def _roam(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Si
     the wrong one. On finer scales it would fit what is noise.
     """
     first, last = ROAMING_LENGTHS
-    lowest, best, trial, way = math.inf, sides, sides, None
+    lowest, best, trial, momentum = math.inf, sides, sides, None
     for k in range(descent.steps):
         loss, downhill = _downhill(trial, descent)
         if loss < lowest:
             lowest, best = loss, trial
         note(lowest)
-        way = downhill if way is None else _turned(way, downhill)
-        ahead, back = map(_unit, way)
-        trial = _stepped(trial, (ahead, back), first * (last / first) ** (k / descent.steps))
+        momentum = downhill if momentum is None else _averaged(momentum, downhill)
+        fixed_step, moving_step = map(_unit, momentum)
+        length = first * (last / first) ** (k / descent.steps)
+        trial = _stepped(trial, (fixed_step, moving_step), length)
     return best
 
 
-def _turned(way: Directions, downhill: Directions) -> Directions:
-    first, second = (MOMENTUM * w + (1 - MOMENTUM) * d for w, d in zip(way, downhill, strict=True))
+def _averaged(momentum: Directions, downhill: Directions) -> Directions:
+    pairs = zip(momentum, downhill, strict=True)
+    first, second = (MOMENTUM * m + (1 - MOMENTUM) * d for m, d in pairs)
     return first, second
 
 
@@ -258,22 +263,20 @@ def central_difference(image: Tensor) -> Tensor:
     slopes = torch.zeros_like(image).repeat(1, image.dim() - 2, *[1] * (image.dim() - 2))
     for axis, n in enumerate(image.shape[2:]):
         if n > 2:
-            ahead, behind = (image.narrow(axis + 2, start, n - 2) for start in (2, 0))
-            slopes[:, axis : axis + 1].narrow(axis + 2, 1, n - 2).copy_((ahead - behind) / 2)
+            after, before = (image.narrow(axis + 2, start, n - 2) for start in (2, 0))
+            slopes[:, axis : axis + 1].narrow(axis + 2, 1, n - 2).copy_((after - before) / 2)
     return slopes
 
 
 def _stepped(sides: _Sides, direction: Directions, length: float) -> _Sides:
     """Both sides after their steps: half the length for each, as the two add up."""
     steps = [
-        step * (length / 2 / _per_unit(side)) for side, step in zip(sides, direction, strict=True)
+        step * (length / 2 / voxels_per_unit_of(step, side.align_corners))
+        for side, step in zip(sides, direction, strict=True)
     ]
-    return _closer(_Sides(_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1])))
-
-
-def _per_unit(side: _Side) -> Tensor:
-    shape = side.image.shape[2:]
-    return voxels_per_unit(shape, side.align_corners).to(side.u).view(1, -1, *[1] * len(shape))
+    return _reduce_inverse_error(
+        _Sides(_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1]))
+    )
 
 
 def _composed(side: _Side, own: Tensor, others: Tensor) -> _Side:
@@ -283,12 +286,12 @@ def _composed(side: _Side, own: Tensor, others: Tensor) -> _Side:
     return replace(side, u=points - sample(others, points, side.align_corners) - grid)
 
 
-def _closer(sides: _Sides) -> _Sides:
-    """Each side takes half of what the way through both misses: they become inverse."""
+def _reduce_inverse_error(sides: _Sides) -> _Sides:
+    """Each side takes half of the error of the way through both: they become inverse."""
     fixed, moving = sides
-    missed_fixed = moving.moved(fixed.grid + fixed.u) - fixed.grid
-    missed_moving = fixed.moved(moving.grid + moving.u) - moving.grid
+    fixed_error = moving.moved(fixed.grid + fixed.u) - fixed.grid
+    moving_error = fixed.moved(moving.grid + moving.u) - moving.grid
     return _Sides(
-        replace(fixed, u=fixed.u - missed_fixed / 2),
-        replace(moving, u=moving.u - missed_moving / 2),
+        replace(fixed, u=fixed.u - fixed_error / 2),
+        replace(moving, u=moving.u - moving_error / 2),
     )

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from carl_cli.model.encoder import Block
+from carl_cli.model.execution import set_execution
 from carl_cli.model.fields import Map, sample
 from carl_cli.model.network import coarse_images, coarse_network, with_coarse
 from carl_cli.model.operators import Kept, Registrar
-from carl_cli.model.recompute import checkpointed
 from carl_cli.model.regularity import gradicon
 from carl_cli.model.similarity import VARIANCE_FLOOR, by_name
+from carl_cli.model.unet import DisplacementUNet
 from carl_cli.progress import Progress, silent
 from carl_cli.registration.diffeomorphic import Descent, refine
 
@@ -92,7 +94,7 @@ def optimise(
             best.note(measure(private, pair).item())
     best.restore()
     with torch.no_grad():
-        return *private.both(pair.fixed, pair.moving), best.losses
+        return *private.both_directions(pair.fixed, pair.moving), best.losses
 
 
 def _fit_maps(
@@ -104,7 +106,7 @@ def _fit_maps(
 ) -> tuple[Map, Map, list[float]]:
     similarity = by_name(options.metric, options.sigma, options.variance_floor)
     with torch.no_grad():
-        maps = network.both(pair.fixed, pair.moving)
+        maps = network.both_directions(pair.fixed, pair.moving)
     return refine(
         maps,
         (pair.fixed, pair.moving),
@@ -116,13 +118,14 @@ def _fit_maps(
 
 
 def _private_copy(network: Registrar, pair: Pair, scope: str) -> Registrar:
-    """Copied first: then it can be made to keep little for its backward passes."""
+    """A copy that keeps little for its backward passes: Conv_θ, recomputed as a whole, would be
+    the largest thing that exists at one time, so it is recomputed block by block."""
     private = copy.deepcopy(network).eval()
     if scope == "refine":
         with torch.no_grad():
             images = coarse_images(private, pair.fixed, pair.moving)
-            private = with_coarse(private, Kept(*coarse_network(private).both(*images)))
-    return checkpointed(private).requires_grad_(True)
+            private = with_coarse(private, Kept(*coarse_network(private).both_directions(*images)))
+    return set_execution(private, (Block, DisplacementUNet), recompute=True).requires_grad_(True)
 
 
 class _Best:
@@ -161,15 +164,15 @@ def _loss_of(
     similarity = by_name(options.metric, options.sigma, options.variance_floor)
 
     def measure(network: Registrar, pair: Pair) -> Tensor:
-        ahead, back = network.both(pair.fixed, pair.moving)
+        forward, backward = network.both_directions(pair.fixed, pair.moving)
         shape = pair.fixed.shape[2:]
-        warped_moving = sample(pair.moving, ahead.on_grid(shape), align_corners)
-        warped_fixed = sample(pair.fixed, back.on_grid(shape), align_corners)
+        warped_moving = sample(pair.moving, forward.on_grid(shape), align_corners)
+        warped_fixed = sample(pair.fixed, backward.on_grid(shape), align_corners)
         alike = similarity(warped_moving, pair.fixed, pair.fixed_mask) + similarity(
             warped_fixed, pair.moving, pair.moving_mask
         )
         regular = gradicon(
-            ahead, back, shape, align_corners, generator, stride=2, device=pair.fixed.device
+            forward, backward, shape, align_corners, generator, stride=2, device=pair.fixed.device
         )
         return alike + options.regularisation * regular
 

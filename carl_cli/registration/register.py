@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.images.files import Image
-from carl_cli.model.attention import noted_spread
 from carl_cli.model.fields import Map, identity, voxels_per_unit
 from carl_cli.model.network import attention_of
 from carl_cli.preprocessing.pair import NetworkImage, PreparedPair, initialise, prepare_pair
@@ -59,18 +58,17 @@ DEFAULT_OPTIONS = RegistrationOptions()
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """Both directions as the network has them, LPS mm.
+    """Both directions as the network has them, LPS mm."""
 
-    forward maps fixed points to moving points, backward moving points to fixed points;
-    backward is the network's own other direction, close to the inverse of forward but not
-    equal to it. spread_mm: (z, y, x) on prepared.fixed.grid at the coarse network's shape.
-    """
-
-    forward: CompositeTransform
+    forward: CompositeTransform  # fixed points → moving points
+    # moving points → fixed points: the network's own other direction, close to the inverse of
+    # forward but not equal to it.
     backward: CompositeTransform
     prepared: PreparedPair
-    losses: list[float] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)  # of instance optimisation, step by step
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    # Standard deviation of Ξ's matches, (z, y, x) over prepared.fixed.grid's extent at Ξ's shape;
+    # None where it was not wanted or no Ξ was asked.
     spread_mm: NDArray[np.float32] | None = None
 
 
@@ -81,25 +79,24 @@ def register(
     options: RegistrationOptions = DEFAULT_OPTIONS,
     progress: Progress = silent,
 ) -> Registration:
-    """Find the transform that carries points of `fixed` to points of `moving`.
+    """Find the transform that carries points of `fixed` to points of `moving`, LPS mm.
 
-    Raises InputError for images that can't be used, UsageError for options that exclude each
-    other.
+    The images are resampled as the weights' rule says, so their grids may differ in all. Raises
+    InputError for images that can't be used, UsageError for options that exclude each other.
     """
     watch = Stopwatch(progress)
     initial = _initial(fixed, moving, weights, options, watch)
     with watch.stage("preprocessing"):
         prepared = prepare(fixed, moving, weights, options, initial)
     pair = _to_device(prepared, weights)
-    with noted_spread() as noted:
-        ahead, back, losses = _maps(pair, weights, options, watch, progress)
+    forward_map, backward_map, losses = _maps(pair, weights, options, watch, progress)
     with watch.stage("transform"), torch.inference_mode():
-        forward, backward = _physical(ahead, back, prepared, fixed, moving, weights)
+        forward, backward = _physical(forward_map, backward_map, prepared, fixed, moving, weights)
         if options.affine_only:
             forward, backward = _affine_parts(forward, prepared)
         elif options.repair_folds:
-            forward = CompositeTransform(tuple(map(without_folds, forward.parts)))
-        spread = _spread_mm(noted[0], prepared) if options.confidence and noted else None
+            forward = CompositeTransform(without_folds(forward).parts)
+        spread = _spread_mm(forward_map, prepared) if options.confidence else None
     return Registration(forward, backward, prepared, losses, watch.seconds, spread)
 
 
@@ -109,7 +106,7 @@ def _maps(
     """Maps fixed → moving and moving → fixed, and the losses of instance optimisation."""
     if options.instance is None or options.affine_only:
         with watch.stage("network"), torch.inference_mode():
-            return *weights.network.both(pair.fixed, pair.moving), []
+            return *weights.network.both_directions(pair.fixed, pair.moving), []
     with watch.stage("instance optimisation"):
         align = weights.config.model.align_corners
         return optimise(weights.network, pair, options.instance, align, progress)
@@ -151,8 +148,8 @@ def _initial(
     with watch.stage(f"{options.init} initialisation"), torch.inference_mode():
         prepared = prepare(fixed, moving, weights, options, turned)
         pair = _to_device(prepared, weights)
-        ahead, back = weights.network.both(pair.fixed, pair.moving)
-        forward, _ = _physical(ahead, back, prepared, fixed, moving, weights)
+        forward_map, backward_map = weights.network.both_directions(pair.fixed, pair.moving)
+        forward, _ = _physical(forward_map, backward_map, prepared, fixed, moving, weights)
         return fit_affine(forward, *_foreground(prepared.fixed), rigid=options.init == "rigid")
 
 
@@ -203,8 +200,8 @@ def _to_device(prepared: PreparedPair, weights: Weights) -> Pair:
 
 
 def _physical(
-    ahead: Map,
-    back: Map,
+    forward_map: Map,
+    backward_map: Map,
     prepared: PreparedPair,
     fixed: Image,
     moving: Image,
@@ -217,9 +214,9 @@ def _physical(
     """
     align = weights.config.model.align_corners
     a, b = prepared.fixed.grid, prepared.moving.grid
-    forward = from_network(_displacement_voxels(ahead, a.shape_zyx, align), a, b, fixed.grid)
+    forward = from_network(_displacement_voxels(forward_map, a.shape_zyx, align), a, b, fixed.grid)
     cover = moving.grid if prepared.initial is None else fixed.grid
-    backward = from_network(_displacement_voxels(back, b.shape_zyx, align), b, a, cover)
+    backward = from_network(_displacement_voxels(backward_map, b.shape_zyx, align), b, a, cover)
     if prepared.initial is None:
         return forward, backward
     forward = CompositeTransform((prepared.initial, *forward.parts))
@@ -254,9 +251,12 @@ def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.fl
     return points, weight[every_second].astype(float).ravel()
 
 
-def _spread_mm(spread_BDx: torch.Tensor, prepared: PreparedPair) -> NDArray[np.float32]:
-    """Length of the attention rows' standard deviations (voxels) over all axes, in mm."""
-    spread = spread_BDx[0].float().cpu()
+def _spread_mm(phi: Map, prepared: PreparedPair) -> NDArray[np.float32] | None:
+    """Length of the attention rows' standard deviations (voxels) over all axes, in mm; None for
+    a map that began without Ξ."""
+    if phi.spread is None:
+        return None
+    spread = phi.spread[0].float().cpu()
     grid, shape = prepared.moving.grid, spread.shape[1:]
     voxel_mm = [
         n * mm / coarse

@@ -59,30 +59,30 @@ def search_rotation(
     pair: on the grids of `searched_rule`, without an initial transform. Weights whose coarse
     network is no coordinate attention can't be asked: see `attention_of`.
     """
-    judge = _Judge(pair, weights)
+    scorer = MatchScorer(pair, weights)
     turns = rotations(pair.fixed.grid.dimension)
-    opinions = []
+    candidates = []
     for k, turn in enumerate(turns):
-        opinions.append(judge.opinion(judge.about_centres(turn)))
+        candidates.append(scorer.candidate(scorer.about_centres(turn)))
         progress("rotations", (k + 1) / len(turns))
     for count in STAGES:
-        best = sorted(opinions, key=lambda o: o.score, reverse=True)[:count]
-        opinions = [max(o, judge.opinion(o.better), key=lambda o: o.score) for o in best]
-    return max(opinions, key=lambda o: o.score).transform
+        best = sorted(candidates, key=lambda c: c.score, reverse=True)[:count]
+        candidates = [max(c, scorer.candidate(c.refined), key=lambda c: c.score) for c in best]
+    return max(candidates, key=lambda c: c.score).transform
 
 
 @dataclass(frozen=True, eq=False)
-class _Opinion:
-    """score: mean log of the sum of the match weights over the queries: higher is better.
-    better: the transform followed by the rigid motion that the matches still show, its angle
-    doubled: matches of an image that is turned show less than half of the turn."""
+class Candidate:
+    """A rigid transform, fixed → moving, LPS mm, and what Ξ's matches under it say of it."""
 
     transform: AffineTransform
-    score: float
-    better: AffineTransform
+    score: float  # mean log of the sum of the match weights over the queries: higher is better
+    # The transform followed by the rigid motion that the matches still show, its angle doubled:
+    # matches of an image that is turned show less than half of the turn.
+    refined: AffineTransform
 
 
-class _Judge:
+class MatchScorer:
     """The fixed image's features, and where each of their voxels lies."""
 
     def __init__(self, pair: PreparedPair, weights: Weights) -> None:
@@ -121,7 +121,7 @@ class _Judge:
         fixed, moving = self.centres_mm
         return AffineTransform(turn, moving - turn @ fixed)
 
-    def opinion(self, transform: AffineTransform) -> _Opinion:
+    def candidate(self, transform: AffineTransform) -> Candidate:
         seen = resample(self.moving, self.pair.fixed.grid, transform).array
         keys = self._features(self._coarse(seen))[0].flatten(1)
         logits = self.queries @ keys
@@ -135,8 +135,8 @@ class _Judge:
         centre = trust @ self.query_places_mm / trust.sum()
         turn = left.matrix @ left.matrix
         step = AffineTransform(turn, left(centre) - turn @ centre)
-        better = from_homogeneous(transform.homogeneous @ step.homogeneous)
-        return _Opinion(transform, score, better)
+        refined = from_homogeneous(transform.homogeneous @ step.homogeneous)
+        return Candidate(transform, score, refined)
 
     def _coarse(self, array: NDArray[np.generic]) -> Tensor:
         device = next(self.network.parameters()).device

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carl_cli.report.record import Metrics, Spread
+from carl_cli.report.record import ErrorSummary, Metrics
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Headline:
         return "–" if value is None else f"{value:.{self.digits}f}{self.unit}"
 
 
-def _mean(spread: Spread | None) -> float | None:
+def _mean(spread: ErrorSummary | None) -> float | None:
     return None if spread is None else spread.mean
 
 

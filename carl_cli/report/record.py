@@ -7,7 +7,6 @@ can reach it except through a path that the user typed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -27,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from carl_cli import __version__
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
-from carl_cli.io.atomic import atomic_path
+from carl_cli.io.atomic import atomic_path, sha256_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "SimpleITK", "itk", "numpy")
@@ -94,7 +93,7 @@ class Similarity(_Part):
     nmi: float | None = None
 
 
-class Spread(_Part):
+class ErrorSummary(_Part):
     """Mean, 95th percentile and maximum of a set of errors, in mm."""
 
     mean: float | None
@@ -102,7 +101,7 @@ class Spread(_Part):
     max: float | None
 
     @classmethod
-    def of(cls, values_mm: ArrayLike) -> Spread:
+    def of(cls, values_mm: ArrayLike) -> ErrorSummary:
         finite = np.asarray(values_mm, float).ravel()
         finite = finite[np.isfinite(finite)]
         if finite.size == 0:
@@ -145,8 +144,8 @@ class Metrics(_Part):
     overlap_percent: float | None = None
     folded_percent: float | None = None
     sdlogj: float | None = None
-    inverse_consistency_mm: Spread | None = None
-    inverse_residual_mm: Spread | None = None
+    inverse_consistency_mm: ErrorSummary | None = None
+    inverse_residual_mm: ErrorSummary | None = None
     rotation_degrees: float | None = None
     linear_determinant: float | None = None
     match_spread_mm: float | None = None
@@ -159,8 +158,8 @@ class Metrics(_Part):
         return float(np.mean(scores)) if scores else None
 
     @property
-    def tre_mm(self) -> Spread | None:
-        return Spread.of([m.error_mm for m in self.landmarks]) if self.landmarks else None
+    def tre_mm(self) -> ErrorSummary | None:
+        return ErrorSummary.of([m.error_mm for m in self.landmarks]) if self.landmarks else None
 
 
 class RunRecord(_Part):
@@ -219,23 +218,6 @@ def _geometry(grid: Grid) -> dict[str, Any]:
 def printable(path: str | Path) -> str:
     """The path as valid Unicode: names on disk need not be UTF-8, JSON must be."""
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hash of a file's bytes; of a folder, the hash of its files' sorted hashes.
-
-    File names do not enter: a DICOM folder that was renamed or anonymised by name only
-    keeps its hash.
-    """
-    path = Path(path)
-    if path.is_dir():
-        parts = sorted(sha256_of(p) for p in path.rglob("*") if p.is_file())
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from carl_cli.errors import CarlError, InputError, UsageError
+from carl_cli.io.atomic import sha256_of
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import read_transform
 from carl_cli.report.figure import save_scene_figure
 from carl_cli.report.html import write_report
 from carl_cli.report.index import Case, Thumbnail, thumbnail
-from carl_cli.report.record import InputFile, OutputFile, RunRecord, read_record, sha256_of
+from carl_cli.report.record import InputFile, OutputFile, RunRecord, read_record
 from carl_cli.report.scene import build_scene
 from carl_cli.transforms import Transform
 

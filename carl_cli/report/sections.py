@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from carl_cli import __version__
 from carl_cli.report.headlines import HEADLINES
-from carl_cli.report.record import Metrics, RunRecord, Similarity, Spread
+from carl_cli.report.record import ErrorSummary, Metrics, RunRecord, Similarity
 
 Cell = tuple[str, str]
 """Plain text and the class of the cell."""
@@ -149,7 +149,7 @@ def _of(similarity: Similarity, key: str) -> float | None:
     return value
 
 
-def _spread(name: str, spread: Spread | None) -> list[tuple[str, float | None, int]]:
+def _spread(name: str, spread: ErrorSummary | None) -> list[tuple[str, float | None, int]]:
     if spread is None:
         return []
     parts = (("mean", spread.mean), ("95th percentile", spread.p95), ("maximum", spread.max))

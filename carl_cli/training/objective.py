@@ -110,8 +110,8 @@ class Objective(nn.Module):
         self, pairs: Sequence[Pair], fixed: Tensor, moving: Tensor, chance: Chance
     ) -> Iterator[Term]:
         shape, loss = fixed.shape[2:], self.stage.loss
-        ahead, back = self.network.both(fixed, moving)
-        phi, phi_back = ahead.on_grid(shape), back.on_grid(shape)
+        forward, backward = self.network.both_directions(fixed, moving)
+        phi, phi_back = forward.on_grid(shape), backward.on_grid(shape)
         yield "zero", (phi.sum() + phi_back.sum()) * 0
         for k, pair in enumerate(pairs):
             own = slice(k, k + 1)
@@ -123,18 +123,21 @@ class Objective(nn.Module):
                 yield "field", self._field(pair, phi[own])
         if loss.regularity:
             # For the whole batch at once, hence times the number of pairs.
-            yield "regularity", self._regularity(ahead, back, phi, phi_back, chance) * len(pairs)
+            yield (
+                "regularity",
+                self._regularity(forward, backward, phi, phi_back, chance) * len(pairs),
+            )
         if loss.refinement:
-            energies = [*_refinement_energies(ahead), *_refinement_energies(back)]
+            energies = [*_refinement_energies(forward), *_refinement_energies(backward)]
             yield "refinement", torch.stack(energies).sum() / 2 * len(pairs)
 
     def _similarity(self, pair: Pair, phi: Tensor, phi_back: Tensor) -> Tensor:
         """Mean of both directions, each where both images see something."""
-        ahead = self._alike(pair.fixed, pair.moving, phi, pair.fixed_visible, pair.moving_visible)
-        back = self._alike(
+        forward = self._alike(pair.fixed, pair.moving, phi, pair.fixed_visible, pair.moving_visible)
+        backward = self._alike(
             pair.moving, pair.fixed, phi_back, pair.moving_visible, pair.fixed_visible
         )
-        return (ahead + back) / 2
+        return (forward + backward) / 2
 
     def _alike(
         self, image: Tensor, other: Tensor, phi: Tensor, visible: Tensor, other_visible: Tensor
@@ -150,9 +153,11 @@ class Objective(nn.Module):
         labels = common_labels(chance, fixed, moving, self.stage.loss.dice_labels)
         if len(labels) == 0:
             return
-        ahead = soft_dice(fixed, moving, phi, pair.fixed_visible, labels, self.align_corners)
-        back = soft_dice(moving, fixed, phi_back, pair.moving_visible, labels, self.align_corners)
-        yield "dice", (ahead + back) / 2
+        forward = soft_dice(fixed, moving, phi, pair.fixed_visible, labels, self.align_corners)
+        backward = soft_dice(
+            moving, fixed, phi_back, pair.moving_visible, labels, self.align_corners
+        )
+        yield "dice", (forward + backward) / 2
 
     def _field(self, pair: Pair, phi: Tensor) -> Tensor:
         assert pair.phi is not None
@@ -162,14 +167,14 @@ class Objective(nn.Module):
         return field_error(voxels, pair.phi, weights * pair.valid)
 
     def _regularity(
-        self, ahead: Map, back: Map, phi: Tensor, phi_back: Tensor, chance: Chance
+        self, forward: Map, backward: Map, phi: Tensor, phi_back: Tensor, chance: Chance
     ) -> Tensor:
         shape = phi.shape[2:]
         if self.stage.loss.regulariser == "diffusion":
             grid = identity(shape, self.align_corners, phi.device)
             return (diffusion(phi, grid) + diffusion(phi_back, grid)) / 2
         generator, stride = chance.host_generator, self.stage.loss.gradicon_stride
-        return gradicon(ahead, back, shape, self.align_corners, generator, stride, phi.device)
+        return gradicon(forward, backward, shape, self.align_corners, generator, stride, phi.device)
 
 
 def _refinement_energies(map_: Map) -> Iterator[Tensor]:

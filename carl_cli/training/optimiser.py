@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from carl_cli.model.recompute import Call, heavy_calls, recomputed
+from carl_cli.model.encoder import Encoder
+from carl_cli.model.execution import set_execution
+from carl_cli.model.unet import DisplacementUNet
 from carl_cli.training.config import RuntimeConfig, StageConfig
 
 
@@ -63,29 +64,19 @@ class MovingAverage:
                 module.training = training
 
 
-def speed_up(network: nn.Module, runtime: RuntimeConfig, device: torch.device) -> None:
-    """Replace the heavy calls of the network, in place. State dicts don't change."""
+def speed_up(network: nn.Module, runtime: RuntimeConfig) -> None:
+    """Make the heavy parts compute as the configuration says. State dicts don't change."""
     if runtime.channels_last:
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    for module, name in heavy_calls(network):
-        call: Call = getattr(module, name)
-        if runtime.compile:
-            call = torch.compile(call)
-        if runtime.bfloat16:
-            call = _in_bfloat16(call, device.type)
-        if runtime.gradient_checkpointing:
-            call = recomputed(call)
-            _halve_momentum(module)
-        setattr(module, name, call)
-
-
-def _in_bfloat16(call: Call, device_type: str) -> Call:
-    @wraps(call)
-    def lowered(*inputs: Tensor) -> Tensor:
-        with torch.autocast(device_type, dtype=torch.bfloat16):
-            return call(*inputs).float()
-
-    return lowered
+    set_execution(
+        network,
+        (Encoder, DisplacementUNet),
+        recompute=runtime.gradient_checkpointing,
+        bfloat16=runtime.bfloat16,
+        compiled=runtime.compile,
+    )
+    if runtime.gradient_checkpointing:
+        _halve_momentum(network)
 
 
 def _halve_momentum(module: nn.Module) -> None:

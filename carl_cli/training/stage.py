@@ -63,7 +63,7 @@ class Work:
         self.optimiser = torch.optim.Adam(
             self.parameters, lr=stage.learning_rate, betas=stage.betas
         )
-        speed_up(network, config.runtime, here.device)
+        speed_up(network, config.runtime)
         self.objective = here.wrap(objective)
         self.objective.train()
         _freeze_norms(network, stage)

@@ -12,6 +12,7 @@ from carl_cli.transforms.core import (
     DisplacementField,
     InverseField,
     Transform,
+    composed,
     from_homogeneous,
     identity,
 )
@@ -23,7 +24,7 @@ from carl_cli.transforms.sampling import (
     extend,
     from_network,
     inverse_residual,
-    invert,
+    log_residual,
     spaced_grid,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "FoldRepair",
     "InverseField",
     "Transform",
+    "composed",
     "covering_grid",
     "dense",
     "extend",
@@ -43,8 +45,8 @@ __all__ = [
     "from_network",
     "identity",
     "inverse_residual",
-    "invert",
     "jacobian_determinant",
+    "log_residual",
     "repair_folds",
     "spaced_grid",
 ]

@@ -7,6 +7,7 @@ onto the fixed one is the map of fixed points to moving points (as in ITK and AN
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -28,16 +29,27 @@ class Transform(ABC):
     @abstractmethod
     def dimension(self) -> int: ...
 
+    @property
+    def parts(self) -> tuple[Transform, ...]:
+        """What it is composed of, the last one acting first: itself, if it is no composite."""
+        return (self,)
+
     @abstractmethod
     def inverse(self) -> Transform:
-        """The map back: exact for affine parts, solved pointwise for fields."""
+        """The map back: exact for affine parts, solved pointwise for fields.
+
+        Raises InputError for a singular affine part.
+        """
 
     @abstractmethod
     def _map(self, points: Array) -> Array:
         """(N, D) → (N, D)."""
 
     def __call__(self, points_lps: ArrayLike) -> Array:
-        """Mapped points, same shape (..., D), float64, mm LPS."""
+        """Mapped points, same shape (..., D), float64, mm LPS.
+
+        Raises InputError for points of another dimension.
+        """
         points = np.asarray(points_lps, dtype=float)
         if points.shape[-1:] != (self.dimension,):
             raise InputError(
@@ -101,6 +113,12 @@ def from_homogeneous(matrix: ArrayLike) -> AffineTransform:
 
 def identity(dimension: int) -> AffineTransform:
     return AffineTransform(np.eye(dimension), np.zeros(dimension))
+
+
+def composed(parts: Iterable[Transform]) -> Transform:
+    """parts[0](parts[1](... x)); a single part stays what it is."""
+    some = tuple(parts)
+    return some[0] if len(some) == 1 else CompositeTransform(some)
 
 
 class Deformation(Transform):
@@ -185,27 +203,28 @@ class InverseField(Transform):
         return solve(self.field.displacement_and_gradient_at, points, INVERSE_TOLERANCE_MM)
 
 
-@dataclass(frozen=True, eq=False)
 class CompositeTransform(Transform):
-    """x → parts[0](parts[1](... x)): the last part acts first, as in ITK's composite."""
+    """x → parts[0](parts[1](... x)): the last part acts first, as in ITK's composite.
 
-    parts: tuple[Transform, ...]
+    Parts that are composites are unpacked. Raises InputError where dimensions differ.
+    """
 
-    def __post_init__(self) -> None:
-        flat: list[Transform] = []
-        for part in self.parts:
-            flat.extend(part.parts if isinstance(part, CompositeTransform) else (part,))
-        dimensions = {part.dimension for part in flat}
+    def __init__(self, parts: Iterable[Transform]) -> None:
+        self._parts = tuple(inner for part in parts for inner in part.parts)
+        dimensions = {part.dimension for part in self._parts}
         if len(dimensions) != 1:
             raise InputError(f"can't compose transforms of dimensions {sorted(dimensions)}")
-        object.__setattr__(self, "parts", tuple(flat))
+
+    @property
+    def parts(self) -> tuple[Transform, ...]:
+        return self._parts
 
     @property
     def dimension(self) -> int:
         return self.parts[0].dimension
 
     def inverse(self) -> CompositeTransform:
-        return CompositeTransform(tuple(part.inverse() for part in reversed(self.parts)))
+        return CompositeTransform(part.inverse() for part in reversed(self.parts))
 
     def _map(self, points: Array) -> Array:
         return reduce(lambda moved, part: part._map(moved), reversed(self.parts), points)

@@ -4,7 +4,8 @@ Central differences do not see a field that alternates from voxel to voxel, and 
 interpolant can fold between two voxels whose central determinants are positive. So the
 determinant is asked to be positive for central differences and for each of the 2**D choices
 of one-sided differences, which are the interpolant's derivatives in the corners of its cells,
-those beyond the border included.
+those beyond the border included. (Between the steps of a network `model.smoothing` blurs folds
+away, in torch: quicker, and without the promise that none is left.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
-from carl_cli.transforms.core import CompositeTransform, DisplacementField, Transform
+from carl_cli.transforms.core import DisplacementField, Transform, composed
 from carl_cli.transforms.interpolation import Floats, chunks
 from carl_cli.transforms.matrices import adjugate, determinant
 
@@ -35,9 +36,9 @@ LONGEST_STEP_VOXELS = 0.25
 
 @dataclass(frozen=True)
 class FoldRepair:
-    """What `repair_folds` did; a voxel is folded when one of its determinants is not positive."""
+    """What `repair_folds` did."""
 
-    folded_before: int
+    folded_before: int  # voxels, one of whose determinants was not positive
     changed_voxels: int
     largest_change_mm: float
     mean_change_mm: float
@@ -110,12 +111,12 @@ class _Problem:
 
     def slopes(self, voxels: Index) -> tuple[Floats, Floats]:
         """Of the mapped points, ahead and behind: (D components, D axes, N) in mm per voxel."""
-        ahead, behind = np.empty((2, self.dimension, self.dimension, len(voxels)))
+        forward, backward = np.empty((2, self.dimension, self.dimension, len(voxels)))
         for axis in range(self.dimension):
             end, start, end_behind, start_behind = self.pairs(voxels, axis)
-            ahead[:, axis] = (self.values[end] - self.values[start]).T
-            behind[:, axis] = (self.values[end_behind] - self.values[start_behind]).T
-        return ahead + self.at_rest, behind + self.at_rest
+            forward[:, axis] = (self.values[end] - self.values[start]).T
+            backward[:, axis] = (self.values[end_behind] - self.values[start_behind]).T
+        return forward + self.at_rest, backward + self.at_rest
 
     def central(self, voxels: Index) -> Floats:
         """(D axes, N): one half, but the slope that exists alone in the outermost layer."""
@@ -128,10 +129,10 @@ class _Problem:
 
     def worst(self, voxels: Index) -> tuple[Floats, Floats]:
         """Smallest determinant (N,), as a part of the volume at rest, and its stencil (D, N)."""
-        ahead, behind = self.slopes(voxels)
+        forward, backward = self.slopes(voxels)
         smallest, chosen = np.full(len(voxels), np.inf), self.central(voxels)
         for share in (chosen.copy(), *self.corners[:, :, None]):
-            matrix = np.moveaxis(share * ahead + (1 - share) * behind, -1, 0)
+            matrix = np.moveaxis(share * forward + (1 - share) * backward, -1, 0)
             value = determinant(matrix) / self.volume
             chosen = np.where(value < smallest, share, chosen)
             np.minimum(smallest, value, out=smallest)
@@ -154,8 +155,8 @@ class _Problem:
     def correct(self, voxels: Index) -> None:
         """One step of every voxel's worst determinant towards its bound, all at once."""
         value, share = self.worst(voxels)
-        ahead, behind = self.slopes(voxels)
-        matrix = np.moveaxis(share * ahead + (1 - share) * behind, -1, 0)
+        forward, backward = self.slopes(voxels)
+        matrix = np.moveaxis(share * forward + (1 - share) * backward, -1, 0)
         # Gradient of the determinant by the slopes: the cofactors, (D, axes, N).
         pull = adjugate(matrix).T / self.volume
         weight = share**2 + (1 - share) ** 2 + (1 - 2 * share) ** 2
@@ -169,10 +170,10 @@ class _Problem:
         places: list[Index] = []
         wishes: list[Floats] = []
         for axis in range(self.dimension):
-            ahead = (change[:, axis] * share[axis]).T
-            behind = change[:, axis].T - ahead
+            forward = (change[:, axis] * share[axis]).T
+            backward = change[:, axis].T - forward
             places.extend(self.pairs(voxels, axis))
-            wishes.extend([ahead, -ahead, behind, -behind])
+            wishes.extend([forward, -forward, backward, -backward])
         nodes, owner = np.unique(np.concatenate(places), return_inverse=True)
         asked = np.concatenate(wishes)
         count = np.bincount(owner, weights=np.any(asked != 0, axis=1))
@@ -204,12 +205,17 @@ def _batches(voxels: Index) -> list[Index]:
 
 
 def without_folds(transform: Transform) -> Transform:
-    """Every displacement field among the parts repaired; the log says what was changed."""
-    if isinstance(transform, CompositeTransform):
-        return CompositeTransform(tuple(without_folds(part) for part in transform.parts))
-    if not isinstance(transform, DisplacementField):
-        return transform
-    repaired, report = repair_folds(transform)
+    """The transform with each displacement field among its parts repaired, as the log tells.
+
+    Raises InputError for a field that can't be repaired.
+    """
+    return composed(map(_repaired, transform.parts))
+
+
+def _repaired(part: Transform) -> Transform:
+    if not isinstance(part, DisplacementField):
+        return part
+    repaired, report = repair_folds(part)
     log.info(
         "%d folded voxels repaired: %d changed by %.3g mm on average, at most %.3g mm",
         report.folded_before,

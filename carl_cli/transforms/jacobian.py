@@ -16,7 +16,6 @@ import numpy as np
 from carl_cli.geometry import Array, Grid
 from carl_cli.transforms.core import (
     AffineTransform,
-    CompositeTransform,
     DisplacementField,
     Transform,
     identity,
@@ -109,7 +108,7 @@ class AlignedField:
 
 def aligned_field(transform: Transform, grid: Grid) -> AlignedField | None:
     """The transform on the grid, if it is one field between affine maps and the axes agree."""
-    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
+    parts = transform.parts
     fields = [k for k, part in enumerate(parts) if isinstance(part, DisplacementField)]
     if len(fields) != 1:
         return None

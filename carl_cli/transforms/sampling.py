@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,6 +21,9 @@ from carl_cli.transforms.interpolation import Floats
 
 Index = NDArray[np.int64]
 SLAB_POINTS = 1 << 21
+RESIDUAL_LIMIT_MM = 0.1
+
+log = logging.getLogger(__name__)
 
 
 def slabs(grid: Grid, points: int | None = None) -> Iterator[slice]:
@@ -66,16 +70,6 @@ def dense(transform: Transform, grid: Grid) -> DisplacementField:
     return DisplacementField(grid, values)
 
 
-def invert(transform: Transform, grid: Grid) -> tuple[DisplacementField, Floats]:
-    """The inverse of T sampled on `grid` (of the moving image), and what is left of it.
-
-    Second value: |T(T⁻¹(y)) - y| in mm at each voxel centre y, shape (z, y, x), with the
-    sampled (float32) inverse. Large only where T is folded.
-    """
-    backward = dense(transform.inverse(), grid)
-    return backward, inverse_residual(transform, backward, grid)
-
-
 def inverse_residual(forward: Transform, backward: Transform, grid: Grid) -> Floats:
     """|forward(backward(y)) - y| in mm at the voxel centres y of `grid`: (z, y, x) float32."""
     residual = np.empty(grid.shape_zyx, np.float32)
@@ -83,6 +77,14 @@ def inverse_residual(forward: Transform, backward: Transform, grid: Grid) -> Flo
         points = slab_grid(grid, part).points_mm()
         residual[part] = np.linalg.norm(forward(backward(points)) - points, axis=-1)
     return residual
+
+
+def log_residual(residual_mm: Floats, what: str) -> None:
+    """To the log; above `RESIDUAL_LIMIT_MM` at the 99th percentile as a warning."""
+    high, most = (float(np.percentile(residual_mm, q)) for q in (99, 100))
+    level = logging.WARNING if high > RESIDUAL_LIMIT_MM else logging.INFO
+    text = "%s: residual %.3g mm at the 99th percentile, at most %.3g mm"
+    log.log(level, text, what, high, most)
 
 
 def covering_grid(grid: Grid, points_mm: Array) -> Grid:

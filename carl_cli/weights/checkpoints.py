@@ -17,7 +17,7 @@ from carl_cli.model.published import fits, load_published
 from carl_cli.preprocessing.pair import PreprocessRule
 from carl_cli.preprocessing.rule import IntensityRule
 from carl_cli.weights import registry
-from carl_cli.weights.files import sha256_of
+from carl_cli.weights.files import digest_of
 from carl_cli.weights.folder import InstanceDefaults, WeightsConfig, save_weights
 
 
@@ -106,7 +106,7 @@ def import_checkpoint(
         raise UsageError(f"--shape {rule.shape_zyx}: the network has {model.dimension} axes")
     network = build_network(model)
     load_published(network, state)
-    origin = {"imported_from": file.name, "sha256": sha256_of(file), **(provenance or {})}
+    origin = {"imported_from": file.name, "sha256": digest_of(file), **(provenance or {})}
     config = _config(folder.name, family, model, rule, origin)
     save_weights(folder, network, config, _card(config, network), exact=True)
 

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from carl_cli.errors import WeightsError
+from carl_cli.io.atomic import sha256_of
 
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 CARD = "README.md"
 
-_BLOCK_BYTES = 2**22
 
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in blocks. Raises WeightsError if it can't be read."""
-    digest = hashlib.sha256()
+def digest_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file. Raises WeightsError if it can't be read."""
     try:
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         hint = "name a folder that holds it" if isinstance(error, FileNotFoundError) else ""
         raise WeightsError(f"{path}: {error.strerror}", hint) from error
-    return digest.hexdigest()
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
@@ -61,11 +55,11 @@ def check_files(folder: Path, expected: Mapping[str, str]) -> str:
         if Path(name).name != name:
             raise WeightsError(f"{folder / CONFIG}: {name!r} does not lie in the folder")
         _compare(folder / name, digest)
-    return expected.get(MODEL) or sha256_of(folder / MODEL)
+    return expected.get(MODEL) or digest_of(folder / MODEL)
 
 
 def _compare(path: Path, digest: str) -> None:
-    found = sha256_of(path)
+    found = digest_of(path)
     if found != digest:
         raise WeightsError(
             f"{path} is damaged: SHA-256 {found[:12]}…, expected {digest[:12]}…",

@@ -20,7 +20,7 @@ from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.model.similarity import VARIANCE_FLOOR
 from carl_cli.preprocessing.pair import PreprocessRule
-from carl_cli.weights.files import CARD, CONFIG, MODEL, check_files, sha256_of
+from carl_cli.weights.files import CARD, CONFIG, MODEL, check_files, digest_of
 from carl_cli.weights.selftest import figures
 
 
@@ -149,7 +149,7 @@ def save_weights(
     # save_file would make a file that nobody but its owner can read.
     _write(folder / MODEL, save(tensors))
     known = {
-        "files": {MODEL: sha256_of(folder / MODEL)},
+        "files": {MODEL: digest_of(folder / MODEL)},
         "self_test": _figures_of_stored(folder, config.model),
     }
     values = config.model_copy(update=known).model_dump(mode="json")

@@ -25,7 +25,7 @@ def figures(network: Registrar, model: ModelConfig) -> tuple[float, ...]:
     start = identity(shape, model.align_corners)
     found: list[float] = []
     with torch.inference_mode():
-        for phi in network.both(fixed, moving):
+        for phi in network.both_directions(fixed, moving):
             moved = (phi.on_grid(shape) - start)[0].flatten(1)
             found += [*moved.mean(1).tolist(), *moved.square().mean(1).sqrt().tolist()]
     return tuple(round(value, 6) for value in found)

@@ -13,7 +13,7 @@ from carl_cli.io.images.files import read_image, write_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import read_transform, write_transform
 from carl_cli.progress import Progress, silent
-from carl_cli.report.record import RunRecord, Spread
+from carl_cli.report.record import ErrorSummary, RunRecord
 from carl_cli.transforms import DisplacementField, Transform, identity
 from carl_cli.workflows.phantom import LABELS, PhantomPair, make_phantom
 
@@ -57,8 +57,8 @@ class DemoScores:
     """
 
     dice: dict[str, tuple[float, float]]
-    error_before_mm: Spread
-    error_mm: Spread
+    error_before_mm: ErrorSummary
+    error_mm: ErrorSummary
     record: RunRecord
 
 
@@ -86,7 +86,7 @@ def run_demo(
     fixed, labels = read_image(files.fixed), read_image(files.moving_labels)
     warped = resample(labels, fixed.grid, forward, interpolator="genericlabel")
     write_image(files.warped_labels, warped)
-    before, after = (Spread.of(true_errors_mm(pair, t)) for t in (identity(3), forward))
+    before, after = (ErrorSummary.of(true_errors_mm(pair, t)) for t in (identity(3), forward))
     return DemoScores(organ_dice(record), before, after, record)
 
 

@@ -18,7 +18,6 @@ from carl_cli.io.transforms.files import AFFINE, COMPOSITE, read_transform
 from carl_cli.io.transforms.programs import Program
 from carl_cli.transforms import (
     AffineTransform,
-    CompositeTransform,
     Deformation,
     DisplacementField,
     Transform,
@@ -54,11 +53,10 @@ def _transform(path: Path) -> Facts:
 
 def _parts(transform: Transform) -> Facts:
     """The parts in the order in which a fixed point meets them."""
-    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
     return {
         "maps": "points of the fixed image to points of the moving image",
         "dimension": transform.dimension,
-        "parts_first_to_act_first": [_part(part) for part in reversed(parts)],
+        "parts_first_to_act_first": [_part(part) for part in reversed(transform.parts)],
     }
 
 

@@ -17,7 +17,7 @@ from carl_cli.io.images.files import Image, write_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import AFFINE, write_transform
 from carl_cli.registration.register import Registration
-from carl_cli.report.record import RunRecord, Spread
+from carl_cli.report.record import ErrorSummary, RunRecord
 from carl_cli.transforms import (
     AffineTransform,
     CompositeTransform,
@@ -108,7 +108,7 @@ class Delivery:
         solved = dense(self.forward.inverse(), grid) if exact is None else exact
         written = self._as_written(self.outputs.inverse, solved, self.moving.grid)
         residual_mm = inverse_residual(self.forward, written, _between(grid))
-        self.measured["inverse_residual_mm"] = Spread.of(residual_mm)
+        self.measured["inverse_residual_mm"] = ErrorSummary.of(residual_mm)
         return written
 
     @cached_property

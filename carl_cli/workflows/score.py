@@ -11,7 +11,7 @@ from carl_cli.io.images.files import Image
 from carl_cli.io.resample import resample
 from carl_cli.registration.register import Registration
 from carl_cli.report.advice import linear_part, overlap_percent
-from carl_cli.report.record import Metrics, Similarity, Spread
+from carl_cli.report.record import ErrorSummary, Metrics, Similarity
 from carl_cli.transforms import Transform, jacobian_determinant
 
 
@@ -56,9 +56,9 @@ def _similarity(result: Registration, moving: Image, transform: Transform | None
     )
 
 
-def _inverse_error_mm(result: Registration, inside: NDArray[np.bool_]) -> Spread:
+def _inverse_error_mm(result: Registration, inside: NDArray[np.bool_]) -> ErrorSummary:
     """Of backward(forward(x)) from x at every second voxel of the foreground."""
     every_second = (slice(None, None, 2),) * inside.ndim
     points = result.prepared.fixed.grid.points_mm()[every_second][inside[every_second]]
     error = metrics.inverse_consistency_error(result.forward, result.backward, points)
-    return Spread(mean=error.mean_mm, p95=error.p95_mm, max=error.max_mm)
+    return ErrorSummary(mean=error.mean_mm, p95=error.p95_mm, max=error.max_mm)

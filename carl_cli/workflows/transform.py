@@ -21,10 +21,10 @@ from carl_cli.io.transforms.files import natural_grid, read_transform, write_tra
 from carl_cli.io.transforms.hdf5 import Precision
 from carl_cli.io.transforms.programs import Program
 from carl_cli.transforms import (
-    CompositeTransform,
     Deformation,
     Transform,
     jacobian_determinant,
+    log_residual,
     spaced_grid,
 )
 from carl_cli.transforms.folds import without_folds
@@ -32,7 +32,6 @@ from carl_cli.transforms.folds import without_folds
 log = logging.getLogger(__name__)
 
 Side = Literal["fixed", "moving"]
-RESIDUAL_LIMIT_MM = 0.1
 RESIDUAL_VOXELS = 64
 SMALLEST_LOG_ARGUMENT = 1e-3
 
@@ -104,7 +103,7 @@ def invert(item: str, output: Path, storage: Storage) -> dict[str, Array]:
         for name, points in _test_points(forward, storage).items()
     }
     for name, residual in residuals.items():
-        _log_residual(residual, name)
+        log_residual(residual, f"inverse {name}")
     return residuals
 
 
@@ -112,8 +111,7 @@ def _test_points(forward: Transform, storage: Storage) -> dict[str, Array]:
     if storage.reference is not None:
         grid = read_grid(storage.reference)
         return {"at voxels": _some_points(grid, 0.0), "between voxels": _some_points(grid, 0.5)}
-    parts = forward.parts if isinstance(forward, CompositeTransform) else (forward,)
-    grids = [part.sampling_grid for part in parts if isinstance(part, Deformation)]
+    grids = [part.sampling_grid for part in forward.parts if isinstance(part, Deformation)]
     return {"at mapped points": forward(_some_points(grids[-1], 0.5))} if grids else {}
 
 
@@ -123,13 +121,6 @@ def _some_points(grid: Grid, shift: float) -> Array:
     index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.dimension)
     inside = np.minimum(index + shift, np.array(grid.size_xyz) - 1)
     return apply_affine(grid.index_to_lps, inside)
-
-
-def _log_residual(residual: Array, where: str) -> None:
-    high, most = (float(np.percentile(residual, q)) for q in (99, 100))
-    level = logging.WARNING if high > RESIDUAL_LIMIT_MM else logging.INFO
-    text = "inverse %s: residual %.3g mm at the 99th percentile, at most %.3g mm"
-    log.log(level, text, where, high, most)
 
 
 def map_points(
@@ -147,7 +138,7 @@ def map_points(
     if side == "fixed" or not len(mapped):
         return None
     residual = np.asarray(np.linalg.norm(chain(mapped) - points.points_lps, axis=-1))
-    _log_residual(residual, "at the points")
+    log_residual(residual, "inverse at the points")
     return residual
 
 

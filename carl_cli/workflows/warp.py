@@ -19,7 +19,7 @@ from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write
 from carl_cli.io.resample import interpolator_name, resample
 from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.io.transforms.sitk import covering
-from carl_cli.transforms import CompositeTransform, InverseField, Transform
+from carl_cli.transforms import CompositeTransform, InverseField, Transform, log_residual
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ OUTPUT_TYPES = {
 }  # fmt: skip
 NUMPY_TYPES = (*OUTPUT_TYPES.values(), "int64", "uint64")
 RESIDUAL_POINTS = 40
-RESIDUAL_LIMIT_MM = 0.1
 
 
 @dataclass(frozen=True)
@@ -198,19 +197,19 @@ def sampled_inverses(chain: Transform, grid: Grid) -> Transform:
     """The chain with each field's inverse sampled where the points of `grid` meet it.
 
     What the sampled inverse leaves, |F(F⁻¹(y)) - y| in mm at the mapped points of `grid`,
-    goes to the log; more than RESIDUAL_LIMIT_MM at the 99th percentile is a warning.
+    goes to the log; see `log_residual`.
     """
     held = covering(chain, grid)
-    parts = chain.parts if isinstance(chain, CompositeTransform) else (chain,)
-    if not any(isinstance(part, InverseField) for part in parts):
+    if not any(isinstance(part, InverseField) for part in chain.parts):
         return chain
     points = _spread_points(grid)
-    for part, sampled in zip(reversed(parts), reversed(held), strict=True):
+    for part, sampled in zip(reversed(chain.parts), reversed(held), strict=True):
         mapped = sampled(points)
         if isinstance(part, InverseField):
-            _log_residual(np.linalg.norm(part.field(mapped) - points, axis=-1))
+            residual_mm = np.linalg.norm(part.field(mapped) - points, axis=-1)
+            log_residual(residual_mm, "numerical inverse of a field")
         points = mapped
-    return CompositeTransform(tuple(held))
+    return CompositeTransform(held)
 
 
 def _spread_points(grid: Grid) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -218,10 +217,3 @@ def _spread_points(grid: Grid) -> np.ndarray[tuple[int, int], np.dtype[np.float6
     axes = [np.unique(np.linspace(0, n - 1, RESIDUAL_POINTS).round()) for n in grid.size_xyz]
     index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     return apply_affine(grid.index_to_lps, index.reshape(-1, grid.dimension))
-
-
-def _log_residual(residual_mm: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
-    high, most = (float(np.percentile(residual_mm, q)) for q in (99, 100))
-    level = logging.WARNING if high > RESIDUAL_LIMIT_MM else logging.INFO
-    text = "numerical inverse of a field: residual %.3g mm at the 99th percentile, at most %.3g mm"
-    log.log(level, text, high, most)

@@ -135,11 +135,11 @@ def _terms(
 ) -> tuple[Tensor, Tensor]:
     """1 - LNCC and the regulariser, both over the two directions."""
     shape = fixed.shape[2:]
-    ahead, back = network.both(fixed, moving)
-    phi, phi_back = ahead.on_grid(shape), back.on_grid(shape)
+    forward, backward = network.both_directions(fixed, moving)
+    phi, phi_back = forward.on_grid(shape), backward.on_grid(shape)
     alike = lncc(fixed, sample(moving, phi, False)) + lncc(moving, sample(fixed, phi_back, False))
     if diffuse:
         grid = identity(shape, False)
         return alike / 2, (diffusion(phi, grid) + diffusion(phi_back, grid)) / 2
     generator = torch.Generator().manual_seed(seed)
-    return alike / 2, gradicon(ahead, back, shape, False, generator, stride=2)
+    return alike / 2, gradicon(forward, backward, shape, False, generator, stride=2)

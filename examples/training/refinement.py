@@ -1,12 +1,12 @@
-"""Ψ behind a frozen Ξ and Λ, by the method of carl-base: on one core, in about an hour.
+"""Ψ behind frozen matching, by the method of carl-base: on one core, in about an hour.
 
     python benchmarks/prepare_label_maps.py FOLDER runs/data
     python examples/training/refinement.py runs/data/brains-2mm.npz runs/refinement --minutes 75
 
-Ξ and Λ take most of the time of a step, so what they found is kept: a pair is rendered and matched
-once, then shown many times, turned, cut and with other intensities. One Ψ learns at half and at
-full resolution at once, from what is left before it there. It is trained as it is used: behind it
-the two directions are made each other's inverse (`refine_symmetric`).
+Matching (Ξ and window attention) takes most of the time of a step, so what it found is kept: a pair
+is rendered and matched once, then shown many times, turned, cut and with other intensities. One Ψ
+learns at half and at full resolution at once, from what is left before it there. It is trained as
+it is used: behind it the two directions are made each other's inverse (`refine_symmetric`).
 
 Shapes: (2, C, *shape) of both directions, fixed → moving first; u in unit coordinates.
 """
@@ -96,14 +96,14 @@ class Added(Registrar):
 
 
 def made_pair(synthesiser: PairSynthesiser, matching: Registrar, number: int) -> tuple[View, View]:
-    """A pair at half and at full resolution, with the maps of Ξ and Λ."""
+    """A pair at half and at full resolution, with the maps of Ξ and windows."""
     pair = synthesiser.pair(number)
     images = torch.cat([pair.fixed, pair.moving])
     labels = torch.cat([pair.fixed_labels, pair.moving_labels])
     visible = torch.cat([pair.fixed_visible, pair.moving_visible])
     half = pool(images)
     with torch.no_grad():
-        maps = matching.both(half[:1], half[1:])
+        maps = matching.both_directions(half[:1], half[1:])
         u = torch.cat([map_.on_grid(half.shape[2:]) for map_ in maps])
     u = u - identity(half.shape[2:], False)
     coarse = torch.stack([most_frequent(one[0], 2)[None] for one in labels])
@@ -127,7 +127,7 @@ def at_full(half: View, full: View, unet: DisplacementUNet) -> View:
 def refined(view: View, unet: Registrar) -> Tensor:
     """u of both directions behind Ψ."""
     first = Kept(*(DisplacementMap(u[None], False) for u in view.u[:2]))
-    maps = SymmetricTwoStep(first, unet, False).both(view.images[:1], view.images[1:])
+    maps = SymmetricTwoStep(first, unet, False).both_directions(view.images[:1], view.images[1:])
     return torch.cat([map_.displacement_BDx for map_ in maps])
 
 
@@ -221,7 +221,7 @@ def views(weights: Weights, maps: Path, unet: DisplacementUNet, seed: int) -> It
 
 
 def parts_before(network: Registrar) -> Registrar:
-    """Ξ and Λ: what refines nothing yet, on images of half resolution."""
+    """Ξ and window attention: what refines nothing yet, on images of half resolution."""
     while not isinstance(network, SymmetricTwoStep) or isinstance(network.second, DisplacementUNet):
         network = getattr(network, "inner", None) or network.first  # type: ignore[assignment]
     return network
@@ -252,7 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("maps", type=Path, help="as benchmarks/prepare_label_maps.py writes them")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--weights", default="carl-base", help="whose Ξ and Λ, and Ψ to begin with")
+    parser.add_argument("--weights", default="carl-base", help="matching, and Ψ to begin with")
     parser.add_argument("--minutes", type=float, default=75.0)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

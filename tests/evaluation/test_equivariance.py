@@ -17,12 +17,12 @@ from carl_cli.evaluation.equivariance import (
     Motion,
     Views,
     dice_against_shift,
+    enlarged,
     findings,
     layers_of,
     motions,
     staged_maps,
     views_of,
-    with_room,
 )
 from carl_cli.io.images.files import Image, write_image
 from carl_cli.model.fields import DisplacementMap, Map, identity
@@ -194,7 +194,7 @@ def test_names_of_layers() -> None:
     small = {"encoder": EncoderConfig(width=4, blocks=1), "unet": UNetConfig(down=(4,), up=(4,))}
     assert layers_of(build_network(ModelConfig(**small))) == ["coarse", "after Ψ1", "after Ψ2"]
     windows = ModelConfig(**small, window_scales=(4, 2), refine_scales=(2,))
-    expected = ["coarse", "after Λ1", "after Λ2", "after Ψ1"]
+    expected = ["coarse", "after window 1", "after window 2", "after Ψ1"]
     assert layers_of(build_network(windows)) == expected
     alone = ModelConfig(**small, refine_scales=(), coarse_symmetric=True)
     assert layers_of(build_network(alone)) == ["coarse"]
@@ -212,7 +212,7 @@ def test_the_motions_that_are_tried() -> None:
 def test_room_moves_nothing() -> None:
     """A voxel more at both ends keeps the middle: mm about the middle are the same."""
     image = ball()
-    wide = with_room(image, 2)
+    wide = enlarged(image, 2)
     assert wide.shape[2:] == (26, 34, 42)
     torch.testing.assert_close(wide[..., 1:-1, 1:-1, 1:-1], image)
 
@@ -267,7 +267,7 @@ def test_views_of_a_prepared_pair() -> None:
     phantom = make_phantom(seed=1, voxel_mm=15.0)
     rule = PreprocessRule(grid_rule="physical", max_voxels=32**3, multiple_of=16)
     pair = prepare_pair(phantom.fixed, phantom.moving, rule)
-    found = views_of(pair, False, room=0)
+    found = views_of(pair, False, extra_voxels=0)
     assert found.shape == pair.fixed.grid.shape_zyx
     assert found.moving_spacing_mm == pair.moving.grid.spacing_mm[::-1]
 

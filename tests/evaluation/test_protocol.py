@@ -19,13 +19,13 @@ from scipy.ndimage import map_coordinates, zoom
 from carl_cli.errors import InputError, UsageError
 from carl_cli.evaluation.protocol import (
     Draw,
-    beside_published,
     case_id,
     pairs_of,
     prepared_table,
     read_protocol,
 )
 from carl_cli.evaluation.submission import half_resolution, submission_name
+from carl_cli.evaluation.tables import beside_published
 from carl_cli.geometry import apply_affine
 from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.io.resample import resample

@@ -24,12 +24,12 @@ def test_sampling_repeats_whichever_has_no_batch() -> None:
 
 def test_gradicon_of_a_batch_is_the_mean_over_its_pairs() -> None:
     """Also where the inner map is composed, as a network's is."""
-    ahead, back, step = _map(3, 1), _map(3, 2), _map(3, 3)
+    forward, backward, step = _map(3, 1), _map(3, 2), _map(3, 3)
 
     def loss(pick: slice) -> torch.Tensor:
         a, b, c = (
             DisplacementMap(m.displacement_BDx[pick], align_corners=False)
-            for m in (ahead, back, step)
+            for m in (forward, backward, step)
         )
         generator = torch.Generator().manual_seed(5)
         return gradicon(a, ComposedMap(b, c), SHAPE, False, generator)

@@ -23,12 +23,12 @@ def test_maps_agree_with_the_reference(name: str, parity_dir: Path) -> None:
     )
     shape = fixed.shape[2:]
     with torch.inference_mode():
-        ahead, back = drawn_network(name, parity_dir).both(fixed, moving)
+        forward, backward = drawn_network(name, parity_dir).both_directions(fixed, moving)
         points = identity(shape, align_corners=True) * 0.9 + 0.07
         found = {
-            "phi_AB": ahead.on_grid(shape),
-            "phi_BA": back.on_grid(shape),
-            "phi_AB_of_phi_BA_of_points": ahead(back(points)),
+            "phi_AB": forward.on_grid(shape),
+            "phi_BA": backward.on_grid(shape),
+            "phi_AB_of_phi_BA_of_points": forward(backward(points)),
         }
     step = {"unicarl3d": 4}.get(name, 2)  # of the voxels that are stored, in 3D
     stored = (0, slice(None), *[slice(None, None, step)] * 3) if len(shape) == 3 else 0
@@ -45,10 +45,10 @@ def test_one_direction_equals_both(parity_dir: Path) -> None:
     )
     network = drawn_network("carl2d", parity_dir)
     with torch.inference_mode():
-        ahead, back = network.both(fixed, moving)
+        forward, backward = network.both_directions(fixed, moving)
         shape = fixed.shape[2:]
-        torch.testing.assert_close(network(fixed, moving).on_grid(shape), ahead.on_grid(shape))
-        torch.testing.assert_close(network(moving, fixed).on_grid(shape), back.on_grid(shape))
+        torch.testing.assert_close(network(fixed, moving).on_grid(shape), forward.on_grid(shape))
+        torch.testing.assert_close(network(moving, fixed).on_grid(shape), backward.on_grid(shape))
 
 
 @pytest.fixture(scope="module")

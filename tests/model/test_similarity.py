@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from carl_cli.model.similarity import blur, lncc
+from carl_cli.model.blur import blur
+from carl_cli.model.similarity import lncc
 
 
 @pytest.mark.parametrize("sigma", [0.4, 1.0, 2, 3])

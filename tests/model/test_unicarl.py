@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from carl_cli.model.attention import noted_spread
+from carl_cli.model.blur import blur_keeping_affine
 from carl_cli.model.encoder import HalvingStem
 from carl_cli.model.fields import ReflectedMap, identity
 from carl_cli.model.network import (
@@ -19,8 +19,6 @@ from carl_cli.model.network import (
     build_network,
 )
 from carl_cli.model.operators import Blurred, Kept
-from carl_cli.model.smoothing import blur_keeping_affine
-from tests.model.reference import CONFIGS
 
 SHAPE = (9, 14, 11)
 SMALL = ModelConfig(
@@ -106,7 +104,7 @@ def test_blurred_smooths_both_directions() -> None:
     grid = identity(SHAPE, align_corners=True)
     maps = [ReflectedMap(_noise(3, *SHAPE, seed=k), align_corners=True) for k in (1, 2)]
     images = _noise(1, *SHAPE), _noise(1, *SHAPE)
-    found = Blurred(Kept(*maps), 2, True, ReflectedMap).both(*images)
+    found = Blurred(Kept(*maps), 2, True, ReflectedMap).both_directions(*images)
     for smooth, rough in zip(found, maps, strict=True):
         expected = blur_keeping_affine(rough.displacement_BDx, 2) + grid
         torch.testing.assert_close(smooth.on_grid(SHAPE), expected, rtol=0, atol=1e-6)
@@ -133,9 +131,9 @@ def test_features_are_coarser_than_the_image_and_the_margin_too() -> None:
     assert attention is not None
     images = _noise(1, 10, 12, 9), _noise(1, 10, 12, 9, seed=1)
     assert attention.features(images[0]).shape == (1, 8, 3 + 4, 3 + 4, 3 + 4)
-    with noted_spread() as noted:
-        attention.both(*images)
-    assert [spread.shape for spread in noted] == [(1, 3, 3, 3, 3)]
+    for phi in attention.both_directions(*images):
+        assert phi.spread is not None
+        assert phi.spread.shape == (1, 3, 3, 3, 3)
 
 
 def test_a_network_of_the_family_trains_every_parameter_and_no_other() -> None:
@@ -145,17 +143,14 @@ def test_a_network_of_the_family_trains_every_parameter_and_no_other() -> None:
     for name, parameter in network.named_parameters():
         if "last" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    ahead, back = network.both(_noise(1, 24, 24, 24), _noise(1, 24, 24, 24, seed=1))
+    forward, backward = network.both_directions(
+        _noise(1, 24, 24, 24), _noise(1, 24, 24, 24, seed=1)
+    )
     points = _noise(3, 300, seed=2) * 1.4 - 0.2
-    (ahead(points) + back(points)).square().mean().backward()
+    (forward(points) + backward(points)).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
-
-
-def test_the_stride_counts_the_encoder_and_the_pooled_unets() -> None:
-    assert SMALL.stride == 16
-    assert CONFIGS["unicarl3d"].stride == 4 * 2**5
 
 
 @pytest.mark.parametrize(

@@ -91,12 +91,12 @@ def test_ct_is_clipped_to_the_window() -> None:
 def test_the_users_window_replaces_the_rules() -> None:
     prepared = prepare_pair(ct(), mr(), RULE, window=(-160, 240))
     assert prepared.fixed.intensity == (-160, 240, "ct")
-    assert prepared.moving.intensity[2] == "mr"
+    assert prepared.moving.intensity.modality == "mr"
 
 
 def test_modality_can_be_forced_for_each_image() -> None:
     prepared = prepare_pair(ct(), mr(), RULE, fixed_modality="mr", moving_modality="ct")
-    assert [one.intensity[2] for one in (prepared.fixed, prepared.moving)] == ["mr", "ct"]
+    assert [one.intensity.modality for one in (prepared.fixed, prepared.moving)] == ["mr", "ct"]
     assert prepared.moving.intensity[:2] == (-1000.0, 1000.0)
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from carl_cli.model.blur import blur
 from carl_cli.model.fields import DisplacementMap, Map, identity, jacobian_determinant, sample
-from carl_cli.model.similarity import blur, lncc, masked_mean
+from carl_cli.model.similarity import lncc, masked_mean
 from carl_cli.registration.diffeomorphic import Descent, central_difference, refine
 
 SHAPE = (64, 56)
@@ -58,11 +59,11 @@ def _refined(
     return refine(still, (fixed, moving), masks, align_corners, descent, _unheard)
 
 
-def _inverse(ahead: Map, align_corners: bool) -> Map:
+def _inverse(forward: Map, align_corners: bool) -> Map:
     grid = identity(SHAPE, align_corners)
     inverse = grid
     for _ in range(50):
-        inverse = inverse + grid - ahead(inverse)
+        inverse = inverse + grid - forward(inverse)
     return DisplacementMap(inverse - grid, align_corners)
 
 
@@ -76,16 +77,16 @@ def test_a_known_deformation_is_found(align_corners: bool) -> None:
     truth = _bump(grid, 3.0)
     moving = _texture(grid)
     fixed = _texture(truth)  # fixed(x) = moving(truth(x))
-    ahead, back, losses = _refined(fixed, moving, align_corners)
+    forward, backward, losses = _refined(fixed, moving, align_corners)
     inner = (slice(None), slice(None), slice(8, -8), slice(8, -8))
-    missed = _voxels(ahead.on_grid(SHAPE) - truth)[inner].norm(dim=1)
+    missed = _voxels(forward.on_grid(SHAPE) - truth)[inner].norm(dim=1)
     start = _voxels(grid - truth)[inner].norm(dim=1)
     assert start.max() > 3.0
     assert missed.mean() < 0.1 * start.mean()
     assert missed.max() < 0.3 * start.max()
-    around = _voxels(ahead(back.on_grid(SHAPE)) - grid)[inner].norm(dim=1)
+    around = _voxels(forward(backward.on_grid(SHAPE)) - grid)[inner].norm(dim=1)
     assert around.max() < 0.05
-    assert jacobian_determinant(_voxels(ahead.on_grid(SHAPE))).min() > 0
+    assert jacobian_determinant(_voxels(forward.on_grid(SHAPE))).min() > 0
     assert losses[-1] < 0.2 * losses[0]
     assert losses == sorted(losses, reverse=True)
 
@@ -94,10 +95,10 @@ def test_a_deformation_wider_than_a_pattern_is_found() -> None:
     """Bumps of up to 11 voxels among waves of 10 to 40: only coarse scales tell them apart."""
     grid = identity(SHAPE, False)
     truth = _bump(grid, 9.0)
-    ahead, _, _ = _refined(_texture(truth), _texture(grid), False)
-    missed = _voxels(ahead.on_grid(SHAPE) - truth)[:, :, 8:-8, 8:-8].norm(dim=1)
+    forward, _, _ = _refined(_texture(truth), _texture(grid), False)
+    missed = _voxels(forward.on_grid(SHAPE) - truth)[:, :, 8:-8, 8:-8].norm(dim=1)
     assert missed.mean() < 0.3
-    assert jacobian_determinant(_voxels(ahead.on_grid(SHAPE))).min() > 0
+    assert jacobian_determinant(_voxels(forward.on_grid(SHAPE))).min() > 0
 
 
 def test_no_steps_change_nothing() -> None:
@@ -110,8 +111,8 @@ def test_no_steps_change_nothing() -> None:
 
 def test_equal_images_stay_in_place(align_corners: bool) -> None:
     image = _texture(identity(SHAPE, align_corners))
-    ahead, back, _ = _refined(image, image.clone(), align_corners)
-    for map_ in (ahead, back):
+    forward, backward, _ = _refined(image, image.clone(), align_corners)
+    for map_ in (forward, backward):
         moved = _voxels(map_.on_grid(SHAPE) - identity(SHAPE, align_corners))
         assert moved.abs().max() < 1e-3
 
@@ -124,8 +125,8 @@ def test_the_start_is_kept_when_it_is_right(align_corners: bool) -> None:
     fixed = sample(moving, truth, align_corners)
     start = DisplacementMap(truth - grid, align_corners)
     maps = (start, _inverse(start, align_corners))
-    ahead, _, _ = refine(maps, (fixed, moving), (None, None), align_corners, DESCENT, _unheard)
-    assert _voxels(ahead.on_grid(SHAPE) - truth).norm(dim=1).mean() < 0.05
+    forward, _, _ = refine(maps, (fixed, moving), (None, None), align_corners, DESCENT, _unheard)
+    assert _voxels(forward.on_grid(SHAPE) - truth).norm(dim=1).mean() < 0.05
 
 
 ROOMY = (128, 128)  # sixteen voxels along an axis of the coarsest scale
@@ -151,17 +152,17 @@ def _missed_from_afar(seed: int) -> float:
     off = off * (24 / off.norm(dim=1).mean() / ROOMY[0])
     images = [_discs(at, torch.randn(1, 1, *ROOMY, generator=random)) for at in (truth, grid)]
     start = DisplacementMap(truth + off - grid, False)
-    back = DisplacementMap(grid - truth - off, False)
+    backward = DisplacementMap(grid - truth - off, False)
     descent = Descent(partial(lncc, sigma=2), steps=24, smoothing=2.0)
-    ahead, _, _ = refine((start, back), images, (None, None), False, descent, _unheard)
-    missed = (ahead.on_grid(ROOMY) - truth) * ROOMY[0]
+    forward, _, _ = refine((start, backward), images, (None, None), False, descent, _unheard)
+    missed = (forward.on_grid(ROOMY) - truth) * ROOMY[0]
     return float(missed[:, :, 12:-12, 12:-12].norm(dim=1).mean())
 
 
 def test_roaming_leads_out_of_a_wrong_valley(monkeypatch: pytest.MonkeyPatch) -> None:
     """If steps that raise the loss were taken back on the coarsest scale too, more were missed."""
     roamed = [_missed_from_afar(seed) for seed in range(3)]
-    monkeypatch.setattr("carl_cli.registration.diffeomorphic.ROOM", 1000)
+    monkeypatch.setattr("carl_cli.registration.diffeomorphic.MIN_VOXELS", 1000)
     bound = [_missed_from_afar(seed) for seed in range(3)]
     assert sum(roamed) < 0.8 * sum(bound)
 
@@ -172,8 +173,8 @@ def test_what_is_fine_and_right_is_not_lost_in_one_step() -> None:
     start = DisplacementMap(ripple, False)
     maps, images = (start, _inverse(start, False)), (_texture(grid + ripple), _texture(grid))
     one = Descent(DESCENT.similarity, steps=1, smoothing=2.0)
-    ahead, _, _ = refine(maps, images, (None, None), False, one, _unheard)
-    torch.testing.assert_close(ahead.on_grid(SHAPE), start.on_grid(SHAPE))
+    forward, _, _ = refine(maps, images, (None, None), False, one, _unheard)
+    torch.testing.assert_close(forward.on_grid(SHAPE), start.on_grid(SHAPE))
 
 
 def test_what_a_mask_leaves_out_does_not_pull() -> None:
@@ -187,8 +188,8 @@ def test_what_a_mask_leaves_out_does_not_pull() -> None:
     mask = (grid[:, 1:] < 1 / 3).to(torch.uint8)
     descent = Descent(_squared_difference, steps=20, smoothing=2.0)
     for masks, right in (((None, None), -2.0), ((mask, mask), 0.5)):
-        ahead, _, _ = _refined(fixed, moving, False, masks, descent)
-        moved = _voxels(ahead.on_grid(SHAPE) - grid)[0, 0, 8:-8]
+        forward, _, _ = _refined(fixed, moving, False, masks, descent)
+        moved = _voxels(forward.on_grid(SHAPE) - grid)[0, 0, 8:-8]
         assert moved[:, 4:12].mean() == pytest.approx(2.0, abs=0.25)
         assert moved[:, 44:52].mean() == pytest.approx(right, abs=0.5)
 
@@ -196,10 +197,10 @@ def test_what_a_mask_leaves_out_does_not_pull() -> None:
 def test_swapping_the_images_swaps_the_maps() -> None:
     grid = identity(SHAPE, False)
     fixed, moving = _texture(_bump(grid, 3.0)), _texture(grid)
-    ahead, back, _ = _refined(fixed, moving, False)
+    forward, backward, _ = _refined(fixed, moving, False)
     swapped_back, swapped_ahead, _ = _refined(moving, fixed, False)
-    torch.testing.assert_close(ahead.on_grid(SHAPE), swapped_ahead.on_grid(SHAPE))
-    torch.testing.assert_close(back.on_grid(SHAPE), swapped_back.on_grid(SHAPE))
+    torch.testing.assert_close(forward.on_grid(SHAPE), swapped_ahead.on_grid(SHAPE))
+    torch.testing.assert_close(backward.on_grid(SHAPE), swapped_back.on_grid(SHAPE))
 
 
 def test_central_difference_of_a_quadratic() -> None:

@@ -49,13 +49,13 @@ def _inside(image: sitk.Image, point: tuple[float, ...]) -> bool:
 def test_the_way_back_is_the_inverse(folder: Path, pair: PairFiles) -> None:
     """In the body, where the moving image shows it too, to a tenth of a voxel."""
     there = sitk.ReadTransform(str(folder / "once.h5"))
-    back = sitk.ReadTransform(str(folder / "once_back.h5"))
+    backward = sitk.ReadTransform(str(folder / "once_back.h5"))
     fixed, moving = (sitk.ReadImage(str(path)) for path in (pair.fixed_seg, pair.moving_seg))
     body = np.argwhere(sitk.GetArrayFromImage(fixed) > 0)[::20]
     points = [fixed.TransformIndexToPhysicalPoint([int(i) for i in p[::-1]]) for p in body]
     ways = [(p, there.TransformPoint(p)) for p in points]
     missed = [
-        np.linalg.norm(np.subtract(back.TransformPoint(q), p))
+        np.linalg.norm(np.subtract(backward.TransformPoint(q), p))
         for p, q in ways
         if _inside(moving, q)
     ]

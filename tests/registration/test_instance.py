@@ -65,12 +65,12 @@ def test_the_loss_falls_and_the_network_is_not_touched(
 
 
 def test_refine_keeps_what_attention_found(network: Registrar, pair: Pair) -> None:
-    ahead, _, _ = optimise(network, pair, _options("refine"), align_corners=False)
+    forward, _, _ = optimise(network, pair, _options("refine"), align_corners=False)
     with torch.inference_mode():
         images = coarse_images(network, pair.fixed, pair.moving)
         expected = coarse_network(network)(*images).on_grid((8, 8))
-    assert isinstance(ahead, ComposedMap)
-    assert torch.equal(ahead.outer.on_grid((8, 8)), expected)
+    assert isinstance(forward, ComposedMap)
+    assert torch.equal(forward.outer.on_grid((8, 8)), expected)
 
 
 def test_the_same_seed_gives_the_same_map(network: Registrar, pair: Pair) -> None:
@@ -84,11 +84,11 @@ def test_the_same_seed_gives_the_same_map(network: Registrar, pair: Pair) -> Non
 def test_a_step_too_long_is_not_kept(network: Registrar, pair: Pair) -> None:
     """With an absurd learning rate the first state stays the best, and is what comes back."""
     options = InstanceOptions(3, 50.0, "lncc", 2, 1.5, "refine")
-    ahead, _, losses = optimise(network, pair, options, align_corners=False)
+    forward, _, losses = optimise(network, pair, options, align_corners=False)
     assert losses.index(min(losses)) == 0
     with torch.inference_mode():
         expected = network(pair.fixed, pair.moving).on_grid((32, 32))
-    torch.testing.assert_close(ahead.on_grid((32, 32)), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(forward.on_grid((32, 32)), expected, rtol=0, atol=1e-6)
 
 
 def test_a_loss_that_has_settled_ends_the_steps(network: Registrar, pair: Pair) -> None:

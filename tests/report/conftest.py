@@ -15,13 +15,13 @@ from carl_cli.report.advice import advise
 from carl_cli.report.html import write_report
 from carl_cli.report.record import (
     Environment,
+    ErrorSummary,
     InputFile,
     Landmark,
     Metrics,
     OutputFile,
     RunRecord,
     Similarity,
-    Spread,
     StructureScore,
     WeightsUsed,
 )
@@ -116,7 +116,7 @@ def record(pair: Pair) -> RunRecord:
         overlap_percent=93.4,
         folded_percent=0.3,
         sdlogj=0.112,
-        inverse_consistency_mm=Spread(mean=0.3, p95=0.8, max=3.0),
+        inverse_consistency_mm=ErrorSummary(mean=0.3, p95=0.8, max=3.0),
         structures=[StructureScore(label=f"7 {MARKUP}", dice_before=0.5, dice=0.93, hd95_mm=2.1)],
         landmarks=[_landmark(pair, k, rng.uniform(-40, 40, 3)) for k in range(6)],
     )

@@ -7,7 +7,7 @@ import pytest
 
 from carl_cli.geometry import Grid
 from carl_cli.report.advice import advise, linear_part, overlap_percent
-from carl_cli.report.record import Metrics, Similarity, Spread
+from carl_cli.report.record import ErrorSummary, Metrics, Similarity
 from carl_cli.transforms import AffineTransform, identity
 from tests.report.conftest import Pair, grid_around
 
@@ -16,7 +16,7 @@ GOOD = {
     "similarity_after": Similarity(lncc=0.8, ncc=0.9, nmi=1.3),
     "overlap_percent": 95.0,
     "folded_percent": 0.0,
-    "inverse_consistency_mm": Spread(mean=0.2, p95=0.5, max=2.0),
+    "inverse_consistency_mm": ErrorSummary(mean=0.2, p95=0.5, max=2.0),
     "rotation_degrees": 10.0,
     "linear_determinant": 1.1,
     "match_spread_mm": 4.0,
@@ -28,7 +28,7 @@ GOOD = {
     [
         ({"overlap_percent": 12.3}, "only 12 %"),
         ({"folded_percent": 0.5}, "0.5 % of voxels"),
-        ({"inverse_consistency_mm": Spread(mean=3, p95=9, max=20)}, "9.0 mm"),
+        ({"inverse_consistency_mm": ErrorSummary(mean=3, p95=9, max=20)}, "9.0 mm"),
         ({"linear_determinant": -1.0}, "left into right"),
         ({"rotation_degrees": 90.0}, "90 degrees"),
         ({"match_spread_mm": 31.0}, "31 mm"),

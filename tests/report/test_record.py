@@ -15,21 +15,21 @@ import pytest
 
 from carl_cli.errors import InputError, OutputError
 from carl_cli.geometry import Grid
+from carl_cli.io.atomic import sha256_of
 from carl_cli.report import record as record_module
 from carl_cli.report.record import (
     Environment,
+    ErrorSummary,
     InputFile,
     Metrics,
     RunRecord,
     Similarity,
-    Spread,
     StructureScore,
     command_line,
     input_file,
     output_files,
     package_versions,
     read_record,
-    sha256_of,
     write_record,
 )
 
@@ -47,7 +47,7 @@ def test_round_trip_keeps_every_value(tmp_path: Path) -> None:
     metrics = Metrics(
         similarity_before=Similarity(lncc=0.1, ncc=0.2, nmi=1.1),
         folded_percent=0.25,
-        inverse_consistency_mm=Spread(mean=0.1, p95=0.3, max=1.5),
+        inverse_consistency_mm=ErrorSummary(mean=0.1, p95=0.3, max=1.5),
         structures=[StructureScore(label="liver", dice_before=0.5, dice=0.75, hd95_mm=4.0)],
     )
     record = small_record(metrics=metrics, io_loss=[1.0, 0.5], timings_s={"network": 1.25})
@@ -111,11 +111,11 @@ def test_a_module_that_is_run_goes_by_the_name_of_the_command() -> None:
 
 def test_spread_agrees_with_numpy_and_leaves_undefined_values_out() -> None:
     values = np.array([3.0, 1.0, np.nan, 2.0, np.inf])
-    spread = Spread.of(values)
+    spread = ErrorSummary.of(values)
     assert spread.mean == pytest.approx(2.0)
     assert spread.p95 == pytest.approx(np.percentile([1, 2, 3], 95))
     assert spread.max == 3.0
-    assert Spread.of([]).mean is None
+    assert ErrorSummary.of([]).mean is None
 
 
 def test_mean_dice_leaves_unscored_structures_out() -> None:

@@ -38,7 +38,7 @@ def step(net: Registrar) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
 
 def changed(**runtime: Any) -> Registrar:
     net = network()
-    speed_up(net, RuntimeConfig.model_validate(runtime), torch.device("cpu"))
+    speed_up(net, RuntimeConfig.model_validate(runtime))
     return net
 
 

@@ -23,7 +23,7 @@ from carl_cli.errors import WeightsError
 from carl_cli.model.network import ModelConfig, UNetConfig, build_network
 from carl_cli.model.published import _translate
 from carl_cli.weights import checkpoints, registry
-from carl_cli.weights.files import sha256_of, stored_config
+from carl_cli.weights.files import digest_of, stored_config
 from carl_cli.weights.folder import load_weights
 from carl_cli.weights.locate import imported_folder, locate
 from carl_cli.weights.registry import Release
@@ -99,7 +99,7 @@ def test_an_https_address_can_be_imported(
     assert carl_here(*order, "-o", tmp_path / "own").returncode == 0
     assert stored_config(tmp_path / "own")["provenance"] == {
         "imported_from": f"{site}/moved",
-        "sha256": sha256_of(file),
+        "sha256": digest_of(file),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from carl_cli.errors import UsageError
 from carl_cli.io.transforms.files import read_transform
-from carl_cli.transforms import CompositeTransform, Transform
+from carl_cli.transforms import Transform, composed
 
 BRACKETED = re.compile(r"\[\s*(?P<path>.+?)\s*(?:,\s*(?P<flag>[^,\]]*?)\s*)?\]")
 SUFFIXED = re.compile(r"(?P<path>.+),\s*(?P<flag>-?1)")
@@ -38,4 +38,4 @@ def parse_chain(items: Sequence[str]) -> Transform:
         path, inverted = parse_item(text)
         transform = read_transform(path)
         parts.append(transform.inverse() if inverted else transform)
-    return parts[0] if len(parts) == 1 else CompositeTransform(tuple(reversed(parts)))
+    return composed(reversed(parts))

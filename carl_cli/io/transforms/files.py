@@ -27,7 +27,6 @@ from carl_cli.io.transforms.sitk import covering, from_sitk_transform, leaves, t
 from carl_cli.io.transforms.text import check_stated
 from carl_cli.transforms import (
     BSplineTransform,
-    CompositeTransform,
     Deformation,
     DisplacementField,
     Transform,
@@ -89,8 +88,7 @@ def _itk_transform(path: Path) -> sitk.Transform:
 
 def _check_sane(transform: Transform, path: Path) -> None:
     """Finite numbers, and fields on a grid that can exist."""
-    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
-    for part in parts:
+    for part in transform.parts:
         if isinstance(part, Deformation):
             check_directions(part.sampling_grid, path)
         if isinstance(part, DisplacementField) and not np.isfinite(part.displacement_mm).all():
@@ -163,7 +161,7 @@ def _write(path: Path, save: Callable[[Path], None]) -> None:
 
 def natural_grid(transform: Transform) -> Grid:
     """The grid of the field that meets the points first; it lies in the fixed space."""
-    first = transform.parts[-1] if isinstance(transform, CompositeTransform) else transform
+    first = transform.parts[-1]
     if isinstance(first, Deformation):
         return first.sampling_grid
     raise UsageError(

@@ -14,7 +14,6 @@ from carl_cli.geometry import Grid
 from carl_cli.io.transforms import freesurfer, greedy
 from carl_cli.transforms import (
     AffineTransform,
-    CompositeTransform,
     DisplacementField,
     Transform,
     dense,
@@ -52,8 +51,7 @@ def write_foreign(
 
 def product(transform: Transform, holder: str) -> AffineTransform:
     """All parts multiplied; UsageError unless all are affine."""
-    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
-    affines = [part for part in parts if isinstance(part, AffineTransform)]
-    if len(affines) < len(parts):
+    affines = [part for part in transform.parts if isinstance(part, AffineTransform)]
+    if len(affines) < len(transform.parts):
         raise UsageError(f"{holder} holds only an affine transform", "Use .h5 or .nii.gz.")
     return from_homogeneous(reduce(np.matmul, [part.homogeneous for part in affines]))

@@ -15,10 +15,10 @@ from carl_cli.io.images.general import FARTHEST_MM
 from carl_cli.transforms import (
     AffineTransform,
     BSplineTransform,
-    CompositeTransform,
     DisplacementField,
     InverseField,
     Transform,
+    composed,
     covering_grid,
     dense,
     extend,
@@ -56,10 +56,9 @@ def to_sitk_transform(transform: Transform, cover: Grid | None = None) -> sitk.T
 
 def covering(transform: Transform, cover: Grid | None) -> list[Transform]:
     """The parts, first to last, as affines and fields whose buffers hold the mapped `cover`."""
-    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
     points = None if cover is None else _lattice(cover)
     result: list[Transform] = []
-    for part in reversed(parts):
+    for part in reversed(transform.parts):
         held = _hold(part, points)
         points = None if points is None else held(points)
         result.insert(0, held)
@@ -116,7 +115,7 @@ def _coefficient_images(part: BSplineTransform) -> list[sitk.Image]:
 def from_sitk_transform(transform: sitk.Transform) -> Transform:
     """Any SimpleITK transform as ours: linear ones become affine, composites are flattened."""
     parts = [_part_from_sitk(leaf) for leaf in leaves(transform)]
-    return parts[0] if len(parts) == 1 else CompositeTransform(tuple(parts))
+    return composed(parts)
 
 
 def leaves(transform: sitk.Transform) -> Iterator[sitk.Transform]:

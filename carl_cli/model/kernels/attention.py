@@ -1,4 +1,4 @@
-"""Coordinate attention: the mean position of the keys under softmax(Q Kᵀ) (Eq. 11).
+"""Coordinate attention: the mean position of the keys under softmax(Q Kᵀ) (Sec. 4; T in Eq. 8-10).
 
 One interface, `mean_and_spread`, and three ways to compute it, none of which ever holds the
 N × M matrix of logits: a fused kernel on a GPU where triton is installed, torch's own
@@ -10,6 +10,7 @@ Legend of suffixes: B batch, N queries, M keys, C channels, D dimension.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -18,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from carl_cli.model.fields import Shape, middle_index
 from carl_cli.model.kernels import sdpa, tiled
-from carl_cli.model.kernels.positions import Shape, count, middle
 
 MAX_NORM = 4.0
 MAX_SHARPNESS = 4.0  # a factor of the queries that the sums still hold
@@ -32,13 +33,13 @@ def mean_and_spread(queries_BNC: Tensor, keys_BMC: Tensor, shape: Shape) -> tupl
     The keys are the voxels of an array of this shape, flattened. Both come from one pass; only
     the mean is differentiable, in queries and keys: its backward pass recomputes the weights.
     """
-    if keys_BMC.shape[1] != count(shape):
+    if keys_BMC.shape[1] != math.prod(shape):
         raise ValueError(f"{keys_BMC.shape[1]} keys for an array of shape {tuple(shape)}")
     if backend_for(queries_BNC.device) is sdpa:
         mean, spread = sdpa.forward(queries_BNC, keys_BMC, shape)
     else:
         mean, spread = _Attention.apply(queries_BNC, keys_BMC, tuple(shape))
-    return mean + middle(shape, mean), spread
+    return mean + middle_index(shape, mean), spread
 
 
 @cache

@@ -21,7 +21,7 @@ import torch
 import triton
 from torch import Tensor
 
-from carl_cli.model.kernels.positions import Shape
+from carl_cli.model.fields import Shape
 from carl_cli.model.kernels.triton_kernels import backward_keys, backward_queries
 from carl_cli.model.kernels.triton_kernels import forward as forward_kernel
 

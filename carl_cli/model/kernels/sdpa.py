@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from carl_cli.model.kernels.positions import Shape, positions
+from carl_cli.model.fields import Shape, centred_indices
 
 
 def forward(queries_BNC: Tensor, keys_BMC: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
     """Mean and spread (B, N, D), in voxels about the grid's middle; the mean differentiable."""
-    x_MD = positions(shape, queries_BNC).T
+    x_MD = centred_indices(shape, queries_BNC).T
     values = torch.cat([x_MD, x_MD**2], dim=1)
     # Kernels that don't hold the matrix of logits want a multiple of 8 channels.
     width = -(-max(queries_BNC.shape[-1], values.shape[1]) // 8) * 8

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from carl_cli.model.kernels.positions import Shape, positions
+from carl_cli.model.fields import Shape, centred_indices
 
 # A tile of logits is 1 MiB: it stays in a core's second-level cache between its three uses.
 QUERIES = 512
@@ -22,7 +22,7 @@ KEYS = 512
 
 def forward(queries_BNC: Tensor, keys_BMC: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and spread (B, N, D), in voxels about the grid's middle, and log of the sum (B, N)."""
-    x_DM = positions(shape, queries_BNC)
+    x_DM = centred_indices(shape, queries_BNC)
     values_VM = torch.cat([x_DM, x_DM**2, torch.ones_like(x_DM[:1])])
     pairs = zip(queries_BNC, keys_BMC, strict=True)
     sums_BVN = torch.stack([_sums(queries, keys, values_VM) for queries, keys in pairs])
@@ -40,7 +40,7 @@ def backward(
     grad_BND: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """d loss / d queries and d keys, from dS_ij = P_ij g_i·(x_j - mean_i)."""
-    x_DM = positions(shape, queries_BNC)
+    x_DM = centred_indices(shape, queries_BNC)
     one_M1 = torch.ones_like(x_DM[:1]).T
     x1_MV = torch.cat([x_DM.T, one_M1], dim=1)
     offset = (grad_BND * mean_BND).sum(-1, keepdim=True)

@@ -3,14 +3,15 @@ triton's interpreter, which has to be asked for before triton is imported."""
 
 from __future__ import annotations
 
+import math
 import os
 
 import pytest
 import torch
 from torch import Tensor
 
+from carl_cli.model.fields import middle_index
 from carl_cli.model.kernels.attention import backend_for, mean_and_spread
-from carl_cli.model.kernels.positions import count, middle
 from tests.model.kernels.definition import exact, exact_gradients, features
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,7 +30,7 @@ CASES = [((5, 7, 9), 24, 70), ((13, 17), 32, 130), ((4, 3, 6), 128, 5)]
 
 
 def _features(shape: tuple[int, ...], channels: int, queries: int) -> tuple[Tensor, Tensor]:
-    q, k = features(queries, 1, channels), features(count(shape), 2, channels)
+    q, k = features(queries, 1, channels), features(math.prod(shape), 2, channels)
     k[0, 0] = q[0, 0]  # one logit at its bound of 16
     return q, k
 
@@ -40,7 +41,7 @@ def test_forward_equals_the_definition(shape: tuple[int, ...], channels: int, qu
     found = fused.forward(q.to(DEVICE), k.to(DEVICE), shape)
     mean, spread, log_total = (x.double().cpu() for x in found)
     expected, expected_spread = exact(q, k, shape)
-    off = (mean + middle(shape, mean) - expected).abs()
+    off = (mean + middle_index(shape, mean) - expected).abs()
     assert (off - WEIGHT_ERROR * expected_spread).max() < 1e-4
     torch.testing.assert_close(spread, expected_spread, rtol=WEIGHT_ERROR, atol=1e-3)
     logits = q.double() @ k.double().transpose(1, 2)
@@ -69,7 +70,7 @@ def test_positions_are_close_to_the_definition(sharpness: float, channels: int) 
     q, k = _features(shape, channels, 128)
     mean, _, _ = fused.forward((sharpness * q).to(DEVICE), k.to(DEVICE), shape)
     expected, _ = exact(sharpness * q, k, shape)
-    off = (mean.double().cpu() + middle(shape, expected) - expected).abs().max()
+    off = (mean.double().cpu() + middle_index(shape, expected) - expected).abs().max()
     assert off < (0.002 if channels <= fused.SPLIT_CHANNELS else 0.02)
 
 
@@ -78,7 +79,7 @@ def test_sharpest_logits_stay_in_range() -> None:
     q, k = _features(shape, 24, 5)
     mean, spread, _ = fused.forward((4 * q).to(DEVICE), k.to(DEVICE), shape)
     expected, expected_spread = exact(4 * q, k, shape)
-    off = (mean.double().cpu() + middle(shape, expected) - expected).abs()
+    off = (mean.double().cpu() + middle_index(shape, expected) - expected).abs()
     assert (off - 4 * WEIGHT_ERROR * expected_spread).max() < 1e-4
     assert bool(torch.isfinite(spread).all())
 
@@ -92,7 +93,7 @@ def test_the_paper_s_size_on_a_gpu() -> None:
     """175³ at a quarter: 44³ queries, (44 + 18)³ keys, 128 channels; rows drawn at random."""
     shape = (62, 62, 62)
     device = torch.device("cuda")
-    q, k = features(44**3, 1, 128, 1).to(device), features(count(shape), 2, 128, 1).to(device)
+    q, k = features(44**3, 1, 128, 1).to(device), features(math.prod(shape), 2, 128, 1).to(device)
     assert backend_for(device) is fused
     mean, spread = mean_and_spread(q, k, shape)
     rows = torch.randperm(q.shape[1], generator=torch.Generator().manual_seed(0))[:64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from carl_cli.model.attention import noted_spread
+from carl_cli.model.fields import DisplacementMap
 from carl_cli.model.network import (
     EncoderConfig,
     ModelConfig,
@@ -13,6 +13,7 @@ from carl_cli.model.network import (
     build_network,
     coarse_images,
 )
+from carl_cli.model.operators import Blurred, Down, Kept, Symmetric, SymmetricTwoStep, TwoStep
 
 
 def test_each_image_s_features_are_computed_once_for_both_directions() -> None:
@@ -30,12 +31,29 @@ def test_each_image_s_features_are_computed_once_for_both_directions() -> None:
     attention.encoder.register_forward_hook(lambda *_: calls.append(1))
     images = torch.rand(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        with noted_spread() as noted:
-            network.both(*images)
+        maps = network.both_directions(*images)
         assert len(calls) == 2
-        with noted_spread() as expected:
-            attention(*coarse_images(network, *images))
-    # The spread for --confidence is of fixed → moving, and cost no pass of its own.
-    assert len(noted) == len(expected) == 1
-    torch.testing.assert_close(noted[0], expected[0])
-    assert noted[0].min() > 0.1
+        coarse = coarse_images(network, *images)
+        expected = attention(*coarse), attention(*coarse[::-1])
+    # The spread that Ξ found stays with each direction's map, and cost no pass of its own.
+    for phi, alone in zip(maps, expected, strict=True):
+        assert phi.spread is not None
+        torch.testing.assert_close(phi.spread, alone.spread)
+        assert phi.spread.min() > 0.1
+
+
+def test_every_network_around_hands_the_spread_on() -> None:
+    """And none touches it: with gradients or without, it is the match's own."""
+    still = DisplacementMap(torch.zeros(1, 2, 8, 8), False, torch.full((1, 2, 4, 4), 0.5))
+    kept, image = Kept(still, still), torch.rand(1, 1, 8, 8)
+    for network in (
+        TwoStep(Down(kept), Kept(still, still), False),
+        SymmetricTwoStep(kept, Kept(still, still), False),
+        Symmetric(kept, False),
+        Blurred(kept, 1, False),
+    ):
+        for phi in (network(image, image), *network.both_directions(image, image)):
+            assert phi.spread is still.spread or torch.equal(phi.spread, still.spread)
+    unsure = DisplacementMap(torch.zeros(1, 2, 8, 8), False, torch.ones(1, requires_grad=True))
+    assert unsure.spread is not None
+    assert not unsure.spread.requires_grad

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.model.kernels import sdpa as padded
-from carl_cli.model.kernels import tiled as tiles
+from carl_cli.model.fields import middle_index
+from carl_cli.model.kernels import sdpa, tiled
 from carl_cli.model.kernels.attention import MAX_SHARPNESS, mean_and_spread
-from carl_cli.model.kernels.positions import count, middle
 from tests.model.kernels.definition import exact, exact_gradients, features
 
 SHAPES = [(5,), (3, 7), (9, 11, 13), (2, 23, 29)]  # the last two fill more than two tiles
 
 
 def _padded(queries: Tensor, keys: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    mean, spread = padded.forward(queries, keys, shape)
-    return mean + middle(shape, mean), spread
+    mean, spread = sdpa.forward(queries, keys, shape)
+    return mean + middle_index(shape, mean), spread
 
 
 WAYS = {"tiles": mean_and_spread, "padded": _padded}
@@ -34,7 +34,7 @@ def attend(request: pytest.FixtureRequest) -> Way:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mean_and_spread_equal_the_definition(attend: Way, shape: tuple[int, ...]) -> None:
-    q, k = features(tiles.QUERIES + 3, 1), features(count(shape), 2)
+    q, k = features(tiled.QUERIES + 3, 1), features(math.prod(shape), 2)
     k[0, 0] = q[0, 0]  # one logit at its bound of 16
     mean, spread = attend(q, k, shape)
     expected_mean, expected_spread = exact(q, k, shape)
@@ -44,7 +44,7 @@ def test_mean_and_spread_equal_the_definition(attend: Way, shape: tuple[int, ...
 
 @pytest.mark.parametrize("shape", [(3, 7), (9, 11, 13)])
 def test_gradients_equal_the_definition(attend: Way, shape: tuple[int, ...]) -> None:
-    q, k = features(tiles.QUERIES + 3, 1), features(count(shape), 2)
+    q, k = features(tiled.QUERIES + 3, 1), features(math.prod(shape), 2)
     k[0, 0] = q[0, 0]
     pull = torch.randn(2, q.shape[1], len(shape), generator=torch.Generator().manual_seed(4))
     ours = [x.clone().requires_grad_() for x in (q, k)]
@@ -56,7 +56,7 @@ def test_gradients_equal_the_definition(attend: Way, shape: tuple[int, ...]) -> 
 
 def test_logits_at_the_greatest_sharpness_do_not_overflow() -> None:
     shape = (10, 20, 15)
-    q, k = MAX_SHARPNESS * features(5, 1), features(count(shape), 2)
+    q, k = MAX_SHARPNESS * features(5, 1), features(math.prod(shape), 2)
     k[:, :1000] = q[:, :1] / MAX_SHARPNESS
     pull = torch.ones(2, 5, 3) * 1e-8  # as small as one voxel's share of a mean over voxels
     ours = [x.clone().requires_grad_() for x in (q, k)]
