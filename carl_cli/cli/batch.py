@@ -149,7 +149,7 @@ def _job(
     from carl_cli.batch.naming import case_outputs
 
     outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, folder.roles())
-    options = method.options(weights, folder.confidence or folder.report)
+    options = method.options(weights, folder.match_spread or folder.report)
     settings = method.settings(options, setups[0].device, setups[0].threads, len(setups))
     inputs = method.inputs(row.fixed, row.moving)
     return Job(entry.name, entry.line, inputs, outputs, options, settings)

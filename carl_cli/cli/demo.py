@@ -50,7 +50,7 @@ def demo(
     folder.mkdir(parents=True, exist_ok=True)
     check_outputs(files, overwrite)
     chosen = method.load(network.device)
-    options = method.options(chosen, confidence=True)
+    options = method.options(chosen, match_spread=True)
     with console.progress() as progress:
         scores = run_demo(folder, chosen, options, seed, count, progress)
     _print(scores)

@@ -121,7 +121,7 @@ def _jobs(
     from carl_cli.batch.job import Job
     from carl_cli.batch.naming import case_outputs
 
-    options = method.options(weights, confidence=False)
+    options = method.options(weights, match_spread=False)
     settings = method.settings(options, device, threads)
     jobs = []
     for entry in entries:

@@ -35,7 +35,7 @@ def register(pair: PairArguments, outputs: OutputArguments, method: MethodArgume
     inputs = method.inputs(fixed, moving)
     console.LOGGER.info("resampling %s onto %s", moving, fixed)
     weights = method.load(method.network.device)
-    options = method.options(weights, bool(wanted.confidence or wanted.report))
+    options = method.options(weights, bool(wanted.match_spread or wanted.report))
     settings = method.settings(options, weights.device, threads)
     if method.run.dry_run:
         check_case(inputs, wanted, weights, options, settings)

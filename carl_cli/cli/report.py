@@ -33,7 +33,7 @@ def report(
     transform: Annotated[Path | None, _file("--transform -t", "Fixed to moving.")] = None,
     warped: Annotated[Path | None, _file("--warped -w", "Moving on the fixed grid.")] = None,
     jacobian: Annotated[Path | None, _file("--jacobian", "Jacobian determinant.")] = None,
-    confidence: Annotated[Path | None, _file("--confidence", "Spread of the match, mm.")] = None,
+    match_spread: Annotated[Path | None, _file("--match-spread", "Spread of the match, mm.")] = None,
     fixed_seg: Annotated[Path | None, _file("--fixed-seg", "Labels of fixed.")] = None,
     moving_seg: Annotated[Path | None, _file("--moving-seg", "Labels of moving.")] = None,
     overwrite: Overwrite = False,
@@ -64,7 +64,7 @@ def report(
         "forward": transform,
         "warped": warped,
         "jacobian": jacobian,
-        "confidence": confidence,
+        "match_spread": match_spread,
         "fixed_seg": fixed_seg,
         "moving_seg": moving_seg,
     }

@@ -51,7 +51,7 @@ class RegistrationOptions:
     affine_only: bool = False
     repair_folds: bool = False
     instance: InstanceOptions | None = None
-    confidence: bool = False
+    match_spread: bool = False
 
 
 DEFAULT_OPTIONS = RegistrationOptions()
@@ -99,7 +99,7 @@ def register(
             forward, backward = _affine_parts(forward, prepared)
         elif options.repair_folds:
             forward = CompositeTransform(tuple(map(without_folds, forward.parts)))
-        spread = _spread_mm(noted[0], prepared) if options.confidence and noted else None
+        spread = _spread_mm(noted[0], prepared) if options.match_spread and noted else None
     return Registration(forward, backward, prepared, losses, watch.seconds, spread)
 
 

@@ -138,7 +138,7 @@ class Landmark(_Part):
 class Metrics(_Part):
     """inverse_consistency_mm: |backward(forward(x)) - x| of the network's two directions;
     inverse_residual_mm: the same with the numerical inverse that was written.
-    match_spread_mm: median of the confidence map, see `write_report`."""
+    match_spread_mm: median of the map of the match spread, see `write_report`."""
 
     similarity_before: Similarity = Field(default_factory=Similarity)
     similarity_after: Similarity = Field(default_factory=Similarity)

@@ -24,7 +24,7 @@ ROLES = (
     "forward",
     "warped",
     "jacobian",
-    "confidence",
+    "match_spread",
     "fixed_seg",
     "moving_seg",
 )
@@ -39,7 +39,7 @@ class SavedRun:
     warped: Image
     transform: Transform
     jacobian: Image | None
-    confidence: Image | None
+    match_spread: Image | None
     labels: tuple[Image | None, Image | None]
     record: RunRecord | None
 
@@ -52,7 +52,7 @@ class SavedRun:
             self.transform,
             record=self.record,
             jacobian=self.jacobian,
-            confidence=self.confidence,
+            match_spread=self.match_spread,
             labels=self.labels,
         )
 
@@ -91,7 +91,7 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
         warped=warped,
         transform=transform,
         jacobian=images.get("jacobian"),
-        confidence=images.get("confidence"),
+        match_spread=images.get("match_spread"),
         labels=(images.get("fixed_seg"), images.get("moving_seg")),
         record=None if record is None else _with_changes(record, paths),
     )

@@ -35,8 +35,8 @@ def check_request(
     for role, path in outputs.paths().items():
         _check_suffix(role, path, options.affine_only)
     _check_distinct(inputs.paths(), outputs.paths())
-    if outputs.confidence is not None and weights.config.model.coarse != "attention":
-        raise UsageError("these weights give no confidence map", "leave out --confidence")
+    if outputs.match_spread is not None and weights.config.model.coarse != "attention":
+        raise UsageError("these weights give no map of the match", "leave out --match-spread")
 
 
 def spacing_of(field_spacing: str) -> float | None:

@@ -59,7 +59,7 @@ PICTURES_MIB = 60.0
 SLAB_POINTS, SLAB = 1 << 21, 75
 WRITING = 2.5  # copies of an output while it is compressed
 
-PER_VOXEL_BYTES = {"jacobian": 4, "confidence": 4, "warped": STORED, "inverse_warped": STORED}
+PER_VOXEL_BYTES = {"jacobian": 4, "match_spread": 4, "warped": STORED, "inverse_warped": STORED}
 """Of outputs on an image's grid; the moving one's for those that begin with inverse."""
 PER_POINT_BYTES = 12  # of a dense field
 

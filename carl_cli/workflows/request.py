@@ -41,7 +41,7 @@ class CaseOutputs:
     warped: Path | None = None
     inverse_warped: Path | None = None
     jacobian: Path | None = None
-    confidence: Path | None = None
+    match_spread: Path | None = None
     figure: Path | None = None
     report: Path | None = None
     json: Path | None = None

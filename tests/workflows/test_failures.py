@@ -53,7 +53,7 @@ def refused(outcome: Outcome, code: int, *words: str) -> None:
         (["-o", "t.h5", "--io", "--io-scope", "field", "--io-lr", 1], ["--io-lr", "is field"]),
         (["-o", "t.h5", "--device", "cuda:99"], ["cuda:99"]),
         (["-o", "t.h5", "--device", "abacus"], ["abacus", "cpu"]),
-        (["--confidence", "c.nii.gz"], ["no confidence map"]),
+        (["--match-spread", "c.nii.gz"], ["no map of the match"]),
     ],
 )
 def test_a_request_that_contradicts_itself(

@@ -81,8 +81,8 @@ class FolderArguments:
         bool, _option(OUTPUTS, "--inverse-warped", help="Fixed images on the moving grids.")
     ] = False
     jacobian: Annotated[bool, _option(OUTPUTS, "--jacobian", help="Jacobian determinants.")] = False
-    confidence: Annotated[
-        bool, _option(OUTPUTS, "--confidence", help="Spread of the matches in mm.")
+    match_spread: Annotated[
+        bool, _option(OUTPUTS, "--match-spread", help="Spread of the matches in mm.")
     ] = False
     figure: Annotated[bool, _option(OUTPUTS, "--figure", help="A picture of each case.")] = False
     report: Annotated[bool, _option(OUTPUTS, "--report", help="An HTML page for each case.")] = (

@@ -89,7 +89,7 @@ class MethodArguments:
         network = self.network
         return chosen_weights(network.weights, device, network.deterministic, network.offline)
 
-    def options(self, weights: Weights, confidence: bool) -> RegistrationOptions:
+    def options(self, weights: Weights, match_spread: bool) -> RegistrationOptions:
         """What is asked of `register`, the weights' advice where the command line is silent."""
         from carl_cli.registration.register import RegistrationOptions
 
@@ -103,7 +103,7 @@ class MethodArguments:
             affine_only=start.affine_only,
             repair_folds=start.repair_folds,
             instance=_instance(weights, instance, self.network.seed) if instance.io else None,
-            confidence=confidence,
+            match_spread=match_spread,
         )
 
     def settings(

@@ -67,8 +67,8 @@ class OutputArguments:
     jacobian: Annotated[
         Path | None, _option(OUTPUTS, "--jacobian", help="Jacobian determinant, fixed grid.")
     ] = None
-    confidence: Annotated[
-        Path | None, _option(OUTPUTS, "--confidence", help="Spread of the match in mm, fixed grid.")
+    match_spread: Annotated[
+        Path | None, _option(OUTPUTS, "--match-spread", help="Spread of the match in mm, fixed grid.")
     ] = None
     figure: Annotated[
         Path | None, _option(OUTPUTS, "--figure", help="Picture: .png, .svg or .pdf.")

@@ -35,7 +35,7 @@ def test_each_image_s_features_are_computed_once_for_both_directions() -> None:
         assert len(calls) == 2
         with noted_spread() as expected:
             attention(*coarse_images(network, *images))
-    # The spread for --confidence is of fixed → moving, and cost no pass of its own.
+    # The spread for --match-spread is of fixed → moving, and cost no pass of its own.
     assert len(noted) == len(expected) == 1
     torch.testing.assert_close(noted[0], expected[0])
     assert noted[0].min() > 0.1
