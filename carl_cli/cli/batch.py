@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from carl_cli.batch.table import OPTIONS
 from carl_cli.cli import console
 from carl_cli.cli.batch_table import live_table
 from carl_cli.cli.options.batch import FolderArguments, ScheduleArguments, TableArguments
 from carl_cli.cli.options.grouping import grouped
 from carl_cli.cli.options.method import MethodArguments
-from carl_cli.cli.options.register import NetworkArguments, RunArguments
+from carl_cli.cli.options.register import RunArguments
 from carl_cli.cli.options.slurm import ClusterArguments, check_cluster, submit
 from carl_cli.errors import BatchError, DoubtfulError, InputError, UsageError
+from carl_cli.weights.options import NetworkOptions
 
 if TYPE_CHECKING:
     from carl_cli.batch.job import Job
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
     from carl_cli.weights.folder import Weights
 
 
+def _with_columns(command: Callable[..., None]) -> Callable[..., None]:
+    """The help names every column that a table may have."""
+    columns = ", ".join(("id", *OPTIONS))
+    command.__doc__ = str(command.__doc__).replace("COLUMNS", columns)
+    return command
+
+
 @grouped
+@_with_columns
 def batch(
     table: TableArguments,
     folder: FolderArguments,
@@ -36,11 +46,8 @@ def batch(
 ) -> None:
     """Register the pairs of a table, each into a folder of its own.
 
-    Columns: fixed, moving; optional id, fixed_mask, moving_mask, initial_transform, fixed_seg,
-    moving_seg, fixed_points, moving_points, fixed_modality, moving_modality, series_uid,
-    time_index, window and percentiles (two numbers), init, affine_only, io, io_steps, io_lr,
-    io_metric, io_lambda, io_scope, io_smoothing. Relative paths start at the table's folder; an
-    option fills empty cells.
+    Columns: fixed, moving; optional COLUMNS. Relative paths start at the table's folder. window
+    and percentiles hold two numbers. An option of the command fills empty cells.
 
     A case that fails never stops the others: the exit code is 6 then, and the status and the
     summary tell why. A run that was killed goes on with --resume.
@@ -63,7 +70,7 @@ def batch(
     weights = method.load(setups[0].device if len(setups) == 1 else "cpu")
     mine = shard.of(entries)
     jobs = [
-        _job(e, e.row, folder, method.but(e.row.options()), weights, setups)
+        _job(e, e.row, folder, method.but(e.row.options), weights, setups)
         for e in mine
         if e.row is not None
     ]
@@ -78,7 +85,7 @@ def batch(
 
 def _entries(table: TableArguments, method: MethodArguments) -> list[Entry]:
     """Every bad line is told before any work. Raises InputError unless they may be cases."""
-    entries = [_agreeing(entry, method) for entry in _read(table, method.files())]
+    entries = [_agreeing(entry, method) for entry in _read(table, method.paths())]
     bad = [entry for entry in entries if entry.row is None]
     if not bad or table.keep_going:
         return entries
@@ -96,7 +103,7 @@ def _agreeing(entry: Entry, method: MethodArguments) -> Entry:
 
     try:
         if entry.row is not None:
-            method.but(entry.row.options()).check()
+            method.but(entry.row.options).check()
     except UsageError as error:
         return refused(entry.line, f"{error.message}: {error.hint}")
     return entry
@@ -124,7 +131,7 @@ def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
     )
 
 
-def _setups(network: NetworkArguments, threads: int, schedule: ScheduleArguments) -> list[Setup]:
+def _setups(network: NetworkOptions, threads: int, schedule: ScheduleArguments) -> list[Setup]:
     """What each worker computes with: a share of the threads, a GPU of its own."""
     from carl_cli.batch.workers import Setup
     from carl_cli.model.devices import chosen_device, worker_devices
@@ -148,8 +155,9 @@ def _job(
     from carl_cli.batch.job import Job
     from carl_cli.batch.naming import case_outputs
 
-    outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, folder.roles())
-    options = method.options(weights, folder.match_spread or folder.report)
+    roles = folder.roles()
+    outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, roles)
+    options = method.options(weights, bool({"match_spread", "report"} & {*roles}))
     settings = method.settings(options, setups[0].device, setups[0].threads, len(setups))
     inputs = method.inputs(row.fixed, row.moving)
     return Job(entry.name, entry.line, inputs, outputs, options, settings)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carl_cli.cli import console
-from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose
-from carl_cli.cli.outputs import check_outputs
+from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose, check_outputs
 
 if TYPE_CHECKING:
     from carl_cli.report.record import Metrics, Spread
@@ -41,10 +40,11 @@ def demo(
     count = console.start(verbose, quiet, threads=threads)
     started = time.perf_counter()
     from carl_cli.cli.options.method import MethodArguments
-    from carl_cli.cli.options.register import InstanceArguments, NetworkArguments
+    from carl_cli.cli.options.register import InstanceArguments
+    from carl_cli.weights.options import NetworkOptions
     from carl_cli.workflows.demo import DemoFiles, run_demo
 
-    network, fit = NetworkArguments(weights=weights, seed=seed), InstanceArguments(io=instance)
+    network, fit = NetworkOptions(weights=weights, seed=seed), InstanceArguments(io=instance)
     method = MethodArguments(network=network, instance=fit)
     files = DemoFiles.within(folder)
     folder.mkdir(parents=True, exist_ok=True)

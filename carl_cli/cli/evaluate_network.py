@@ -80,7 +80,7 @@ def shifts(
     The image moves inside a grid that is long enough: nothing is cut off, and no preprocessing
     takes the shift away. Dice without registration is told as `none`.
     """
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
     from carl_cli.report.figure import check_figure_path
 
     if figure is not None:

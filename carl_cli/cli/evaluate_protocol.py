@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from carl_cli.cli.options.grouping import grouped
+from carl_cli.cli.options.described import described_as
+from carl_cli.cli.options.grouping import Some, grouped
 from carl_cli.cli.options.method import MethodArguments
-from carl_cli.cli.options.register import (
-    InstanceArguments,
-    NetworkArguments,
-    RunArguments,
-    StartArguments,
-)
+from carl_cli.cli.options.register import InstanceArguments, RunArguments
 from carl_cli.cli.tables import Form, deliver
 from carl_cli.errors import BatchError
+from carl_cli.registration.options import StartOptions
+from carl_cli.weights.options import NetworkOptions
+from carl_cli.workflows.request import CaseInputs
 
 if TYPE_CHECKING:
     from carl_cli.batch.job import Job
@@ -46,6 +45,7 @@ class ProtocolArguments:
         bool,
         typer.Option("--prepare-only", help="Write the table for carl batch, compute nothing."),
     ] = False
+    initial_transform: Annotated[Path | None, described_as(CaseInputs, "initial_transform")] = None
     form: Annotated[
         Form, typer.Option("--format", help="On stdout. auto: a table on a terminal, else CSV.")
     ] = "auto"
@@ -54,9 +54,9 @@ class ProtocolArguments:
 @grouped
 def protocol(
     what: ProtocolArguments,
-    network: NetworkArguments,
+    network: NetworkOptions,
     instance: InstanceArguments,
-    start: StartArguments,
+    start: StartOptions,
     run: RunArguments,
 ) -> None:
     """Run a published experiment: register its pairs, score them, tell the figures.
@@ -66,7 +66,9 @@ def protocol(
     one. What is finished is not done again. On a cluster: --prepare-only, then carl batch
     OUT/pairs.csv --out-dir OUT/results --inverse, then this command again.
     """
-    method = MethodArguments(network=network, instance=instance, start=start, run=run)
+    first = what.initial_transform
+    files: Some[CaseInputs] = Some({} if first is None else {"initial_transform": first})
+    method = MethodArguments(network=network, instance=instance, start=start, files=files, run=run)
     threads = method.begin()
 
     from carl_cli.evaluation.protocol import prepared_table, read_protocol
@@ -126,7 +128,7 @@ def _jobs(
     jobs = []
     for entry in entries:
         if (row := entry.row) is not None:
-            inputs = method.but(row.options()).inputs(row.fixed, row.moving)
+            inputs = method.but(row.options).inputs(row.fixed, row.moving)
             outputs = case_outputs(results / entry.name, row.fixed, row.moving, ("inverse",))
             jobs.append(Job(entry.name, entry.line, inputs, outputs, options, settings))
     return jobs

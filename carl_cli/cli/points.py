@@ -45,7 +45,7 @@ def points(
     carl points landmarks.csv -t forward.h5 --from fixed -o landmarks_in_moving.csv
     """
     from carl_cli.cli.console import start
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
     from carl_cli.workflows.transform import map_points
 
     start(verbose, quiet, log_file)

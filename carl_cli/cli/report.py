@@ -33,7 +33,9 @@ def report(
     transform: Annotated[Path | None, _file("--transform -t", "Fixed to moving.")] = None,
     warped: Annotated[Path | None, _file("--warped -w", "Moving on the fixed grid.")] = None,
     jacobian: Annotated[Path | None, _file("--jacobian", "Jacobian determinant.")] = None,
-    match_spread: Annotated[Path | None, _file("--match-spread", "Spread of the match, mm.")] = None,
+    match_spread: Annotated[
+        Path | None, _file("--match-spread", "Spread of the match, mm.")
+    ] = None,
     fixed_seg: Annotated[Path | None, _file("--fixed-seg", "Labels of fixed.")] = None,
     moving_seg: Annotated[Path | None, _file("--moving-seg", "Labels of moving.")] = None,
     overwrite: Overwrite = False,
@@ -48,7 +50,7 @@ def report(
     transform may come from another program.
     """
     from carl_cli.cli.console import start
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
     from carl_cli.errors import UsageError
 
     start()

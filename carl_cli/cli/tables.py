@@ -46,7 +46,7 @@ def deliver(
 
 def check_out(out: Path | None, overwrite: bool) -> None:
     """Raises UsageError for another suffix, OutputError for a path that can't be written."""
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
 
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
         raise UsageError(f"{out}: a table is written as .csv or .json", "change the suffix")

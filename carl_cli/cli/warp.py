@@ -97,7 +97,7 @@ def warp(
     carl warp moving.nii.gz -r fixed.nii.gz -t forward.h5 -o warped.nii.gz
     """
     from carl_cli.cli.console import start
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
     from carl_cli.workflows.warp import (
         DicomSeries,
         Resampling,

@@ -12,7 +12,9 @@ from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image
 from carl_cli.preprocessing import foreground, grids, intensity
 from carl_cli.preprocessing.grids import Box
+from carl_cli.preprocessing.intensity import Intensity
 from carl_cli.preprocessing.lowpass import as_float, without_uniform_borders
+from carl_cli.preprocessing.options import Modality
 from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule
 
 
@@ -21,7 +23,7 @@ class Request:
     """One image with what the caller says about it."""
 
     image: Image
-    modality: str
+    modality: Modality
     mask: Image | None
 
 
@@ -30,15 +32,15 @@ class Source:
     """image: float32 in [0, 1], in the centred frame, as is the mask (on its own grid).
 
     offset_mm (D,): from that frame to the true one. box: around the foreground with its
-    margin, or the field of view under the stretch rule. intensity: the stored values that
-    became 0 and 1, and the modality.
+    margin, or the field of view under the stretch rule. intensity: how the stored values
+    became these.
     """
 
     image: Image
     offset_mm: NDArray[np.float64]
     mask: Image | None
     box: Box
-    intensity: tuple[float, float, str]
+    intensity: Intensity
 
 
 def load(
@@ -57,7 +59,7 @@ def load(
         box = _foreground_box(image, mask if box_from_mask else None, rule.margin)
     limits = window or intensity.percentile_limits(_counted(image, box, intensities), intensities)
     _scale(image, limits)
-    return Source(image, stored.grid.centre_mm, mask, box, (*limits, modality))
+    return Source(image, stored.grid.centre_mm, mask, box, Intensity(*limits, modality))
 
 
 def checked(image: Image) -> Image:

@@ -14,9 +14,9 @@ from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image
 from carl_cli.report.page import assemble, binary_block, json_block
 from carl_cli.report.planes import (
-    MATCH_SPREAD_MAP,
     FOLD_COLOUR,
     JACOBIAN_MAP,
+    MATCH_SPREAD_MAP,
     focus_xyz,
     grid_spacing_mm,
     jacobian_limit,

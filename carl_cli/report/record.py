@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from carl_cli import __version__
-from carl_cli.errors import InputError
+from carl_cli.errors import InputError, told
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path
 
@@ -298,10 +298,8 @@ def read_record(path: str | Path) -> RunRecord:
     except OSError as error:
         raise InputError(f"Can't read the run record {path}: {error.strerror}.", hint) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        message = f"{path} is not a run record: {where}: {first['msg']}."
-        raise InputError(message, hint) from error
+        problem = told(error.errors()[0])
+        raise InputError(f"{path} is not a run record: {problem}", hint) from error
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:

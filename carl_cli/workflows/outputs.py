@@ -27,7 +27,6 @@ from carl_cli.transforms import (
     jacobian_determinant,
     spaced_grid,
 )
-from carl_cli.workflows.checks import spacing_of
 
 if TYPE_CHECKING:
     from carl_cli.workflows.request import CaseOutputs, RunSettings
@@ -156,7 +155,7 @@ class Delivery:
         """Grid of a dense field; coarser ones still cover the image's field of view."""
         if self.settings.field_spacing == "native":
             return image_grid
-        asked_mm = spacing_of(self.settings.field_spacing)
+        asked_mm = self.settings.field_spacing_mm
         return spaced_grid(image_grid, asked_mm or self._network_spacing_mm)
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor
 from carl_cli.model.devices import set_deterministic
 from carl_cli.model.fields import DisplacementMap, identity, mean
 from carl_cli.model.regularity import diffusion, gradicon
-from carl_cli.model.similarity import NAMES, by_name
+from carl_cli.model.similarity import LOSSES, by_name
 from tests.faults.runner import process
 from tests.faults.samples import phantom_pair
 
@@ -54,7 +54,7 @@ def test_threads_do_change_a_plain_mean(images: tuple[Tensor, ...]) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_threads_do_not_change_a_similarity(
     images: tuple[Tensor, Tensor, Tensor], name: str, masked: bool
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from carl_cli.cli.options.batch import FolderArguments, ScheduleArguments, TableArguments
+from carl_cli.cli.options.described import option
 from carl_cli.cli.options.grouping import spelled
 from carl_cli.errors import UsageError
 
@@ -20,37 +21,35 @@ CLUSTER = "On a cluster, with --executor slurm"
 DEFAULT_TASKS = 8
 
 
-def _option(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=CLUSTER, **more)
-
-
 @dataclass(frozen=True)
 class ClusterArguments:
     executor: Annotated[
         Literal["local", "slurm"],
-        _option("--executor", help="slurm submits an array of tasks; each does a part."),
+        option(CLUSTER, "--executor", help="slurm submits an array of tasks; each does a part."),
     ] = "local"
     tasks: Annotated[
         int | None,
-        _option(
+        option(
+            CLUSTER,
             "--tasks",
             min=1,
             help=f"Parts, at most one a pair. Default: --max-parallel, else {DEFAULT_TASKS}.",
         ),
     ] = None
     max_parallel: Annotated[
-        int | None, _option("--max-parallel", min=1, help="Tasks at once. Default: all.")
+        int | None, option(CLUSTER, "--max-parallel", min=1, help="Tasks at once. Default: all.")
     ] = None
-    partition: Annotated[str | None, _option("--partition", help="Where to run.")] = None
-    gpus: Annotated[int | None, _option("--gpus", min=1, help="GPUs of a task.")] = None
-    cpus: Annotated[int | None, _option("--cpus", min=1, help="Cores of a task.")] = None
-    mem: Annotated[str | None, _option("--mem", help="Memory of a task, as in 16G.")] = None
+    partition: Annotated[str | None, option(CLUSTER, "--partition", help="Where to run.")] = None
+    gpus: Annotated[int | None, option(CLUSTER, "--gpus", min=1, help="GPUs of a task.")] = None
+    cpus: Annotated[int | None, option(CLUSTER, "--cpus", min=1, help="Cores of a task.")] = None
+    mem: Annotated[str | None, option(CLUSTER, "--mem", help="Memory of a task, as in 16G.")] = None
     time: Annotated[
-        str | None, _option("--time", help="Limit of a task, as in 04:00:00, its default.")
+        str | None, option(CLUSTER, "--time", help="Limit of a task, as in 04:00:00, its default.")
     ] = None
     requeue: Annotated[
         bool | None,
-        _option(
+        option(
+            CLUSTER,
             "--requeue/--no-requeue",
             help="A task that is preempted or out of time goes on later. Default: the cluster's.",
             show_default=False,
@@ -58,7 +57,7 @@ class ClusterArguments:
     ] = None
     sbatch: Annotated[
         list[str] | None,
-        _option("--sbatch", help="Any other option of sbatch, as in account=lab; repeatable."),
+        option(CLUSTER, "--sbatch", help="Any other sbatch option, as in account=lab; repeatable."),
     ] = None
 
 
