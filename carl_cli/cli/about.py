@@ -34,7 +34,7 @@ def doctor(
     """Check this installation and machine: versions, devices, threads, caches, self-test.
 
     Prints one line for each finding, and what to send with a bug report; exits with 1 when
-    something is at fault.
+    something needs attention.
     """
     from carl_cli.workflows.doctor import diagnose
 

@@ -71,7 +71,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Register 3D medical images: carl register FIXED MOVING -o forward.h5 -w warped.nii.gz",
-    epilog="Each command explains itself: carl COMMAND --help",
+    epilog="Help for each command: carl COMMAND --help",
 )
 
 

@@ -50,7 +50,7 @@ def batch(
     and percentiles hold two numbers. An option of the command fills empty cells.
 
     A case that fails never stops the others: the exit code is 6 then, and the status and the
-    summary tell why. A run that was killed goes on with --resume.
+    summary say why. A run that was killed continues with --resume.
     """
     threads = method.begin()
     check_cluster(cluster, folder, schedule)
@@ -93,7 +93,7 @@ def _entries(table: TableArguments, method: MethodArguments) -> list[Entry]:
         console.LOGGER.error("line %d: %s", entry.line, entry.error)
     raise InputError(
         f"{len(bad)} of {len(entries)} pairs can't be used; nothing was started",
-        "mend these lines, or let them count as failed cases with --keep-going",
+        "correct these lines, or count them as failed cases with --keep-going",
     )
 
 
@@ -126,7 +126,7 @@ def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
         case (None, None, None, Path() as atlas, Path() as dataset):
             return pair_dataset(dataset, atlas, table.bids_filter or (), defaults)
     raise UsageError(
-        "the pairs are not clear",
+        "it is not clear which pairs are meant",
         "give a table, or --moving-dir with --fixed-dir or --atlas, or --bids with --atlas",
     )
 
@@ -189,7 +189,7 @@ def _check(jobs: Sequence[Job], weights: Weights) -> None:
         console.LOGGER.info("%s: %s", name, error or "can be registered")
     bad = sum(bool(error) for error in errors.values())
     if bad:
-        raise BatchError(f"{bad} of {len(jobs)} cases can't be registered", "mend their inputs")
+        raise BatchError(f"{bad} of {len(jobs)} cases can't be registered", "correct their inputs")
 
 
 def _run(

@@ -26,7 +26,9 @@ def demo(
     instance: Annotated[
         bool, typer.Option("--io/--no-io", help="With instance optimisation (minutes on a CPU).")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another patient.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of the pair: each gives another patient.")
+    ] = 0,
     overwrite: Overwrite = False,
     threads: Threads = None,
     verbose: Verbose = False,

@@ -39,8 +39,10 @@ app = typer.Typer(
     "experiment: carl evaluate protocol.",
 )
 
-Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Of the bootstrap.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")]
+Resamples = Annotated[
+    int, typer.Option("--resamples", min=100, help="Number of bootstrap resamples.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")]
 
 
 def _file(*names: str, help: str) -> Any:
@@ -57,17 +59,21 @@ def score(
     moving: Annotated[Path | None, _file("--moving", "-m", help="Moving image.")] = None,
     transform: Annotated[
         list[str] | None,
-        _file("--transform", "-t", help="Chain as for carl warp; without one: the identity."),
+        _file("--transform", "-t", help="Chain as for carl warp. Default: the identity."),
     ] = None,
     inverse: Annotated[
         list[str] | None,
         _file("--inverse", help="Chain from moving to fixed points, for inverse consistency."),
     ] = None,
     fixed_mask: Annotated[
-        Path | None, _file("--fixed-mask", "-x", help="Where folds and similarity count.")
+        Path | None, _file("--fixed-mask", "-x", help="Where folds and similarity are measured.")
     ] = None,
-    fixed_seg: Annotated[Path | None, _file("--fixed-seg", help="Labels of fixed.")] = None,
-    moving_seg: Annotated[Path | None, _file("--moving-seg", help="Labels of moving.")] = None,
+    fixed_seg: Annotated[
+        Path | None, _file("--fixed-seg", help="Labels of the fixed image.")
+    ] = None,
+    moving_seg: Annotated[
+        Path | None, _file("--moving-seg", help="Labels of the moving image.")
+    ] = None,
     fixed_points: Annotated[
         Path | None, _file("--fixed-points", help="Landmarks in the fixed image.")
     ] = None,
@@ -124,7 +130,7 @@ def score(
         LOGGER.error("%s: %s", result.id, result.error)
     if failed:
         raise BatchError(
-            f"{len(failed)} of {len(results)} cases can't be scored", "mend their files"
+            f"{len(failed)} of {len(results)} cases can't be scored", "check their files"
         )
 
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProtocolArguments:
-    file: Annotated[Path, typer.Argument(metavar="PROTOCOL", help="TOML, see examples/protocols.")]
+    file: Annotated[
+        Path, typer.Argument(metavar="PROTOCOL", help="TOML file, see examples/protocols.")
+    ]
     data: Annotated[Path, typer.Option("--data", help="Folder of the data set.")]
     out_dir: Annotated[
         Path, typer.Option("--out-dir", help="Folder for the table, the results and the scores.")
@@ -38,16 +40,19 @@ class ProtocolArguments:
         Literal["weights", "protocol"],
         typer.Option(
             "--preprocess",
-            help="weights: as the weights want it; protocol: as the paper's networks had it.",
+            help="As the weights want it, or as the protocol (the paper's networks) has it.",
         ),
     ] = "weights"
     prepare_only: Annotated[
         bool,
-        typer.Option("--prepare-only", help="Write the table for carl batch, compute nothing."),
+        typer.Option("--prepare-only", help="Write the table for carl batch and compute nothing."),
     ] = False
     initial_transform: Annotated[Path | None, described_as(CaseInputs, "initial_transform")] = None
     form: Annotated[
-        Form, typer.Option("--format", help="On stdout. auto: a table on a terminal, else CSV.")
+        Form,
+        typer.Option(
+            "--format", help="Form on stdout; auto: a table on a terminal, CSV elsewhere."
+        ),
     ] = "auto"
 
 
@@ -59,11 +64,11 @@ def protocol(
     start: StartOptions,
     run: RunArguments,
 ) -> None:
-    """Run a published experiment: register its pairs, score them, tell the figures.
+    """Run a published experiment: register its pairs, score them, print the figures.
 
     The protocol says how the data set is laid out and which pairs are meant. Writes pairs.csv,
     the results as carl batch does, and scores.csv; a challenge's files where the protocol has
-    one. What is finished is not done again. On a cluster: --prepare-only, then carl batch
+    one. Finished pairs are not done again. On a cluster: --prepare-only, then carl batch
     OUT/pairs.csv --out-dir OUT/results --inverse, then this command again.
     """
     first = what.initial_transform

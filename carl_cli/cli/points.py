@@ -20,7 +20,7 @@ def points(
             "--transform",
             "-t",
             metavar="T | [T,1] | T,-1",
-            help="The very chain that resamples the moving image (as for carl warp).",
+            help="The chain that resamples the moving image, as for carl warp.",
         ),
     ],
     side: Annotated[
@@ -30,7 +30,9 @@ def points(
     output: Annotated[Path, typer.Option("--output", "-o", help="The points in the other image.")],
     coords: Annotated[
         Literal["LPS", "RAS"] | None,
-        typer.Option("--coords", help="Frame of the numbers in IN, against what the file says."),
+        typer.Option(
+            "--coords", help="Frame of the numbers in IN, in place of what the file says."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,

@@ -9,7 +9,7 @@ import typer
 
 from carl_cli.cli.options.shared import Overwrite
 
-FILES = "Files (stronger than what the record says)"
+FILES = "Files, in place of those in the record"
 
 
 def _file(names: str, text: str) -> typer.models.OptionInfo:
@@ -30,14 +30,16 @@ def report(
     ] = None,
     fixed: Annotated[Path | None, _file("--fixed", "Fixed image.")] = None,
     moving: Annotated[Path | None, _file("--moving", "Moving image.")] = None,
-    transform: Annotated[Path | None, _file("--transform -t", "Fixed to moving.")] = None,
-    warped: Annotated[Path | None, _file("--warped -w", "Moving on the fixed grid.")] = None,
+    transform: Annotated[
+        Path | None, _file("--transform -t", "Transform, fixed to moving points.")
+    ] = None,
+    warped: Annotated[Path | None, _file("--warped -w", "Moving image on the fixed grid.")] = None,
     jacobian: Annotated[Path | None, _file("--jacobian", "Jacobian determinant.")] = None,
     match_spread: Annotated[
         Path | None, _file("--match-spread", "Spread of the match, mm.")
     ] = None,
-    fixed_seg: Annotated[Path | None, _file("--fixed-seg", "Labels of fixed.")] = None,
-    moving_seg: Annotated[Path | None, _file("--moving-seg", "Labels of moving.")] = None,
+    fixed_seg: Annotated[Path | None, _file("--fixed-seg", "Labels of the fixed image.")] = None,
+    moving_seg: Annotated[Path | None, _file("--moving-seg", "Labels of the moving image.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make an HTML report of a run, or an index page of several.
@@ -56,9 +58,7 @@ def report(
     start()
     outputs = [path for path in (output, figure) if path]
     if not outputs:
-        raise UsageError(
-            "There is nothing to write.", "Give -o report.html or --figure picture.png."
-        )
+        raise UsageError("no output was asked for", "add -o report.html or --figure picture.png")
     check_outputs(outputs, overwrite)
     given = {
         "fixed": fixed,
@@ -100,8 +100,8 @@ def _index(
 
     if figure or output is None or any(given.values()):
         raise UsageError(
-            "Several records make an index page: only -o goes with them.",
-            "Give one record for a figure or to name its files.",
+            "several records were given, which make an index page: only -o goes with them",
+            "give one record for a figure, or to name its files",
         )
     cases = [load_case(record, output.parent) for record in records]
     write_index(output, cases, title=f"Registrations in {output.resolve().parent.name}")

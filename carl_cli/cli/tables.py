@@ -14,11 +14,9 @@ from carl_cli.errors import UsageError
 Form = Literal["auto", "table", "csv", "json"]
 Format = Annotated[
     Form,
-    typer.Option("--format", help="On stdout. auto: a table on a terminal, CSV elsewhere."),
+    typer.Option("--format", help="Form on stdout; auto: a table on a terminal, CSV elsewhere."),
 ]
-Out = Annotated[
-    Path | None, typer.Option("--output", "-o", help="File to write instead: .csv or .json.")
-]
+Out = Annotated[Path | None, typer.Option("--output", "-o", help="File to write: .csv or .json.")]
 Rows = Sequence[Mapping[str, Any]]
 
 

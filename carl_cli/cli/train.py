@@ -32,17 +32,23 @@ app = typer.Typer(
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML, see examples/training.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="TOML file, see examples/training.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME of the config."),
+        typer.Option(
+            "--out", "-o", help="Folder of the run. Default: runs/NAME, NAME as in the config."
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint, if there is one.")
     ] = False,
     max_seconds: Annotated[
         float | None,
-        typer.Option("--max-seconds", min=1, help=f"Then save and exit with code {REQUEUE}."),
+        typer.Option(
+            "--max-seconds", min=1, help=f"Save and exit with code {REQUEUE} after this time."
+        ),
     ] = None,
     threads: options.Threads = None,
     verbose: options.Verbose = False,
@@ -95,7 +101,8 @@ def export(
         str | None, typer.Option("--name", help="Name of the weights. Default: the config's.")
     ] = None,
     last: Annotated[
-        bool, typer.Option("--last", help="The last network, not the best by validation.")
+        bool,
+        typer.Option("--last", help="Export the last network instead of the best by validation."),
     ] = False,
 ) -> None:
     """Make a weights folder of a run: float16 safetensors, config.json, model card."""

@@ -19,7 +19,9 @@ def warp(
     reference: Annotated[
         Path | None,
         typer.Option(
-            "--reference", "-r", help="The fixed image: its grid is the result's. Default: INPUT's."
+            "--reference",
+            "-r",
+            help="The fixed image, whose grid the result gets. Default: that of INPUT.",
         ),
     ] = None,
     transforms: Annotated[
@@ -60,7 +62,8 @@ def warp(
             "--input-image-type",
             "-e",
             metavar="KIND",
-            help="What INPUT holds: scalar, time-series or multichannel. Default: see its header.",
+            help="What INPUT holds: scalar, time-series or multichannel. Default: as its header "
+            "says.",
         ),
     ] = None,
     spacing: Annotated[
@@ -75,7 +78,7 @@ def warp(
     ] = None,
     series_uid: Annotated[
         str | None,
-        typer.Option("--series-uid", help="Series of a DICOM input with several."),
+        typer.Option("--series-uid", help="Which series of a DICOM folder to read."),
     ] = None,
     dicom_out: Annotated[
         Path | None,

@@ -96,7 +96,7 @@ def _of_table(path: Path) -> list[CaseFiles]:
         except InputError as error:
             problems.append(f"line {number}: {error.message}")
     if problems:
-        raise InputError(f"{path}: {'; '.join(problems)}", "mend these lines")
+        raise InputError(f"{path}: {'; '.join(problems)}", "correct these lines")
     return cases
 
 

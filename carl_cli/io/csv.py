@@ -37,7 +37,7 @@ def table_lines(path: Path) -> list[tuple[int, list[str]]]:
     try:
         found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}", "mend the line") from error
+        raise InputError(f"{path}, line {reader.line_num}: {error}", "correct this line") from error
     return [(number, cells) for number, cells in found if any(cells)]
 
 

@@ -131,11 +131,11 @@ class ImageOptions:
         Modality | None, Field(description="Modality of the moving image alone.")
     ] = None
     window: Annotated[
-        Window | None, Field(description="CT: LOW HIGH in HU become black and white.")
+        Window | None, Field(description="CT: HU that become black and white, LOW HIGH.")
     ] = None
     percentiles: Annotated[
         Percentiles | None,
-        Field(description="Other images: percentiles LOW HIGH become black and white."),
+        Field(description="Other images: percentiles that become black and white, LOW HIGH."),
     ] = None
 
     @property

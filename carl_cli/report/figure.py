@@ -103,8 +103,8 @@ def save_figure(
 def check_figure_path(path: str | Path) -> None:
     if Path(path).suffix.lower() not in FIGURE_SUFFIXES:
         raise UsageError(
-            f"A figure can't be written as {Path(path).name}.",
-            f"Use one of {', '.join(FIGURE_SUFFIXES)}.",
+            f"a figure can't be written as {Path(path).name}",
+            f"use one of {', '.join(FIGURE_SUFFIXES)}",
         )
 
 

@@ -290,13 +290,13 @@ def write_record(path: str | Path, record: RunRecord) -> None:
 
 def read_record(path: str | Path) -> RunRecord:
     """Raises InputError when the file is missing, not JSON or not a run record."""
-    hint = "Give the file that `carl register --json` wrote."
+    hint = "give the file that `carl register --json` wrote"
     if Path(path).exists() and not Path(path).is_file():
-        raise InputError(f"{path} is not a file.", hint)
+        raise InputError(f"{path} is not a file", hint)
     try:
         return RunRecord.model_validate_json(Path(path).read_bytes())
     except OSError as error:
-        raise InputError(f"Can't read the run record {path}: {error.strerror}.", hint) from error
+        raise InputError(f"{path}: the run record can't be read: {error.strerror}", hint) from error
     except ValidationError as error:
         problem = told(error.errors()[0])
         raise InputError(f"{path} is not a run record: {problem}", hint) from error

@@ -77,8 +77,8 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
     missing = [words for role, words in NEEDED.items() if role not in paths]
     if missing:
         raise UsageError(
-            f"A report needs {', '.join(missing)}.",
-            "Give the run record of `carl register --json`, or name the files.",
+            f"a report needs {', '.join(missing)}",
+            "give the run record of `carl register --json`, or name the files",
         )
     images = {role: _read(role, path, record) for role, path in paths.items() if role != "forward"}
     transform = read_transform(paths["forward"])
@@ -139,8 +139,8 @@ def _paths(
             place = located(entries[role].path, record_path)
             if place is None and role in NEEDED:
                 raise InputError(
-                    f"{entries[role].path}, {NEEDED[role]} of this run, is not there.",
-                    "Run from the folder of the registration, or name the file.",
+                    f"{entries[role].path}, {NEEDED[role]} of this run, is not there",
+                    "run from the folder of the registration, or name the file",
                 )
             if place is not None:
                 found[role] = place

@@ -21,7 +21,8 @@ class NetworkOptions:
     weights: Annotated[
         str,
         Field(
-            description="Name (see carl weights list), folder, model file, or org/repo[@revision]."
+            description="Name (see carl weights list), folder, model file, org/repo or "
+            "org/repo@revision."
         ),
     ] = "carl-base"
     offline: Annotated[bool, Field(description="Use only weights that are on this machine.")] = (

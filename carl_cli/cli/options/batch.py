@@ -1,4 +1,4 @@
-"""The arguments that `carl batch` has and `carl register` has not."""
+"""The arguments that `carl batch` has and `carl register` lacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from carl_cli.cli.options.shared import warn_confidence
 from carl_cli.workflows.request import CaseOutputs
 
 PAIRS = "The pairs"
-SCHEDULE = "Going on, and sharing the work"
+SCHEDULE = "Resuming, and sharing the work"
 
 
 def _role(role: str, flag: str = "") -> OptionInfo:
@@ -29,23 +29,27 @@ class TableArguments:
         typer.Argument(help="CSV or TSV with a header: fixed, moving and optional columns."),
     ] = None
     fixed_dir: Annotated[
-        Path | None, option(PAIRS, "--fixed-dir", help="Instead of a table: fixed images.")
+        Path | None,
+        option(PAIRS, "--fixed-dir", help="Folder of fixed images, in place of a table."),
     ] = None
     moving_dir: Annotated[
-        Path | None, option(PAIRS, "--moving-dir", help="Moving images of the same names.")
+        Path | None,
+        option(PAIRS, "--moving-dir", help="Folder of moving images with the same names."),
     ] = None
     pattern: Annotated[
         str,
-        option(
-            PAIRS, "--pattern", help="Which files of these folders; {id} marks the case's name."
-        ),
+        option(PAIRS, "--pattern", help="Which files to take; {id} marks the name of the case."),
     ] = "*.nii.gz"
     fixed_pattern: Annotated[
         str | None,
-        option(PAIRS, "--fixed-pattern", help="Of fixed files alone, as in {id}/{id}_ct.nii.gz."),
+        option(
+            PAIRS,
+            "--fixed-pattern",
+            help="Pattern of fixed files alone, as in {id}/{id}_ct.nii.gz.",
+        ),
     ] = None
     moving_pattern: Annotated[
-        str | None, option(PAIRS, "--moving-pattern", help="Of moving files alone.")
+        str | None, option(PAIRS, "--moving-pattern", help="Pattern of moving files alone.")
     ] = None
     atlas: Annotated[
         Path | None,
@@ -57,7 +61,9 @@ class TableArguments:
     bids_filter: Annotated[
         list[str] | None,
         option(
-            PAIRS, "--bids-filter", help="Which: entity=value; repeatable. Default: suffix=T1w."
+            PAIRS,
+            "--bids-filter",
+            help="Which of its images to take: entity=value; repeatable. Default: suffix=T1w.",
         ),
     ] = None
     keep_going: Annotated[
@@ -111,10 +117,14 @@ class FolderArguments:
 class ScheduleArguments:
     resume: Annotated[
         bool,
-        option(SCHEDULE, "--resume", help="Skip what is done, by content, and what failed."),
+        option(
+            SCHEDULE,
+            "--resume",
+            help="Skip cases that have failed, or are done with the same files and options.",
+        ),
     ] = False
     retry_failed: Annotated[
-        bool, option(SCHEDULE, "--retry-failed", help="--resume, but try failed cases again.")
+        bool, option(SCHEDULE, "--retry-failed", help="Like --resume, but try failed cases again.")
     ] = False
     shard: Annotated[
         str | None,
@@ -125,13 +135,15 @@ class ScheduleArguments:
         option(
             SCHEDULE,
             "--workers",
-            help="Processes; they share the threads. On GPUs, one for each visible GPU.",
+            help="Number of processes, which share the threads; at most one for each visible GPU.",
         ),
     ] = 1
     share_gpu: Annotated[
-        bool, option(SCHEDULE, "--share-gpu", help="Several workers on one GPU.")
+        bool, option(SCHEDULE, "--share-gpu", help="Allow several workers on one GPU.")
     ] = False
     summary: Annotated[
         bool,
-        option(SCHEDULE, "--summary", help="Only merge what all shards did into the summary."),
+        option(
+            SCHEDULE, "--summary", help="Only merge the results of all shards into the summary."
+        ),
     ] = False

@@ -44,9 +44,9 @@ class OverwriteArguments:
 class InstanceArguments:
     """What is not chosen is left to the weights."""
 
-    io: Annotated[
-        bool, option(INSTANCE, "--io/--no-io", help="Fit the result to this very pair.")
-    ] = False
+    io: Annotated[bool, option(INSTANCE, "--io/--no-io", help="Fit the result to this pair.")] = (
+        False
+    )
     chosen: Some[InstanceChoices] = field(default_factory=Some)
 
 
@@ -59,8 +59,8 @@ class RunArguments:
         bool,
         typer.Option(
             "--strict",
-            help="Exit with 8 when similarity did not improve, less than 20 % overlaps, or more "
-            "than 0.1 % folds; all outputs are written.",
+            help="Exit with code 8 when similarity did not improve, less than 20 % overlaps, or "
+            "more than 0.1 % folds; all outputs are written.",
         ),
     ] = False
     threads: Threads = None
