@@ -54,7 +54,7 @@ def option_group(cls: type[Group]) -> type[Group]:
 def _refusing(group: Any, build: Callable[..., None]) -> Callable[..., None]:
     """The constructor, with pydantic's first complaint in one line."""
     names = [f.name for f in fields(group)]
-    called = {o.field: f"{o.field} (--{o.flag})" for o in options_of(group) if o.name != o.field}
+    called = {o.field: f"{o.field} (--{o.flag})" for o in options_of(group) if o.flag != o.field}
 
     @wraps(build)
     def checked(self: Any, *args: Any, **values: Any) -> None:
@@ -63,7 +63,9 @@ def _refusing(group: Any, build: Callable[..., None]) -> Callable[..., None]:
         try:
             build(self, **dict(zip(names, args, strict=False)), **values)
         except ValidationError as error:
-            raise UsageError(told(error.errors()[0], called)) from None
+            raise UsageError(
+                told(error.errors()[0], called), "give another value, or leave it out"
+            ) from None
 
     return checked
 

@@ -81,7 +81,7 @@ def read_text(content: bytes, name: str, dimension: int) -> Document:
     lines = content.decode().splitlines(keepends=True)
     if lines and lines[0].strip() == "index":
         raise InputError(
-            f"{name}: elastix points given as voxel indices", "positions in mm begin with `point`."
+            f"{name}: elastix points given as voxel indices", "positions in mm begin with `point`"
         )
     pattern = re.compile(r"\s*" + r"[\s,;]+".join([r"([-+\d.eE]+)"] * dimension) + r"(?=[\s,;]|$)")
     matches = {k: match for k, line in enumerate(lines) if (match := pattern.match(line))}
