@@ -40,7 +40,7 @@ def _usable(name: str) -> str:
 class _Pair(BaseModel):
     """The columns that are no options, and what is checked of a whole row."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     fixed: ExistingFile
     moving: ExistingFile
     id: Annotated[str, AfterValidator(_usable)] = ""
@@ -49,7 +49,11 @@ class _Pair(BaseModel):
     @classmethod
     def _numbers(cls, cell: Any) -> Any:
         """Two numbers in one cell, as on the command line."""
-        return cell.split() if isinstance(cell, str) else cell
+        if not isinstance(cell, str):
+            return cell
+        if len(numbers := cell.split()) != 2:
+            raise ValueError(f"two numbers expected, found {cell}")
+        return numbers
 
     @model_validator(mode="after")
     def _both_sides(self) -> _Pair:

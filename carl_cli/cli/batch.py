@@ -46,8 +46,10 @@ def batch(
 ) -> None:
     """Register the pairs of a table, each into a folder of its own.
 
-    Columns: fixed, moving; optional COLUMNS. Relative paths start at the table's folder. window
-    and percentiles hold two numbers. An option of the command fills empty cells.
+    Columns: fixed, moving; optional COLUMNS.
+
+    Relative paths start at the table's folder. window and percentiles hold two numbers. An option
+    of the command fills empty cells.
 
     A case that fails never stops the others: the exit code is 6 then, and the status and the
     summary say why. A run that was killed continues with --resume.

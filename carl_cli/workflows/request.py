@@ -58,7 +58,7 @@ class CaseOutputs:
             "points): .h5 (exact, small), .nii.gz .nrrd .mha (dense field), .txt .mat (affine)."
         ),
     ] = None
-    inverse: Annotated[Path | None, Field(description="Its numerical inverse.")] = None
+    inverse: Annotated[Path | None, Field(description="Numerical inverse of the transform.")] = None
     warped: Annotated[Path | None, Field(description="The moving image on the fixed grid.")] = None
     inverse_warped: Annotated[
         Path | None, Field(description="The fixed image on the moving grid.")

@@ -59,7 +59,7 @@ BAD = (
     Bad("window", "240 -160", RegistrationOptions, (240, -160), ("LOW", "HIGH", "240", "-160")),
     Bad("percentiles", "1 101", RegistrationOptions, (1, 101), ("0", "100", "101")),
     Bad("io_steps", "-3", InstanceOptions, -3, ("0", "-3")),
-    Bad("io_steps", "many", InstanceOptions, "many", ("valid integer", "many")),
+    Bad("io_steps", "many", InstanceOptions, "many", ("many",)),
     Bad("io_lr", "-1", InstanceOptions, -1, ("0", "-1")),
     Bad("io_lr", "0", InstanceOptions, 0, ("more than 0",)),
     Bad("io_lr", "nan", InstanceOptions, float("nan"), ("finite",)),
@@ -94,13 +94,8 @@ def test_a_bad_value_is_refused_everywhere(bad: Bad, carl: Carl, tmp_path: Path)
         assert said["table"].startswith(bad.name)
         assert said["table"].split(": ")[-1].split(", found")[0] in said["library"]
     for where, text in said.items():
-        missing = [word for word in bad.expected if word not in text]
-        # Typer has words of its own for what is no number, and shows choices and bounds.
-        assert not missing or (where, missing) in KNOWN, (where, text)
+        assert all(word in text for word in bad.expected), (where, text)
     assert not output.exists()
-
-
-KNOWN = {("command line", ("valid integer",))}
 
 
 def _row_error(folder: Path, bad: Bad) -> str:

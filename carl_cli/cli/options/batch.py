@@ -135,7 +135,7 @@ class ScheduleArguments:
         option(
             SCHEDULE,
             "--workers",
-            help="Number of processes, which share the threads; at most one for each visible GPU.",
+            help="Number of processes, which share the threads; on GPUs at most one for each.",
         ),
     ] = 1
     share_gpu: Annotated[
