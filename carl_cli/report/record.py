@@ -182,22 +182,13 @@ class RunRecord(_Part):
     warnings: list[str] = Field(default_factory=list)
 
 
-def input_file(
-    path: str | Path,
-    grid: Grid | None = None,
-    *,
-    dtype: str = "",
-    modality: str = "",
-    intensity_window: tuple[float, float] | None = None,
-) -> InputFile:
+def input_file(path: str | Path, grid: Grid | None = None, *, dtype: str = "") -> InputFile:
     """Describe a file that was read; `grid` is left out for points and transforms."""
     geometry = {} if grid is None else _geometry(grid)
     return InputFile(
         path=printable(path),
         sha256=sha256_of(path),
         dtype=dtype,
-        modality=modality,
-        intensity_window=intensity_window,
         **geometry,
     )
 
