@@ -13,9 +13,7 @@ from typer.main import get_command
 
 from carl_cli import __version__
 from carl_cli.cli.boundary import exit_code_of
-from carl_cli.cli.commands import COMMANDS, CommandEntry
-
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+from carl_cli.cli.commands import COMMANDS, CONTEXT, CommandEntry
 
 
 def load(entry: CommandEntry) -> Any:

@@ -25,6 +25,8 @@ STUDIES = "Studies"
 NETWORKS = "Networks"
 HELP = "Help"
 
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
 _CLI = "carl_cli.cli."
 _TRANSFORMS = _CLI + "transforms"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,8 @@ import typer
 from carl_cli.cli.evaluate_network import register_commands
 from carl_cli.cli.evaluate_protocol import protocol
 from carl_cli.cli.options import shared as options
-from carl_cli.cli.options.grouping import DefaultGroup
+from carl_cli.cli.options.described import option
+from carl_cli.cli.options.grouping import application
 from carl_cli.cli.tables import Format, Out, check_out, deliver
 from carl_cli.errors import BatchError, CarlError, UsageError
 
@@ -19,20 +21,11 @@ if TYPE_CHECKING:
     from carl_cli.evaluation.cases import CaseFiles
     from carl_cli.evaluation.scores import Scores
 
-FILES = "Files of one case"
+_file = partial(option, "Files of one case")
 
-
-class ScoreFirst(DefaultGroup):
-    """`carl evaluate CASES` is short for `carl evaluate score CASES`."""
-
-    default = "score"
-
-
-app = typer.Typer(
-    cls=ScoreFirst,
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+# `carl evaluate CASES` is short for `carl evaluate score CASES`.
+app = application(
+    default="score",
     help="Score registrations, whoever made them: carl evaluate CASES.csv, a folder of carl batch, "
     "or one case by its files. Compare two runs: carl evaluate compare A.csv B.csv. How a network "
     "follows images that move: carl evaluate equivariance, carl evaluate shifts. A published "
@@ -43,10 +36,6 @@ Resamples = Annotated[
     int, typer.Option("--resamples", min=100, help="Number of bootstrap resamples.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")]
-
-
-def _file(*names: str, help: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=FILES)
 
 
 @app.command()

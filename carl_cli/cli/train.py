@@ -9,22 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from carl_cli.cli.options import shared as options
-from carl_cli.cli.options.grouping import DefaultGroup
+from carl_cli.cli.options.grouping import application
 
 REQUEUE = 75  # EX_TEMPFAIL: stopped in good order, run again with --resume
 
 
-class ConfigFirst(DefaultGroup):
-    """`carl train CONFIG` is short for `carl train run CONFIG`."""
-
-    default = "run"
-
-
-app = typer.Typer(
-    cls=ConfigFirst,
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+# `carl train CONFIG` is short for `carl train run CONFIG`.
+app = application(
+    default="run",
     help="Train a network from a config file: carl train CONFIG. Make a weights folder of a "
     "run: carl train export RUN -o FOLDER.",
 )

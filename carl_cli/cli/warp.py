@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Threads, Verbose
+from carl_cli.cli.options.shared import Chain, LogFile, Overwrite, Quiet, Threads, Verbose
 from carl_cli.errors import UsageError
 
 
@@ -24,16 +24,7 @@ def warp(
             help="The fixed image, whose grid the result gets. Default: that of INPUT.",
         ),
     ] = None,
-    transforms: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--transform",
-            "-t",
-            metavar="T | [T,1] | T,-1",
-            help="Transform, or its inverse. May be repeated, in the order of antsApplyTransforms: "
-            "points of the reference meet the first one first (-t warp -t affine).",
-        ),
-    ] = None,
+    transforms: Annotated[list[str] | None, Chain] = None,
     interpolation: Annotated[
         str,
         typer.Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carl_cli.cli.options import shared as options
+from carl_cli.cli.options.grouping import application
 
 if TYPE_CHECKING:
     from carl_cli.weights import registry
@@ -20,10 +21,7 @@ Name = Annotated[
     ),
 ]
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = application(
     help="List, download, check, import and publish weights. Wherever --weights is asked for: a "
     "name of the list, a folder, its model file, or org/repo or org/repo@revision on the Hugging "
     "Face Hub.",

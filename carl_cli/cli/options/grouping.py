@@ -30,9 +30,11 @@ from typing import (
     get_type_hints,
 )
 
+import typer
 from typer.core import TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
+from carl_cli.cli.commands import CONTEXT
 from carl_cli.cli.options.described import described
 from carl_cli.preprocessing.options import Option, options_of
 
@@ -171,3 +173,14 @@ class DefaultGroup(TyperGroup):
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
+
+
+def application(help: str, default: str = "") -> typer.Typer:
+    """A command that has commands of its own; default: the one that may go unnamed."""
+    return typer.Typer(
+        cls=type("Group", (DefaultGroup,), {"default": default}) if default else None,
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings=CONTEXT,
+        help=help,
+    )
