@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from carl_cli.batch.job import Job
     from carl_cli.batch.run import Policy
     from carl_cli.batch.shards import Shard
-    from carl_cli.batch.table import Entry, Row
+    from carl_cli.batch.table import Entry
     from carl_cli.batch.workers import Setup
     from carl_cli.weights.folder import Weights
 
@@ -71,10 +71,11 @@ def batch(
     # Workers load their own; this process then needs no more than what the weights say.
     weights = method.load(setups[0].device if len(setups) == 1 else "cpu")
     mine = shard.of(entries)
+    roles = folder.roles()
     jobs = [
-        _job(e, e.row, folder, method.but(e.row.options), weights, setups)
-        for e in mine
-        if e.row is not None
+        method.job(entry, entry.row, folder.out_dir, roles, weights, setups)
+        for entry in mine
+        if entry.row is not None
     ]
     if method.run.dry_run:
         _check(jobs, weights)
@@ -144,25 +145,6 @@ def _setups(network: NetworkOptions, threads: int, schedule: ScheduleArguments) 
     share = max(1, threads // workers)
     folder = str(locate(network.weights, network.offline))
     return [Setup(folder, name, share, network.deterministic) for name in devices]
-
-
-def _job(
-    entry: Entry,
-    row: Row,
-    folder: FolderArguments,
-    method: MethodArguments,
-    weights: Weights,
-    setups: Sequence[Setup],
-) -> Job:
-    from carl_cli.batch.job import Job
-    from carl_cli.batch.naming import case_outputs
-
-    roles = folder.roles()
-    outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, roles)
-    options = method.options(weights, bool({"match_spread", "report"} & {*roles}))
-    settings = method.settings(options, setups[0].device, setups[0].threads, len(setups))
-    inputs = method.inputs(row.fixed, row.moving)
-    return Job(entry.name, entry.line, inputs, outputs, options, settings)
 
 
 def _policy(folder: FolderArguments, schedule: ScheduleArguments) -> Policy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,11 +19,8 @@ from carl_cli.weights.options import NetworkOptions
 from carl_cli.workflows.request import CaseInputs
 
 if TYPE_CHECKING:
-    from carl_cli.batch.job import Job
-    from carl_cli.batch.table import Entry
     from carl_cli.evaluation.protocol import Protocol
     from carl_cli.evaluation.scores import Scores
-    from carl_cli.weights.folder import Weights
 
 
 @dataclass(frozen=True)
@@ -111,32 +107,14 @@ def _register(
     setup = Setup(weights.source, device, threads, method.network.deterministic)
     entries = read_table(table)
     results = what.out_dir / "results"
-    jobs = _jobs(entries, results, method, weights, setup.device, threads)
+    jobs = [
+        method.job(entry, entry.row, results, ("inverse",), weights, [setup])
+        for entry in entries
+        if entry.row is not None
+    ]
     refused = [entry for entry in entries if entry.row is None]
     batch = Batch(results, Shard(), jobs, refused, weights, Policy(resume=True))
     return sum(row.state == "failed" for row in batch.run([setup]))
-
-
-def _jobs(
-    entries: Sequence[Entry],
-    results: Path,
-    method: MethodArguments,
-    weights: Weights,
-    device: str,
-    threads: int,
-) -> list[Job]:
-    from carl_cli.batch.job import Job
-    from carl_cli.batch.naming import case_outputs
-
-    options = method.options(weights, match_spread=False)
-    settings = method.settings(options, device, threads)
-    jobs = []
-    for entry in entries:
-        if (row := entry.row) is not None:
-            inputs = method.but(row.options).inputs(row.fixed, row.moving)
-            outputs = case_outputs(results / entry.name, row.fixed, row.moving, ("inverse",))
-            jobs.append(Job(entry.name, entry.line, inputs, outputs, options, settings))
-    return jobs
 
 
 def _tell(described: Protocol, what: ProtocolArguments) -> None:

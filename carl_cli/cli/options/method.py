@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,9 @@ from carl_cli.weights.options import UNUSED, InstanceChoices, NetworkOptions
 from carl_cli.workflows.request import CaseInputs, WritingOptions
 
 if TYPE_CHECKING:
+    from carl_cli.batch.job import Job
+    from carl_cli.batch.table import Entry, Row
+    from carl_cli.batch.workers import Setup
     from carl_cli.registration.instance import InstanceOptions
     from carl_cli.registration.register import RegistrationOptions
     from carl_cli.weights.folder import Weights
@@ -95,6 +98,26 @@ class MethodArguments:
             workers=workers,
             noted=self._noted(options),
         )
+
+    def job(
+        self,
+        entry: Entry,
+        row: Row,
+        out_dir: Path,
+        roles: Sequence[str],
+        weights: Weights,
+        setups: Sequence[Setup],
+    ) -> Job:
+        """A row of a table with these options where it is silent; roles: of the wanted outputs."""
+        from carl_cli.batch.job import Job
+        from carl_cli.batch.naming import case_outputs
+
+        own, setup = self.but(row.options), setups[0]
+        outputs = case_outputs(out_dir / entry.name, row.fixed, row.moving, tuple(roles))
+        options = own.options(weights, not {"match_spread", "report"}.isdisjoint(roles))
+        settings = own.settings(options, setup.device, setup.threads, len(setups))
+        inputs = own.inputs(row.fixed, row.moving)
+        return Job(entry.name, entry.line, inputs, outputs, options, settings)
 
     def _noted(self, options: RegistrationOptions) -> dict[str, Any]:
         """Options for the record: of instance optimisation what it is done with, the weights' own
