@@ -132,7 +132,7 @@ def told(problem: Mapping[str, Any], names: Mapping[str, str] | None = None) -> 
     text = problem["msg"].removeprefix("Value error, ")
     if kind not in ("value_error", "assertion_error"):
         text = _expected(problem)
-        place += f" {found!r}" if isinstance(found, str | int | float) else ""
+        place += f" {found!r}" if place and isinstance(found, str | int | float) else ""
     return f"{place}: {text}" if place else text
 
 

@@ -150,7 +150,7 @@ def test_peak_memory_sees_an_array() -> None:
     ("text", "found"),
     [
         ("not json", "not a run record"),
-        ('{"format": "carl-run/1"}', "command: Field required"),
+        ('{"format": "carl-run/1"}', "command is missing"),
         ('{"format": "other/2"}', "format"),
     ],
 )
