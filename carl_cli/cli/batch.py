@@ -161,8 +161,7 @@ def _check_request(jobs: Sequence[Job], weights: Weights) -> None:
     from carl_cli.workflows.checks import check_request
 
     for job in jobs:
-        spacing = job.settings.field_spacing
-        check_request(job.inputs, job.outputs, weights, job.options, spacing)
+        check_request(job.inputs, job.outputs, weights, job.options)
 
 
 def _check(jobs: Sequence[Job], weights: Weights) -> None:

@@ -110,15 +110,15 @@ def check_figure_path(path: str | Path) -> None:
 
 def save_scene_figure(path: str | Path, scene: Scene) -> None:
     """The figure of a scene that is already built."""
-    _save(Path(path), lambda: _draw(scene), 130, {"font.size": 8})
+    _save(Path(path), lambda: _draw(scene), dpi=130, points=8)
 
 
-def _save(path: Path, draw: Callable[[], Figure], dpi: int, style: Mapping[str, Any]) -> None:
-    """Text stays text in SVG, and the same picture gives the same bytes."""
+def _save(path: Path, draw: Callable[[], Figure], dpi: int, points: float) -> None:
+    """points: size of the text. Text stays text in SVG, and the same picture gives the same bytes."""
     from matplotlib import rc_context
 
     stamps = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "carl", **style}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "carl", "font.size": points}):
         figure = draw()
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=dpi, metadata=stamps.get(path.suffix.lower(), {}))
@@ -304,4 +304,4 @@ def save_curves(
         axes.legend()
         return figure
 
-    _save(path, drawn, 150, {})
+    _save(path, drawn, dpi=150, points=10)
