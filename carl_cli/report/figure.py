@@ -114,7 +114,7 @@ def save_scene_figure(path: str | Path, scene: Scene) -> None:
 
 
 def _save(path: Path, draw: Callable[[], Figure], dpi: int, points: float) -> None:
-    """points: size of the text. Text stays text in SVG, and the same picture gives the same bytes."""
+    """Text stays text in SVG, and the same picture gives the same bytes. points: its size."""
     from matplotlib import rc_context
 
     stamps = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
