@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -133,7 +134,7 @@ def test_options_of_a_row(folder: Path) -> None:
         },
         {"percentiles": (0.5, 99.5), "affine_only": True},
     ]
-    assert [e.error.split(":")[0].split()[0] for e in entries[2:]] == [
+    assert [re.split(r"\W", e.error)[0] for e in entries[2:]] == [
         "window",
         "init",
         "affine_only",

@@ -58,16 +58,16 @@ BAD = (
     Bad("fixed_modality", "pet", RegistrationOptions, "pet", ("auto", "ct", "mr")),
     Bad("window", "240 -160", RegistrationOptions, (240, -160), ("LOW", "HIGH", "240", "-160")),
     Bad("percentiles", "1 101", RegistrationOptions, (1, 101), ("0", "100", "101")),
-    Bad("io_steps", "-3", InstanceOptions, -3, ("0", "-3")),
-    Bad("io_steps", "many", InstanceOptions, "many", ("many",)),
-    Bad("io_lr", "-1", InstanceOptions, -1, ("0", "-1")),
+    Bad("io_steps", "-3", InstanceOptions, -3, ("0",)),
+    Bad("io_steps", "many", InstanceOptions, "many", ("valid integer",)),
+    Bad("io_lr", "-1", InstanceOptions, -1, ("0",)),
     Bad("io_lr", "0", InstanceOptions, 0, ("more than 0",)),
     Bad("io_lr", "nan", InstanceOptions, float("nan"), ("finite",)),
-    Bad("io_lambda", "-0.5", InstanceOptions, -0.5, ("0", "-0.5")),
-    Bad("io_smoothing", "0.05", InstanceOptions, 0.05, ("0.1", "0.05")),
+    Bad("io_lambda", "-0.5", InstanceOptions, -0.5, ("0",)),
+    Bad("io_smoothing", "0.05", InstanceOptions, 0.05, ("0.1",)),
     Bad("io_metric", "lnc", InstanceOptions, "lnc", ("lncc", "lncc2", "mind")),
     Bad("io_scope", "feild", InstanceOptions, "feild", ("all", "refine", "field")),
-    Bad("time_index", "-1", CaseInputs, -1, ("0", "-1")),
+    Bad("time_index", "-1", CaseInputs, -1, ("0",)),
     Bad("field_spacing", "fine", RunSettings, "fine", ("native", "network", "millimetres")),
     Bad("precision", "half", RunSettings, "half", ("float", "double")),
 )
@@ -82,7 +82,7 @@ def test_a_bad_value_is_refused_everywhere(bad: Bad, carl: Carl, tmp_path: Path)
     outcome = carl("register", "a.nii", "b.nii", "-o", output, *io, flag, *bad.text.split())
     said = {"command line": " ".join(outcome.err.replace("│", " ").split())}
     assert outcome.code == 2
-    assert flag in said["command line"]
+    assert flag.removeprefix("--") in said["command line"]
     given = {"fixed": "a.nii", "moving": "b.nii"} if bad.group is CaseInputs else {}
     field = {o.name: o.field for o in options_of(bad.group)}[bad.name]
     with pytest.raises(UsageError) as refusal:
@@ -133,7 +133,7 @@ def test_every_option_is_on_the_command_line(group: Any) -> None:
         assert parameter.help.startswith(option.help.removesuffix("."))
         assert parameter.default == (None if group is InstanceChoices else option.default)
         least = [check.ge for check in option.checks if hasattr(check, "ge")]
-        assert least == [m for m in [getattr(parameter.type, "min", None)] if m is not None]
+        assert parameter.min == (least[0] if least else None)
 
 
 def test_every_option_has_its_panel() -> None:

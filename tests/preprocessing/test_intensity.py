@@ -195,7 +195,7 @@ WRONG = {
     "window order": ({"window": (100, -100)}, "LOW must be below HIGH, found 100 -100"),
     "window without ct": ({"window": (-100, 100)}, "neither image looks like CT"),
     "percentiles": ({"percentiles": (99, 1)}, "0 <= LOW < HIGH <= 100"),
-    "modality": ({"moving_modality": "pet"}, "moving_modality 'pet': choose auto, ct or mr"),
+    "modality": ({"moving_modality": "pet"}, "'pet': choose auto, ct or mr"),
 }
 
 
