@@ -14,7 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.measure import table
@@ -46,7 +46,7 @@ def main() -> None:
     weights = on_grid(load_weights(locate(arguments.weights), "cpu"), arguments.voxels)
     pair = read_image(arguments.fixed), read_image(arguments.moving)
     truth = Truth(read_image(arguments.fixed_seg), read_image(arguments.moving_seg))
-    advised = InstanceOptions(**weights.config.instance.model_dump())
+    advised = InstanceOptions(**asdict(weights.config.instance))
     chosen: list[InstanceOptions | None] = [None]
     for scope in arguments.scopes:
         chosen += choices(advised, scope, arguments.steps)

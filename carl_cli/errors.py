@@ -5,7 +5,13 @@ expected; `hint` says what to do (a kind may have one that usually fits). `carl_
 them into an error line.
 """
 
+from __future__ import annotations
+
 import errno
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Choice = TypeVar("Choice")
 
 # torch's CPU allocator and ITK report exhausted memory as a plain RuntimeError.
 _MEMORY_WORDS = (
@@ -102,3 +108,46 @@ def _is_out_of_memory(failure: Exception) -> bool:
         return True
     text = str(failure).lower()
     return isinstance(failure, RuntimeError) and any(words in text for words in _MEMORY_WORDS)
+
+
+_BOUNDS = {
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+}
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def told(problem: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """One of pydantic's complaints in a line: the name, what was found, what was expected.
+
+    names: what a field is called, where that is not the name of the field.
+    """
+    place = ".".join(str(part) for part in problem["loc"])
+    place = (names or {}).get(place, place)
+    kind, found = problem["type"], problem["input"]
+    if kind in ("missing", *_UNKNOWN):
+        return f"{place} is {'missing' if kind == 'missing' else 'unknown'}"
+    text = problem["msg"].removeprefix("Value error, ")
+    if kind not in ("value_error", "assertion_error"):
+        text = _expected(problem)
+        place += f" {found!r}" if place and isinstance(found, str | int | float) else ""
+    return f"{place}: {text}" if place else text
+
+
+def _expected(problem: Mapping[str, Any]) -> str:
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "literal_error":
+        return "choose " + context["expected"].replace("'", "")
+    if kind in _BOUNDS:
+        return "expected " + _BOUNDS[kind].format(**context)
+    text: str = problem["msg"].replace("Input should be", "expected").partition(", unable")[0]
+    return text[:1].lower() + text[1:]
+
+
+def chosen(what: str, name: str, choices: Mapping[str, Choice]) -> Choice:
+    """The choice with this name. Raises UsageError that names them all."""
+    if name not in choices:
+        raise UsageError(f"no {what} {name!r}", f"choose one of {', '.join(choices)}")
+    return choices[name]

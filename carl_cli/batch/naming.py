@@ -18,7 +18,7 @@ FILE_NAMES = {
     "warped": "{moving}_space-{fixed}_warped.nii.gz",
     "inverse_warped": "{fixed}_space-{moving}_warped.nii.gz",
     "jacobian": "from-{moving}_to-{fixed}_jacobian.nii.gz",
-    "confidence": "from-{moving}_to-{fixed}_confidence.nii.gz",
+    "match_spread": "from-{moving}_to-{fixed}_matchspread.nii.gz",
     "figure": "from-{moving}_to-{fixed}_figure.png",
     "report": "from-{moving}_to-{fixed}_report.html",
     "json": "from-{moving}_to-{fixed}_mode-image_xfm.json",

@@ -89,7 +89,7 @@ class Batch:
         if taken:
             raise OutputError(
                 f"{taken[0]} exists already",
-                "--resume goes on with what is unfinished, --overwrite does everything again",
+                "finish the rest with --resume, or do everything again with --overwrite",
             )
 
     def _first_rows(self) -> Iterator[StatusRow]:

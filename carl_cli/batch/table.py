@@ -7,25 +7,28 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
-    Field,
     ValidationError,
+    create_model,
+    field_validator,
     model_validator,
 )
 
 from carl_cli.batch.naming import default_name
 from carl_cli.errors import InputError
-from carl_cli.io.csv import ExistingFile, table_lines, told
+from carl_cli.io.csv import ExistingFile, cell_told, table_lines
+from carl_cli.preprocessing.options import ImageOptions, cells_of
+from carl_cli.registration.options import StartOptions
+from carl_cli.weights.options import InstanceChoices
+from carl_cli.workflows.request import CaseInputs
 
 RESERVED = ("shards", "summary.csv", "index.html")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-Modality = Literal["auto", "ct", "mr"]
 
 
 def _usable(name: str) -> str:
@@ -34,51 +37,26 @@ def _usable(name: str) -> str:
     return name
 
 
-def _numbers(text: Any) -> Any:
-    """Two numbers in one cell, as on the command line."""
-    return text.split() if isinstance(text, str) else text
+class _Pair(BaseModel):
+    """The columns that are no options, and what is checked of a whole row."""
 
-
-Limits = Annotated[tuple[float, float], BeforeValidator(_numbers)]
-
-
-class Row(BaseModel):
-    """One pair. The fields are the columns that a table may have; only two must be there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     fixed: ExistingFile
     moving: ExistingFile
     id: Annotated[str, AfterValidator(_usable)] = ""
-    fixed_mask: ExistingFile | None = None
-    moving_mask: ExistingFile | None = None
-    initial_transform: ExistingFile | None = None
-    fixed_seg: ExistingFile | None = None
-    moving_seg: ExistingFile | None = None
-    fixed_points: ExistingFile | None = None
-    moving_points: ExistingFile | None = None
-    fixed_modality: Modality | None = None
-    moving_modality: Modality | None = None
-    series_uid: str | None = None
-    time_index: int | None = Field(default=None, ge=0)
-    window: Limits | None = None
-    percentiles: Limits | None = None
-    init: Literal["none", "centers", "moments", "rigid", "affine"] | None = None
-    affine_only: bool | None = None
-    io: bool | None = None
-    io_steps: int | None = Field(default=None, ge=0)
-    io_lr: float | None = Field(default=None, gt=0)
-    io_metric: Literal["lncc", "lncc2", "mind"] | None = None
-    io_lambda: float | None = Field(default=None, ge=0)
-    io_scope: Literal["all", "refine", "field"] | None = None
-    io_smoothing: float | None = Field(default=None, gt=0)
 
-    def options(self) -> dict[str, Any]:
-        """What the row says of the options of `carl register`, by their names; files included."""
-        values = {name: getattr(self, name) for name in COLUMNS if name not in IDENTITY}
-        return {name: value for name, value in values.items() if value is not None}
+    @field_validator("window", "percentiles", mode="before", check_fields=False)
+    @classmethod
+    def _numbers(cls, cell: Any) -> Any:
+        """Two numbers in one cell, as on the command line."""
+        if not isinstance(cell, str):
+            return cell
+        if len(numbers := cell.split()) != 2:
+            raise ValueError(f"two numbers expected, found {cell}")
+        return numbers
 
     @model_validator(mode="after")
-    def _both_sides(self) -> Row:
+    def _both_sides(self) -> _Pair:
         """Only both sides together give a score."""
         for name in ("seg", "points"):
             sides = {f"{side}_{name}" for side in ("fixed", "moving")}
@@ -89,8 +67,33 @@ class Row(BaseModel):
         return self
 
 
-COLUMNS = tuple(Row.model_fields)
-IDENTITY = ("id", "fixed", "moving")
+def _files() -> dict[str, Any]:
+    """Of CaseInputs; a file must be there."""
+    cells = cells_of(CaseInputs)
+    paths = {name for name, (kind, _) in cells.items() if Path in get_args(get_args(kind)[0])}
+    return cells | dict.fromkeys(paths, (ExistingFile | None, None))
+
+
+OPTIONS = {
+    **_files(),
+    **cells_of(ImageOptions),
+    **cells_of(StartOptions),
+    "io": (bool | None, None),
+    **cells_of(InstanceChoices),
+}
+"""The optional columns beside id, each an option of `carl register`."""
+Cells: Any = create_model("Cells", __base__=_Pair, **OPTIONS)
+COLUMNS = ("fixed", "moving", "id", *OPTIONS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pair. options: what the row says of the options of `carl register`, by their names."""
+
+    id: str
+    fixed: Path
+    moving: Path
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -147,9 +150,12 @@ def _entry(
 def entry_of(line: int, values: Mapping[str, Any], folder: Path) -> Entry:
     """Values by column name as a row, named; relative paths start at `folder`."""
     try:
-        row = Row.model_validate(dict(values), context=folder)
+        cells = Cells.model_validate(dict(values), context=folder)
     except ValidationError as error:
-        return refused(line, "; ".join(told(problem) for problem in error.errors()))
+        return refused(line, "; ".join(cell_told(problem) for problem in error.errors()))
+    told = {name: getattr(cells, name) for name in OPTIONS}
+    options = {name: value for name, value in told.items() if value is not None}
+    row = Row(cells.id, cells.fixed, cells.moving, options)
     return Entry(row.id or default_name(row.fixed, row.moving), line, row)
 
 

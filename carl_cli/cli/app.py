@@ -13,9 +13,7 @@ from typer.main import get_command
 
 from carl_cli import __version__
 from carl_cli.cli.boundary import exit_code_of
-from carl_cli.cli.commands import COMMANDS, CommandEntry
-
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+from carl_cli.cli.commands import COMMANDS, CONTEXT, CommandEntry
 
 
 def load(entry: CommandEntry) -> Any:
@@ -71,7 +69,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Register 3D medical images: carl register FIXED MOVING -o forward.h5 -w warped.nii.gz",
-    epilog="Each command explains itself: carl COMMAND --help",
+    epilog="Help for each command: carl COMMAND --help",
 )
 
 

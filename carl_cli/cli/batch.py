@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from carl_cli.batch.table import OPTIONS
 from carl_cli.cli import console
 from carl_cli.cli.batch_table import live_table
 from carl_cli.cli.options.batch import FolderArguments, ScheduleArguments, TableArguments
 from carl_cli.cli.options.grouping import grouped
 from carl_cli.cli.options.method import MethodArguments
-from carl_cli.cli.options.register import NetworkArguments, RunArguments
+from carl_cli.cli.options.register import RunArguments
 from carl_cli.cli.options.slurm import ClusterArguments, check_cluster, submit
 from carl_cli.errors import BatchError, DoubtfulError, InputError, UsageError
+from carl_cli.weights.options import NetworkOptions
 
 if TYPE_CHECKING:
     from carl_cli.batch.job import Job
     from carl_cli.batch.run import Policy
     from carl_cli.batch.shards import Shard
-    from carl_cli.batch.table import Entry, Row
+    from carl_cli.batch.table import Entry
     from carl_cli.batch.workers import Setup
     from carl_cli.weights.folder import Weights
 
 
+def _with_columns(command: Callable[..., None]) -> Callable[..., None]:
+    """The help names every column that a table may have."""
+    columns = ", ".join(("id", *OPTIONS))
+    command.__doc__ = str(command.__doc__).replace("COLUMNS", columns)
+    return command
+
+
 @grouped
+@_with_columns
 def batch(
     table: TableArguments,
     folder: FolderArguments,
@@ -36,14 +46,13 @@ def batch(
 ) -> None:
     """Register the pairs of a table, each into a folder of its own.
 
-    Columns: fixed, moving; optional id, fixed_mask, moving_mask, initial_transform, fixed_seg,
-    moving_seg, fixed_points, moving_points, fixed_modality, moving_modality, series_uid,
-    time_index, window and percentiles (two numbers), init, affine_only, io, io_steps, io_lr,
-    io_metric, io_lambda, io_scope, io_smoothing. Relative paths start at the table's folder; an
-    option fills empty cells.
+    Columns: fixed, moving; optional COLUMNS.
+
+    Relative paths start at the table's folder. window and percentiles hold two numbers. An option
+    of the command fills empty cells.
 
     A case that fails never stops the others: the exit code is 6 then, and the status and the
-    summary tell why. A run that was killed goes on with --resume.
+    summary say why. A run that was killed continues with --resume.
     """
     threads = method.begin()
     check_cluster(cluster, folder, schedule)
@@ -62,10 +71,11 @@ def batch(
     # Workers load their own; this process then needs no more than what the weights say.
     weights = method.load(setups[0].device if len(setups) == 1 else "cpu")
     mine = shard.of(entries)
+    roles = folder.roles()
     jobs = [
-        _job(e, e.row, folder, method.but(e.row.options()), weights, setups)
-        for e in mine
-        if e.row is not None
+        method.job(entry, entry.row, folder.out_dir, roles, weights, setups)
+        for entry in mine
+        if entry.row is not None
     ]
     if method.run.dry_run:
         _check(jobs, weights)
@@ -78,7 +88,7 @@ def batch(
 
 def _entries(table: TableArguments, method: MethodArguments) -> list[Entry]:
     """Every bad line is told before any work. Raises InputError unless they may be cases."""
-    entries = [_agreeing(entry, method) for entry in _read(table, method.files())]
+    entries = [_agreeing(entry, method) for entry in _read(table, method.paths())]
     bad = [entry for entry in entries if entry.row is None]
     if not bad or table.keep_going:
         return entries
@@ -86,7 +96,7 @@ def _entries(table: TableArguments, method: MethodArguments) -> list[Entry]:
         console.LOGGER.error("line %d: %s", entry.line, entry.error)
     raise InputError(
         f"{len(bad)} of {len(entries)} pairs can't be used; nothing was started",
-        "mend these lines, or let them count as failed cases with --keep-going",
+        "correct these lines, or count them as failed cases with --keep-going",
     )
 
 
@@ -96,7 +106,7 @@ def _agreeing(entry: Entry, method: MethodArguments) -> Entry:
 
     try:
         if entry.row is not None:
-            method.but(entry.row.options()).check()
+            method.but(entry.row.options).check()
     except UsageError as error:
         return refused(entry.line, f"{error.message}: {error.hint}")
     return entry
@@ -119,12 +129,12 @@ def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
         case (None, None, None, Path() as atlas, Path() as dataset):
             return pair_dataset(dataset, atlas, table.bids_filter or (), defaults)
     raise UsageError(
-        "the pairs are not clear",
+        "it is not clear which pairs are meant",
         "give a table, or --moving-dir with --fixed-dir or --atlas, or --bids with --atlas",
     )
 
 
-def _setups(network: NetworkArguments, threads: int, schedule: ScheduleArguments) -> list[Setup]:
+def _setups(network: NetworkOptions, threads: int, schedule: ScheduleArguments) -> list[Setup]:
     """What each worker computes with: a share of the threads, a GPU of its own."""
     from carl_cli.batch.workers import Setup
     from carl_cli.model.devices import chosen_device, worker_devices
@@ -135,24 +145,6 @@ def _setups(network: NetworkArguments, threads: int, schedule: ScheduleArguments
     share = max(1, threads // workers)
     folder = str(locate(network.weights, network.offline))
     return [Setup(folder, name, share, network.deterministic) for name in devices]
-
-
-def _job(
-    entry: Entry,
-    row: Row,
-    folder: FolderArguments,
-    method: MethodArguments,
-    weights: Weights,
-    setups: Sequence[Setup],
-) -> Job:
-    from carl_cli.batch.job import Job
-    from carl_cli.batch.naming import case_outputs
-
-    outputs = case_outputs(folder.out_dir / entry.name, row.fixed, row.moving, folder.roles())
-    options = method.options(weights, folder.confidence or folder.report)
-    settings = method.settings(options, setups[0].device, setups[0].threads, len(setups))
-    inputs = method.inputs(row.fixed, row.moving)
-    return Job(entry.name, entry.line, inputs, outputs, options, settings)
 
 
 def _policy(folder: FolderArguments, schedule: ScheduleArguments) -> Policy:
@@ -169,8 +161,7 @@ def _check_request(jobs: Sequence[Job], weights: Weights) -> None:
     from carl_cli.workflows.checks import check_request
 
     for job in jobs:
-        spacing = job.settings.field_spacing
-        check_request(job.inputs, job.outputs, weights, job.options, spacing)
+        check_request(job.inputs, job.outputs, weights, job.options)
 
 
 def _check(jobs: Sequence[Job], weights: Weights) -> None:
@@ -181,7 +172,7 @@ def _check(jobs: Sequence[Job], weights: Weights) -> None:
         console.LOGGER.info("%s: %s", name, error or "can be registered")
     bad = sum(bool(error) for error in errors.values())
     if bad:
-        raise BatchError(f"{bad} of {len(jobs)} cases can't be registered", "mend their inputs")
+        raise BatchError(f"{bad} of {len(jobs)} cases can't be registered", "correct their inputs")
 
 
 def _run(

@@ -25,7 +25,10 @@ STUDIES = "Studies"
 NETWORKS = "Networks"
 HELP = "Help"
 
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
 _CLI = "carl_cli.cli."
+_TRANSFORMS = _CLI + "transforms"
 
 ENTRIES = (
     CommandEntry(
@@ -38,20 +41,20 @@ ENTRIES = (
     CommandEntry("warp", _CLI + "warp", "warp", "Resample images or labels onto a grid.", REGISTER),
     CommandEntry("points", _CLI + "points", "points", "Map points and landmarks.", REGISTER),
     CommandEntry(
-        "jacobian", _CLI + "jacobian", "jacobian", "Write the Jacobian determinant.", TRANSFORMS
+        "jacobian", _TRANSFORMS, "jacobian", "Write the Jacobian determinant.", TRANSFORMS
     ),
-    CommandEntry("compose", _CLI + "compose", "compose", "Chain transforms into one.", TRANSFORMS),
-    CommandEntry("invert", _CLI + "invert", "invert", "Invert a transform.", TRANSFORMS),
+    CommandEntry("compose", _TRANSFORMS, "compose", "Chain transforms into one.", TRANSFORMS),
+    CommandEntry("invert", _TRANSFORMS, "invert", "Invert a transform.", TRANSFORMS),
     CommandEntry(
-        "convert", _CLI + "convert", "convert", "Write a transform in another format.", TRANSFORMS
+        "convert", _TRANSFORMS, "convert", "Write a transform in another format.", TRANSFORMS
     ),
     CommandEntry("info", _CLI + "info", "info", "Describe an image or a transform.", TRANSFORMS),
     CommandEntry("batch", _CLI + "batch", "batch", "Register the pairs of a table.", STUDIES),
     CommandEntry(
-        "batch status", _CLI + "batch_status", "batch_status", "How far a batch is.", STUDIES
+        "batch status", _CLI + "batch_jobs", "batch_status", "How far a batch is.", STUDIES
     ),
     CommandEntry(
-        "batch cancel", _CLI + "batch_cancel", "batch_cancel", "Cancel a batch's jobs.", STUDIES
+        "batch cancel", _CLI + "batch_jobs", "batch_cancel", "Cancel a batch's jobs.", STUDIES
     ),
     CommandEntry("evaluate", _CLI + "evaluate", "app", "Score and compare registrations.", STUDIES),
     CommandEntry("report", _CLI + "report", "report", "Make an HTML report of a run.", STUDIES),
@@ -67,8 +70,8 @@ ENTRIES = (
         NETWORKS,
     ),
     CommandEntry("demo", _CLI + "demo", "demo", "Register a synthetic pair and score it.", HELP),
-    CommandEntry("doctor", _CLI + "doctor", "doctor", "Check this installation and machine.", HELP),
-    CommandEntry("cite", _CLI + "cite", "cite", "Print what to cite, as BibTeX.", HELP),
+    CommandEntry("doctor", _CLI + "about", "doctor", "Check this installation and machine.", HELP),
+    CommandEntry("cite", _CLI + "about", "cite", "Print what to cite, as BibTeX.", HELP),
 )
 
 COMMANDS = {entry.name: entry for entry in ENTRIES}

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carl_cli.cli import console
-from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose
-from carl_cli.cli.outputs import check_outputs
+from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose, check_outputs
 
 if TYPE_CHECKING:
     from carl_cli.report.record import ErrorSummary, Metrics
@@ -27,7 +26,9 @@ def demo(
     instance: Annotated[
         bool, typer.Option("--io/--no-io", help="With instance optimisation (minutes on a CPU).")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another patient.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of the pair: each gives another patient.")
+    ] = 0,
     overwrite: Overwrite = False,
     threads: Threads = None,
     verbose: Verbose = False,
@@ -41,16 +42,17 @@ def demo(
     count = console.start(verbose, quiet, threads=threads)
     started = time.perf_counter()
     from carl_cli.cli.options.method import MethodArguments
-    from carl_cli.cli.options.register import InstanceArguments, NetworkArguments
+    from carl_cli.cli.options.register import InstanceArguments
+    from carl_cli.weights.options import NetworkOptions
     from carl_cli.workflows.demo import DemoFiles, run_demo
 
-    network, fit = NetworkArguments(weights=weights, seed=seed), InstanceArguments(io=instance)
+    network, fit = NetworkOptions(weights=weights, seed=seed), InstanceArguments(io=instance)
     method = MethodArguments(network=network, instance=fit)
     files = DemoFiles.within(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_outputs(files, overwrite)
     chosen = method.load(network.device)
-    options = method.options(chosen, confidence=True)
+    options = method.options(chosen, match_spread=True)
     with console.progress() as progress:
         scores = run_demo(folder, chosen, options, seed, count, progress)
     _print(scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,8 @@ import typer
 from carl_cli.cli.evaluate_network import register_commands
 from carl_cli.cli.evaluate_protocol import protocol
 from carl_cli.cli.options import shared as options
-from carl_cli.cli.options.grouping import DefaultGroup
+from carl_cli.cli.options.described import option
+from carl_cli.cli.options.grouping import application
 from carl_cli.cli.tables import Format, Out, check_out, deliver
 from carl_cli.errors import BatchError, CarlError, UsageError
 
@@ -19,32 +21,21 @@ if TYPE_CHECKING:
     from carl_cli.evaluation.cases import CaseFiles
     from carl_cli.evaluation.scores import Scores
 
-FILES = "Files of one case"
+_file = partial(option, "Files of one case")
 
-
-class ScoreFirst(DefaultGroup):
-    """`carl evaluate CASES` is short for `carl evaluate score CASES`."""
-
-    default = "score"
-
-
-app = typer.Typer(
-    cls=ScoreFirst,
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+# `carl evaluate CASES` is short for `carl evaluate score CASES`.
+app = application(
+    default="score",
     help="Score registrations, whoever made them: carl evaluate CASES.csv, a folder of carl batch, "
     "or one case by its files. Compare two runs: carl evaluate compare A.csv B.csv. How a network "
     "follows images that move: carl evaluate equivariance, carl evaluate shifts. A published "
     "experiment: carl evaluate protocol.",
 )
 
-Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Of the bootstrap.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")]
-
-
-def _file(*names: str, help: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=FILES)
+Resamples = Annotated[
+    int, typer.Option("--resamples", min=100, help="Number of bootstrap resamples.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")]
 
 
 @app.command()
@@ -57,17 +48,21 @@ def score(
     moving: Annotated[Path | None, _file("--moving", "-m", help="Moving image.")] = None,
     transform: Annotated[
         list[str] | None,
-        _file("--transform", "-t", help="Chain as for carl warp; without one: the identity."),
+        _file("--transform", "-t", help="Chain as for carl warp. Default: the identity."),
     ] = None,
     inverse: Annotated[
         list[str] | None,
         _file("--inverse", help="Chain from moving to fixed points, for inverse consistency."),
     ] = None,
     fixed_mask: Annotated[
-        Path | None, _file("--fixed-mask", "-x", help="Where folds and similarity count.")
+        Path | None, _file("--fixed-mask", "-x", help="Where folds and similarity are measured.")
     ] = None,
-    fixed_seg: Annotated[Path | None, _file("--fixed-seg", help="Labels of fixed.")] = None,
-    moving_seg: Annotated[Path | None, _file("--moving-seg", help="Labels of moving.")] = None,
+    fixed_seg: Annotated[
+        Path | None, _file("--fixed-seg", help="Labels of the fixed image.")
+    ] = None,
+    moving_seg: Annotated[
+        Path | None, _file("--moving-seg", help="Labels of the moving image.")
+    ] = None,
     fixed_points: Annotated[
         Path | None, _file("--fixed-points", help="Landmarks in the fixed image.")
     ] = None,
@@ -124,7 +119,7 @@ def score(
         LOGGER.error("%s: %s", result.id, result.error)
     if failed:
         raise BatchError(
-            f"{len(failed)} of {len(results)} cases can't be scored", "mend their files"
+            f"{len(failed)} of {len(results)} cases can't be scored", "check their files"
         )
 
 

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 Fixed = Annotated[Path, typer.Argument(metavar="FIXED", help="Fixed image.")]
 Moving = Annotated[Path, typer.Argument(metavar="MOVING", help="Moving image.")]
-Named = Annotated[str, typer.Option("--weights", help="As for carl register.")]
+Named = Annotated[str, typer.Option("--weights", help="Weights, as for carl register.")]
 Side = Annotated[
     int | None,
-    typer.Option("--side", min=16, help="Voxels a side, about, of a smaller network grid."),
+    typer.Option(
+        "--side", min=16, help="Use a smaller network grid of about this many voxels a side."
+    ),
 ]
 
 
@@ -35,7 +37,7 @@ def equivariance(
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
 ) -> None:
-    """Does the map move along when the images move? In mm, layer by layer, on a pair.
+    """Measure how a network's map follows when the images move: in mm, layer by layer.
 
     Both images are moved by whole and partial voxels of the coarse network, scaled and turned:
     alike ([U,U]), and one against the other ([W,U]). change_mm is how much the displacement
@@ -57,15 +59,19 @@ def equivariance(
 def shifts(
     fixed: Fixed,
     moving: Moving,
-    fixed_seg: Annotated[Path, typer.Option("--fixed-seg", help="Labels of fixed.")],
-    moving_seg: Annotated[Path, typer.Option("--moving-seg", help="Labels of moving.")],
+    fixed_seg: Annotated[Path, typer.Option("--fixed-seg", help="Labels of the fixed image.")],
+    moving_seg: Annotated[Path, typer.Option("--moving-seg", help="Labels of the moving image.")],
     weights: Named = "carl-base",
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", help="Other weights, as those of a displacement network."),
+        typer.Option(
+            "--baseline", help="Other weights to compare with, such as a displacement network's."
+        ),
     ] = None,
     largest: Annotated[float, typer.Option("--to", min=0, help="Largest shift, mm.")] = 100.0,
-    step: Annotated[float, typer.Option("--step", min=1, help="Between two shifts, mm.")] = 10.0,
+    step: Annotated[
+        float, typer.Option("--step", min=1, help="Step between two shifts, mm.")
+    ] = 10.0,
     side: Side = None,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="The curves: .png, .svg or .pdf.")
@@ -78,9 +84,9 @@ def shifts(
     """Mean Dice against a shift of the moving image, as in Fig. 4 of the paper.
 
     The image moves inside a grid that is long enough: nothing is cut off, and no preprocessing
-    takes the shift away. Dice without registration is told as `none`.
+    takes the shift away. Dice without registration is listed as `none`.
     """
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
     from carl_cli.report.figure import check_figure_path
 
     if figure is not None:
@@ -132,7 +138,7 @@ def _smaller(weights: Weights, side: int | None) -> Weights:
     if side is None:
         return weights
     if rule.shape_zyx is not None:
-        raise UsageError("--side with weights of a fixed grid", "leave it out")
+        raise UsageError("--side was given, but these weights have a fixed grid", "leave it out")
     rule = rule.model_copy(update={"max_voxels": side**3})
     return weights.prepared_by(rule)
 

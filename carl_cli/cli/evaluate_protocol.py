@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from carl_cli.cli.options.grouping import grouped
+from carl_cli.cli.options.described import described_as
+from carl_cli.cli.options.grouping import Some, grouped
 from carl_cli.cli.options.method import MethodArguments
-from carl_cli.cli.options.register import (
-    InstanceArguments,
-    NetworkArguments,
-    RunArguments,
-    StartArguments,
-)
+from carl_cli.cli.options.register import InstanceArguments, RunArguments
 from carl_cli.cli.tables import Form, deliver
 from carl_cli.errors import BatchError
+from carl_cli.registration.options import StartOptions
+from carl_cli.weights.options import NetworkOptions
+from carl_cli.workflows.request import CaseInputs
 
 if TYPE_CHECKING:
-    from carl_cli.batch.job import Job
-    from carl_cli.batch.table import Entry
     from carl_cli.evaluation.protocol import Protocol
     from carl_cli.evaluation.scores import Scores
-    from carl_cli.weights.folder import Weights
 
 
 @dataclass(frozen=True)
 class ProtocolArguments:
-    file: Annotated[Path, typer.Argument(metavar="PROTOCOL", help="TOML, see examples/protocols.")]
+    file: Annotated[
+        Path, typer.Argument(metavar="PROTOCOL", help="TOML file, see examples/protocols.")
+    ]
     data: Annotated[Path, typer.Option("--data", help="Folder of the data set.")]
     out_dir: Annotated[
         Path, typer.Option("--out-dir", help="Folder for the table, the results and the scores.")
@@ -39,34 +36,40 @@ class ProtocolArguments:
         Literal["weights", "protocol"],
         typer.Option(
             "--preprocess",
-            help="weights: as the weights want it; protocol: as the paper's networks had it.",
+            help="As the weights want it, or as the protocol (the paper's networks) has it.",
         ),
     ] = "weights"
     prepare_only: Annotated[
         bool,
-        typer.Option("--prepare-only", help="Write the table for carl batch, compute nothing."),
+        typer.Option("--prepare-only", help="Write the table for carl batch and compute nothing."),
     ] = False
+    initial_transform: Annotated[Path | None, described_as(CaseInputs, "initial_transform")] = None
     form: Annotated[
-        Form, typer.Option("--format", help="On stdout. auto: a table on a terminal, else CSV.")
+        Form,
+        typer.Option(
+            "--format", help="Form on stdout; auto: a table on a terminal, CSV elsewhere."
+        ),
     ] = "auto"
 
 
 @grouped
 def protocol(
     what: ProtocolArguments,
-    network: NetworkArguments,
+    network: NetworkOptions,
     instance: InstanceArguments,
-    start: StartArguments,
+    start: StartOptions,
     run: RunArguments,
 ) -> None:
-    """Run a published experiment: register its pairs, score them, tell the figures.
+    """Run a published experiment: register its pairs, score them, print the figures.
 
     The protocol says how the data set is laid out and which pairs are meant. Writes pairs.csv,
     the results as carl batch does, and scores.csv; a challenge's files where the protocol has
-    one. What is finished is not done again. On a cluster: --prepare-only, then carl batch
+    one. Finished pairs are not done again. On a cluster: --prepare-only, then carl batch
     OUT/pairs.csv --out-dir OUT/results --inverse, then this command again.
     """
-    method = MethodArguments(network=network, instance=instance, start=start, run=run)
+    first = what.initial_transform
+    files: Some[CaseInputs] = Some({} if first is None else {"initial_transform": first})
+    method = MethodArguments(network=network, instance=instance, start=start, files=files, run=run)
     threads = method.begin()
 
     from carl_cli.evaluation.protocol import prepared_table, read_protocol
@@ -104,32 +107,14 @@ def _register(
     setup = Setup(weights.source, device, threads, method.network.deterministic)
     entries = read_table(table)
     results = what.out_dir / "results"
-    jobs = _jobs(entries, results, method, weights, setup.device, threads)
+    jobs = [
+        method.job(entry, entry.row, results, ("inverse",), weights, [setup])
+        for entry in entries
+        if entry.row is not None
+    ]
     refused = [entry for entry in entries if entry.row is None]
     batch = Batch(results, Shard(), jobs, refused, weights, Policy(resume=True))
     return sum(row.state == "failed" for row in batch.run([setup]))
-
-
-def _jobs(
-    entries: Sequence[Entry],
-    results: Path,
-    method: MethodArguments,
-    weights: Weights,
-    device: str,
-    threads: int,
-) -> list[Job]:
-    from carl_cli.batch.job import Job
-    from carl_cli.batch.naming import case_outputs
-
-    options = method.options(weights, confidence=False)
-    settings = method.settings(options, device, threads)
-    jobs = []
-    for entry in entries:
-        if (row := entry.row) is not None:
-            inputs = method.but(row.options()).inputs(row.fixed, row.moving)
-            outputs = case_outputs(results / entry.name, row.fixed, row.moving, ("inverse",))
-            jobs.append(Job(entry.name, entry.line, inputs, outputs, options, settings))
-    return jobs
 
 
 def _tell(described: Protocol, what: ProtocolArguments) -> None:

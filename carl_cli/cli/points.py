@@ -20,7 +20,7 @@ def points(
             "--transform",
             "-t",
             metavar="T | [T,1] | T,-1",
-            help="The very chain that resamples the moving image (as for carl warp).",
+            help="The chain that resamples the moving image, as for carl warp.",
         ),
     ],
     side: Annotated[
@@ -30,7 +30,9 @@ def points(
     output: Annotated[Path, typer.Option("--output", "-o", help="The points in the other image.")],
     coords: Annotated[
         Literal["LPS", "RAS"] | None,
-        typer.Option("--coords", help="Frame of the numbers in IN, against what the file says."),
+        typer.Option(
+            "--coords", help="Frame of the numbers in IN, in place of what the file says."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
@@ -45,7 +47,7 @@ def points(
     carl points landmarks.csv -t forward.h5 --from fixed -o landmarks_in_moving.csv
     """
     from carl_cli.cli.console import start
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
     from carl_cli.workflows.transform import map_points
 
     start(verbose, quiet, log_file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +11,22 @@ import typer
 from carl_cli.cli import console
 from carl_cli.cli.options.grouping import grouped
 from carl_cli.cli.options.method import MethodArguments
-from carl_cli.cli.options.register import OutputArguments, PairArguments
-from carl_cli.cli.outputs import check_outputs
+from carl_cli.cli.options.register import OverwriteArguments, PairArguments
+from carl_cli.cli.options.shared import check_outputs, warn_confidence
 from carl_cli.errors import DoubtfulError, UsageError
+from carl_cli.workflows.request import CaseOutputs
 
 if TYPE_CHECKING:
     from carl_cli.report.record import RunRecord
-    from carl_cli.workflows.request import CaseOutputs
 
 
 @grouped
-def register(pair: PairArguments, outputs: OutputArguments, method: MethodArguments) -> None:
+def register(
+    pair: PairArguments,
+    outputs: CaseOutputs,
+    existing: OverwriteArguments,
+    method: MethodArguments,
+) -> None:
     """Find the transform that resamples the MOVING image onto the FIXED one.
 
     Fixed comes first, as in antsRegistration and greedy. The transform maps points of the fixed
@@ -29,13 +34,13 @@ def register(pair: PairArguments, outputs: OutputArguments, method: MethodArgume
     """
     threads = method.begin()
     fixed, moving = _named_once(pair)
-    wanted = _wanted(outputs)
+    wanted = _wanted(outputs, existing)
     from carl_cli.workflows.register import check_case, run_case
 
     inputs = method.inputs(fixed, moving)
     console.LOGGER.info("resampling %s onto %s", moving, fixed)
     weights = method.load(method.network.device)
-    options = method.options(weights, bool(wanted.confidence or wanted.report))
+    options = method.options(weights, bool(wanted.match_spread or wanted.report))
     settings = method.settings(options, weights.device, threads)
     if method.run.dry_run:
         check_case(inputs, wanted, weights, options, settings)
@@ -73,16 +78,14 @@ def _named_once(pair: PairArguments) -> tuple[Path, Path]:
     return fixed, moving
 
 
-def _wanted(arguments: OutputArguments) -> CaseOutputs:
+def _wanted(outputs: CaseOutputs, existing: OverwriteArguments) -> CaseOutputs:
     """The outputs asked for, each checked to be writable before any work is done."""
-    from carl_cli.workflows.request import CaseOutputs
-
-    values = asdict(arguments)
-    overwrite = values.pop("overwrite")
-    outputs = CaseOutputs(**values)
+    if existing.confidence is not None:
+        warn_confidence()
+        outputs = replace(outputs, match_spread=outputs.match_spread or existing.confidence)
     if not outputs.paths():
         raise UsageError("no output was asked for", "add -o transform.h5 or -w warped.nii.gz")
-    check_outputs(outputs.paths().values(), overwrite)
+    check_outputs(outputs.paths().values(), existing.overwrite)
     return outputs
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options.shared import Overwrite
+from carl_cli.cli.options.described import option
+from carl_cli.cli.options.shared import Overwrite, warn_confidence
 
-FILES = "Files (stronger than what the record says)"
-
-
-def _file(names: str, text: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(*names.split(), help=text, rich_help_panel=FILES)
-    return option
+_file = partial(option, "Files, in place of those in the record")
 
 
 def report(
@@ -28,14 +25,27 @@ def report(
     figure: Annotated[
         Path | None, typer.Option("--figure", help="A picture too: .png, .svg or .pdf.")
     ] = None,
-    fixed: Annotated[Path | None, _file("--fixed", "Fixed image.")] = None,
-    moving: Annotated[Path | None, _file("--moving", "Moving image.")] = None,
-    transform: Annotated[Path | None, _file("--transform -t", "Fixed to moving.")] = None,
-    warped: Annotated[Path | None, _file("--warped -w", "Moving on the fixed grid.")] = None,
-    jacobian: Annotated[Path | None, _file("--jacobian", "Jacobian determinant.")] = None,
-    confidence: Annotated[Path | None, _file("--confidence", "Spread of the match, mm.")] = None,
-    fixed_seg: Annotated[Path | None, _file("--fixed-seg", "Labels of fixed.")] = None,
-    moving_seg: Annotated[Path | None, _file("--moving-seg", "Labels of moving.")] = None,
+    fixed: Annotated[Path | None, _file("--fixed", help="Fixed image.")] = None,
+    moving: Annotated[Path | None, _file("--moving", help="Moving image.")] = None,
+    transform: Annotated[
+        Path | None, _file("--transform", "-t", help="Transform, fixed to moving points.")
+    ] = None,
+    warped: Annotated[
+        Path | None, _file("--warped", "-w", help="Moving image on the fixed grid.")
+    ] = None,
+    jacobian: Annotated[Path | None, _file("--jacobian", help="Jacobian determinant.")] = None,
+    match_spread: Annotated[
+        Path | None, _file("--match-spread", help="Spread of the match, mm.")
+    ] = None,
+    confidence: Annotated[
+        Path | None, _file("--confidence", help="--match-spread.", hidden=True)
+    ] = None,
+    fixed_seg: Annotated[
+        Path | None, _file("--fixed-seg", help="Labels of the fixed image.")
+    ] = None,
+    moving_seg: Annotated[
+        Path | None, _file("--moving-seg", help="Labels of the moving image.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make an HTML report of a run, or an index page of several.
@@ -48,23 +58,23 @@ def report(
     transform may come from another program.
     """
     from carl_cli.cli.console import start
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
     from carl_cli.errors import UsageError
 
     start()
     outputs = [path for path in (output, figure) if path]
     if not outputs:
-        raise UsageError(
-            "There is nothing to write.", "Give -o report.html or --figure picture.png."
-        )
+        raise UsageError("no output was asked for", "add -o report.html or --figure picture.png")
     check_outputs(outputs, overwrite)
+    if confidence is not None:
+        warn_confidence()
     given = {
         "fixed": fixed,
         "moving": moving,
         "forward": transform,
         "warped": warped,
         "jacobian": jacobian,
-        "confidence": confidence,
+        "match_spread": match_spread or confidence,
         "fixed_seg": fixed_seg,
         "moving_seg": moving_seg,
     }
@@ -98,8 +108,8 @@ def _index(
 
     if figure or output is None or any(given.values()):
         raise UsageError(
-            "Several records make an index page: only -o goes with them.",
-            "Give one record for a figure or to name its files.",
+            "several records were given, which make an index page: only -o goes with them",
+            "give one record for a figure, or to name its files",
         )
     cases = [load_case(record, output.parent) for record in records]
     write_index(output, cases, title=f"Registrations in {output.resolve().parent.name}")

@@ -14,11 +14,9 @@ from carl_cli.errors import UsageError
 Form = Literal["auto", "table", "csv", "json"]
 Format = Annotated[
     Form,
-    typer.Option("--format", help="On stdout. auto: a table on a terminal, CSV elsewhere."),
+    typer.Option("--format", help="Form on stdout; auto: a table on a terminal, CSV elsewhere."),
 ]
-Out = Annotated[
-    Path | None, typer.Option("--output", "-o", help="File to write instead: .csv or .json.")
-]
+Out = Annotated[Path | None, typer.Option("--output", "-o", help="File to write: .csv or .json.")]
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -46,7 +44,7 @@ def deliver(
 
 def check_out(out: Path | None, overwrite: bool) -> None:
     """Raises UsageError for another suffix, OutputError for a path that can't be written."""
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
 
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
         raise UsageError(f"{out}: a table is written as .csv or .json", "change the suffix")

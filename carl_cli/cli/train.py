@@ -9,22 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from carl_cli.cli.options import shared as options
-from carl_cli.cli.options.grouping import DefaultGroup
+from carl_cli.cli.options.grouping import application
 
 REQUEUE = 75  # EX_TEMPFAIL: stopped in good order, run again with --resume
 
 
-class ConfigFirst(DefaultGroup):
-    """`carl train CONFIG` is short for `carl train run CONFIG`."""
-
-    default = "run"
-
-
-app = typer.Typer(
-    cls=ConfigFirst,
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+# `carl train CONFIG` is short for `carl train run CONFIG`.
+app = application(
+    default="run",
     help="Train a network from a config file: carl train CONFIG. Make a weights folder of a "
     "run: carl train export RUN -o FOLDER.",
 )
@@ -32,17 +24,23 @@ app = typer.Typer(
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML, see examples/training.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="TOML file, see examples/training.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME of the config."),
+        typer.Option(
+            "--out", "-o", help="Folder of the run. Default: runs/NAME, NAME as in the config."
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint, if there is one.")
     ] = False,
     max_seconds: Annotated[
         float | None,
-        typer.Option("--max-seconds", min=1, help=f"Then save and exit with code {REQUEUE}."),
+        typer.Option(
+            "--max-seconds", min=1, help=f"Save and exit with code {REQUEUE} after this time."
+        ),
     ] = None,
     threads: options.Threads = None,
     verbose: options.Verbose = False,
@@ -95,7 +93,8 @@ def export(
         str | None, typer.Option("--name", help="Name of the weights. Default: the config's.")
     ] = None,
     last: Annotated[
-        bool, typer.Option("--last", help="The last network, not the best by validation.")
+        bool,
+        typer.Option("--last", help="Export the last network instead of the best by validation."),
     ] = False,
 ) -> None:
     """Make a weights folder of a run: float16 safetensors, config.json, model card."""

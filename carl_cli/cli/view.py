@@ -24,7 +24,7 @@ def view(
     from carl_cli.errors import InputError
 
     if page.suffix.lower() not in (".html", ".htm") or not page.is_file():
-        raise InputError(f"{page} is not an HTML page.", "Make one with carl report.")
+        raise InputError(f"{page} is not an HTML page", "make one with carl report")
     if serve:
         _serve(page, port)
     else:
@@ -38,7 +38,7 @@ def _open(page: Path) -> None:
 
     if not webbrowser.open(page.resolve().as_uri()):
         raise UsageError(
-            "No browser was found here.", f"Use carl view {page} --serve, or copy the file."
+            "no browser was found here", f"use carl view {page} --serve, or copy the file"
         )
 
 

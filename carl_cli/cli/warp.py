@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Threads, Verbose
+from carl_cli.cli.options.shared import Chain, LogFile, Overwrite, Quiet, Threads, Verbose
 from carl_cli.errors import UsageError
 
 
@@ -19,19 +19,12 @@ def warp(
     reference: Annotated[
         Path | None,
         typer.Option(
-            "--reference", "-r", help="The fixed image: its grid is the result's. Default: INPUT's."
+            "--reference",
+            "-r",
+            help="The fixed image, whose grid the result gets. Default: that of INPUT.",
         ),
     ] = None,
-    transforms: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--transform",
-            "-t",
-            metavar="T | [T,1] | T,-1",
-            help="Transform, or its inverse. May be repeated, in the order of antsApplyTransforms: "
-            "points of the reference meet the first one first (-t warp -t affine).",
-        ),
-    ] = None,
+    transforms: Annotated[list[str] | None, Chain] = None,
     interpolation: Annotated[
         str,
         typer.Option(
@@ -60,7 +53,8 @@ def warp(
             "--input-image-type",
             "-e",
             metavar="KIND",
-            help="What INPUT holds: scalar, time-series or multichannel. Default: see its header.",
+            help="What INPUT holds: scalar, time-series or multichannel. Default: as its header "
+            "says.",
         ),
     ] = None,
     spacing: Annotated[
@@ -75,7 +69,7 @@ def warp(
     ] = None,
     series_uid: Annotated[
         str | None,
-        typer.Option("--series-uid", help="Series of a DICOM input with several."),
+        typer.Option("--series-uid", help="Which series of a DICOM folder to read."),
     ] = None,
     dicom_out: Annotated[
         Path | None,
@@ -97,7 +91,7 @@ def warp(
     carl warp moving.nii.gz -r fixed.nii.gz -t forward.h5 -o warped.nii.gz
     """
     from carl_cli.cli.console import start
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
     from carl_cli.workflows.warp import (
         DicomSeries,
         Resampling,

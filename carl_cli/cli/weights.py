@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carl_cli.cli.options import shared as options
+from carl_cli.cli.options.grouping import application
 
 if TYPE_CHECKING:
     from carl_cli.weights import registry
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="A name of the list, org/repo[@revision], or a folder."),
+    typer.Argument(
+        metavar="NAME", help="A name of the list, org/repo or org/repo@revision, or a folder."
+    ),
 ]
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = application(
     help="List, download, check, import and publish weights. Wherever --weights is asked for: a "
-    "name of the list, a folder, its model file, or org/repo[@revision] on the Hugging Face Hub.",
+    "name of the list, a folder, its model file, or org/repo or org/repo@revision on the Hugging "
+    "Face Hub.",
 )
 
 
 @app.command("list")
 def list_weights() -> None:
-    """Say for each known set of weights: family, size, licence, state, where it lies."""
+    """List all known weights: family, size, licence, state and folder."""
     from carl_cli.weights.catalogue import rows
 
     table = [("NAME", "FAMILY", "SIZE", "LICENCE", "STATE", "WHERE")]
@@ -44,7 +45,7 @@ def list_weights() -> None:
 
 @app.command()
 def info(name: Name) -> None:
-    """Show what a weights folder says of itself: config.json, as JSON."""
+    """Print the config.json of a weights folder."""
     import json
 
     from carl_cli.weights.files import stored_config
@@ -63,7 +64,7 @@ def path(name: Name) -> None:
 def download(
     name: Name,
     force: Annotated[
-        bool, typer.Option("--force", help="Again, even if they are here already.")
+        bool, typer.Option("--force", help="Download again, even if they are here already.")
     ] = False,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
@@ -116,20 +117,21 @@ def verify(name: Name) -> None:
 @app.command()
 def push(
     source: Annotated[
-        str, typer.Argument(metavar="FOLDER|RUN", help="Weights folder, or folder of a training.")
+        str,
+        typer.Argument(metavar="FOLDER|RUN", help="Weights folder, or folder of a training run."),
     ],
     repository: Annotated[str, typer.Argument(metavar="ORG/REPO[@BRANCH]")],
     private: Annotated[
-        bool, typer.Option("--private", help="If the repository is new: only you can see it.")
+        bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,
-    message: Annotated[str, typer.Option("--message", "-m", help="Of the commit.")] = "",
+    message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = "",
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Write weights to a repository on the Hub, and print the name of the commit.
 
-    They are verified first; of a training, the best network is exported. Repository and branch
-    are made where they are missing. A token that may write is taken from HF_TOKEN, or from
+    They are verified first; of a training run, the best network is exported. Repository and
+    branch are made where they are missing. A token that may write is taken from HF_TOKEN, or from
     `hf auth login`.
     """
     from carl_cli.cli import console
@@ -141,7 +143,7 @@ def push(
     console.start(verbose, quiet)
     wanted = hub_name(repository)
     if wanted is None:
-        raise UsageError(f"{repository}: no name of a repository", "org/repo[@branch] is expected")
+        raise UsageError(f"{repository} is not the name of a repository", "give org/repo[@branch]")
     _progress_bars(quiet)
     require_login()
     message = message or f"Weights of carl from {source}"
@@ -163,7 +165,7 @@ def import_weights(
     folder: Annotated[Path, typer.Option("--out", "-o", help="Weights folder to write.")],
     shape: Annotated[
         str | None,
-        typer.Option("--shape", help="Grid it was trained on, Z,Y,X voxels; CARL needs it."),
+        typer.Option("--shape", help="Grid it was trained on, Z,Y,X voxels; needed for CARL."),
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -201,7 +203,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = text.split(",")
     if len(parts) not in (2, 3) or not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"--shape {text}", "sizes with commas between, as in 128,128,128")
+        raise UsageError(f"--shape {text}", "give sizes separated by commas, as in 128,128,128")
     return tuple(map(int, parts))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from carl_cli.errors import InputError
-from carl_cli.io.csv import ExistingFile, table_lines, told
+from carl_cli.io.csv import ExistingFile, cell_told, table_lines
 from carl_cli.io.transforms.chain import parse_item
 from carl_cli.report.record import InputFile, OutputFile, RunRecord, read_record
 from carl_cli.report.saved import located
@@ -62,7 +62,7 @@ def one_case(values: Mapping[str, Any], folder: Path) -> CaseFiles:
     try:
         return CaseFiles.model_validate(dict(values), context=folder)
     except ValidationError as error:
-        raise InputError(told(error.errors()[0]), "check the names of the files") from None
+        raise InputError(cell_told(error.errors()[0]), "check the names of the files") from None
 
 
 def cases_of(source: Path) -> list[CaseFiles]:
@@ -92,7 +92,7 @@ def _of_table(path: Path) -> list[CaseFiles]:
         except InputError as error:
             problems.append(f"line {number}: {error.message}")
     if problems:
-        raise InputError(f"{path}: {'; '.join(problems)}", "mend these lines")
+        raise InputError(f"{path}: {'; '.join(problems)}", "correct these lines")
     return cases
 
 

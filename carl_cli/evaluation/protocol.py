@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from carl_cli.errors import InputError, UsageError
+from carl_cli.errors import InputError, UsageError, told
 from carl_cli.geometry import apply_affine
 from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import read_grid
@@ -147,9 +147,7 @@ def read_protocol(path: Path) -> Protocol:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(f"{path}: {place}: {first['msg']}", "see examples/protocols") from error
+        raise UsageError(f"{path}: {told(error.errors()[0])}", "see examples/protocols") from error
 
 
 def pairs_of(protocol: Protocol, data: Path) -> list[Pair]:

@@ -124,7 +124,9 @@ def read_case_table(path: Path) -> Table:
     if len(lines) < 2 or "id" not in header:
         raise InputError(f"{path}: no column `id`, or no case", "give what carl evaluate wrote")
     if wrong := [number for number, cells in lines if len(cells) != len(header)]:
-        raise InputError(f"{path}, line {wrong[0]}: not as many cells as the header", "mend it")
+        raise InputError(
+            f"{path}, line {wrong[0]}: not as many cells as the header", "correct this line"
+        )
     rows = [dict(zip(header, cells, strict=True)) for _, cells in lines[1:]]
     if twice := [r["id"] for k, r in enumerate(rows) if r["id"] in [q["id"] for q in rows[:k]]]:
         raise InputError(f"{path}: two cases are called {twice[0]!r}", "keep one of them")

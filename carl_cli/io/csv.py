@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
 
-from carl_cli.errors import InputError
+from carl_cli.errors import InputError, told
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula, which may call programs."""
@@ -37,7 +37,7 @@ def table_lines(path: Path) -> list[tuple[int, list[str]]]:
     try:
         found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}", "mend the line") from error
+        raise InputError(f"{path}, line {reader.line_num}: {error}", "correct this line") from error
     return [(number, cells) for number, cells in found if any(cells)]
 
 
@@ -62,8 +62,8 @@ ExistingFile = Annotated[Path, AfterValidator(_existing)]
 """A cell that names a file; the folder of the table is the context of the validation."""
 
 
-def told(problem: Any) -> str:
-    column = str(problem["loc"][0]) if problem["loc"] else ""
-    text = problem["msg"].removeprefix("Value error, ")
-    text = "the cell is empty" if problem["type"] == "missing" else text[:1].lower() + text[1:]
-    return f"{column}: {text}" if column else text
+def cell_told(problem: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with a cell, in one line."""
+    if problem["type"] == "missing":
+        return f"{problem['loc'][0]}: the cell is empty"
+    return told(problem)

@@ -152,7 +152,10 @@ def try_out(path: Path, read: Callable[[], object]) -> None:
         _end(path, read)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        raise InputError(f"{path}: damaged: the library that reads it breaks down", "Make it anew")
+        raise InputError(
+            f"{path}: the file is damaged: the library that reads it breaks down",
+            "get the file again",
+        )
     if os.WEXITSTATUS(status) == HUNGRY:
         raise InputError(f"{path}: its header claims more than the file can hold")
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from carl_cli.errors import chosen
 from carl_cli.model.blur import blur
 from carl_cli.model.fields import cut, mean, summed
 
@@ -140,17 +140,14 @@ def _moved(padded: Tensor, step: tuple[int, ...], dilation: int) -> Tensor:
     return cut(padded, window)
 
 
-NAMES = ("lncc", "lncc2", "mind", "ncc")
+WINDOWED: dict[str, Similarity] = {"lncc": lncc, "lncc2": squared_lncc}
+LOSSES: dict[str, Similarity] = {**WINDOWED, "mind": mind_ssc, "ncc": ncc}
 
 
 def by_name(name: str, sigma: int = 4, variance_floor: float = VARIANCE_FLOOR) -> Similarity:
     """The loss with this name; sigma is the window of the local correlations, in voxels, and
-    variance_floor what is added to the variances inside it."""
-    window: dict[str, Any] = {"sigma": sigma, "variance_floor": variance_floor}
-    losses: dict[str, Similarity] = {
-        "lncc": partial(lncc, **window),
-        "lncc2": partial(squared_lncc, **window),
-        "mind": mind_ssc,
-        "ncc": ncc,
-    }
-    return losses[name]
+    variance_floor what is added to the variances inside it. Raises UsageError."""
+    loss = chosen("similarity", name, LOSSES)
+    if name in WINDOWED:
+        return partial(loss, sigma=sigma, variance_floor=variance_floor)
+    return loss

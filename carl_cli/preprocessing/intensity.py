@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from carl_cli.errors import InputError, UsageError
+from carl_cli.errors import InputError
 from carl_cli.io.images.files import Image
+from carl_cli.preprocessing.options import ImageOptions, Modality
 from carl_cli.preprocessing.rule import IntensityRule
 
-MODALITIES = ("auto", "ct", "mr")
 SAMPLE_VOXELS = 2**21
 AIR_HU = (-1100.0, -900.0)
 SOFT_TISSUE_HU = (-200.0, 300.0)
+
+
+class Intensity(NamedTuple):
+    """How an image was brought to [0, 1]."""
+
+    low: float  # the stored value that became 0
+    high: float  # the stored value that became 1
+    modality: str  # "ct" or "mr", see `detect_modality`
 
 
 def detect_modality(array: NDArray[Any]) -> str:
@@ -39,30 +47,19 @@ def _sample(array: NDArray[Any]) -> NDArray[Any]:
     return finite
 
 
-def known_modality(image: Image, asked: str) -> str:
-    """The modality that was asked for, or the detected one. Raises UsageError."""
-    if asked not in MODALITIES:
-        raise UsageError(f"no modality {asked!r}", f"choose one of {', '.join(MODALITIES)}")
+def known_modality(image: Image, asked: Modality) -> str:
+    """The modality that was asked for, or the detected one."""
     return detect_modality(image.array) if asked == "auto" else asked
 
 
-def overridden(
-    rule: IntensityRule,
-    window: tuple[float, float] | None,
-    percentiles: tuple[float, float] | None,
-) -> IntensityRule:
-    """The rule with the user's window and percentiles in place of its own. Raises UsageError."""
-    if window is not None and not window[0] < window[1]:
-        raise UsageError(f"window {window[0]:g} {window[1]:g}: the low end must come first")
-    if percentiles is not None and not 0 <= percentiles[0] < percentiles[1] <= 100:
-        raise UsageError(
-            f"percentiles {percentiles[0]:g} {percentiles[1]:g}: 0 <= low < high <= 100 expected"
-        )
+def overridden(rule: IntensityRule, options: ImageOptions) -> IntensityRule:
+    """The rule with the user's window and percentiles in place of its own."""
     changes: dict[str, object] = {}
-    if window is not None:
-        changes["ct_window"] = window
-    if percentiles is not None:
-        changes |= {"lower_percentile": percentiles[0], "upper_percentile": percentiles[1]}
+    if options.window is not None:
+        changes["ct_window"] = options.window
+    if options.percentiles is not None:
+        low, high = options.percentiles
+        changes |= {"lower_percentile": low, "upper_percentile": high}
     return rule.model_copy(update=changes)
 
 

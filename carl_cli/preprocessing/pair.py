@@ -12,17 +12,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from carl_cli.errors import InputError, UsageError
+from carl_cli.errors import InputError, UsageError, chosen
 from carl_cli.geometry import Grid
 from carl_cli.io.images.files import Image
 from carl_cli.io.resample import resample
 from carl_cli.preprocessing import grids
 from carl_cli.preprocessing.foreground import centroid_mm, foreground_weight
 from carl_cli.preprocessing.grids import sample_fading
-from carl_cli.preprocessing.intensity import known_modality, overridden, window_of
+from carl_cli.preprocessing.intensity import Intensity, known_modality, overridden, window_of
 from carl_cli.preprocessing.lowpass import as_float, low_pass
+from carl_cli.preprocessing.options import DEFAULT_OPTIONS, ImageOptions, Modality
 from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule, grid_shape
-from carl_cli.preprocessing.source import Intensity, Request, Source, checked, load
+from carl_cli.preprocessing.source import Request, Source, checked, load
 from carl_cli.transforms import AffineTransform, Transform
 
 __all__ = [
@@ -42,7 +43,7 @@ class NetworkImage:
     array: NDArray[np.float32]  # (z, y, x) or (y, x), in [0, 1]
     grid: Grid  # of the array, LPS mm
     mask: NDArray[np.bool_] | None  # of the array's shape
-    intensity: Intensity
+    intensity: Intensity  # how the stored values became these
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +61,15 @@ def prepare_pair(
     fixed: Image,
     moving: Image,
     rule: PreprocessRule,
+    options: ImageOptions = DEFAULT_OPTIONS,
     *,
-    fixed_modality: str = "auto",
-    moving_modality: str = "auto",
-    window: tuple[float, float] | None = None,
-    percentiles: tuple[float, float] | None = None,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     initial: Transform | None = None,
 ) -> PreparedPair:
     """The pair on the rule's network grids.
 
-    window (CT, Hounsfield units) and percentiles (all else) replace the rule's. Masks may
+    The window (CT) and the percentiles (all else) of `options` replace the rule's. Masks may
     have grids of their own; under the `physical` rule the two together, but not one alone,
     decide what is centred (one alone would centre a part of one image on the whole of the
     other). initial: fixed → moving, LPS mm.
@@ -79,14 +77,12 @@ def prepare_pair(
     contradict each other.
     """
     _check_dimensions(fixed, moving)
-    intensities = overridden(rule.intensity, window, percentiles)
+    intensities = overridden(rule.intensity, options)
     masked = fixed_mask is not None and moving_mask is not None
-    requests = (
-        Request(fixed, fixed_modality, fixed_mask),
-        Request(moving, moving_modality, moving_mask),
-    )
+    kinds = options.modalities
+    requests = Request(fixed, kinds[0], fixed_mask), Request(moving, kinds[1], moving_mask)
     a, b = (load(request, rule, intensities, masked) for request in requests)
-    _check_window(window, a, b)
+    _check_window(options, a, b)
     grid_a, grid_b = _network_grids(rule, a, b, together=initial is not None)
     first = _sample(a, grid_a, rule)
     if initial is None:
@@ -99,25 +95,27 @@ def initialise(
     fixed: Image,
     moving: Image,
     how: Literal["centers", "moments"],
-    *,
-    fixed_modality: str = "auto",
-    moving_modality: str = "auto",
+    options: ImageOptions = DEFAULT_OPTIONS,
 ) -> AffineTransform:
     """Translation, fixed → moving, that brings two centres together (LPS mm).
 
     centers: middles of the fields of view. moments: centres of mass of the foregrounds, each
     found by intensity but weighted evenly inside, so that contrast doesn't move it. Raises
-    InputError for images of different dimensions and for images that can't be used.
+    InputError for images of different dimensions and for images that can't be used, and UsageError
+    for another `how`.
     """
     _check_dimensions(fixed, moving)
-    pairs = ((fixed, fixed_modality), (moving, moving_modality))
-    a, b = (_centre_mm(image, modality, how) for image, modality in pairs)
+    pairs = zip((fixed, moving), options.modalities, strict=True)
+    centre_mm = chosen("initialisation", how, {"centers": _middle_mm, "moments": _centroid_mm})
+    a, b = (centre_mm(image, modality) for image, modality in pairs)
     return AffineTransform(np.eye(fixed.grid.dimension), b - a)
 
 
-def _centre_mm(image: Image, modality: str, how: str) -> NDArray[np.float64]:
-    if how == "centers":
-        return image.grid.centre_mm
+def _middle_mm(image: Image, _modality: Modality) -> NDArray[np.float64]:
+    return image.grid.centre_mm
+
+
+def _centroid_mm(image: Image, modality: Modality) -> NDArray[np.float64]:
     window = window_of(IntensityRule(), known_modality(checked(image), modality))
     return centroid_mm(foreground_weight(as_float(image, window, True))) + image.grid.centre_mm
 
@@ -131,8 +129,8 @@ def _check_dimensions(fixed: Image, moving: Image) -> None:
         )
 
 
-def _check_window(window: tuple[float, float] | None, a: Source, b: Source) -> None:
-    if window is not None and "ct" not in (a.intensity.modality, b.intensity.modality):
+def _check_window(options: ImageOptions, a: Source, b: Source) -> None:
+    if options.window is not None and "ct" not in (a.intensity.modality, b.intensity.modality):
         raise UsageError(
             "a window was given, but neither image looks like CT in Hounsfield units",
             "add --modality ct, or use --percentiles",

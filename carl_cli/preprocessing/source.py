@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +12,10 @@ from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image
 from carl_cli.preprocessing import foreground, grids, intensity
 from carl_cli.preprocessing.grids import Box
+from carl_cli.preprocessing.intensity import Intensity
 from carl_cli.preprocessing.lowpass import as_float, without_uniform_borders
+from carl_cli.preprocessing.options import Modality
 from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule
-
-
-class Intensity(NamedTuple):
-    """How an image was brought to [0, 1]."""
-
-    low: float  # the stored value that became 0
-    high: float  # the stored value that became 1
-    modality: str  # "ct" or "mr", see `detect_modality`
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +23,7 @@ class Request:
     """One image with what the caller says about it."""
 
     image: Image
-    modality: str  # "auto", "ct" or "mr"
+    modality: Modality
     mask: Image | None
 
 

@@ -21,35 +21,23 @@ from carl_cli.model.fields import Map, sample
 from carl_cli.model.network import coarse_images, coarse_network, with_coarse
 from carl_cli.model.operators import Kept, Registrar
 from carl_cli.model.regularity import gradicon
-from carl_cli.model.similarity import VARIANCE_FLOOR, by_name
+from carl_cli.model.similarity import by_name
 from carl_cli.model.unet import DisplacementUNet
+from carl_cli.preprocessing.options import option_group
 from carl_cli.progress import Progress, silent
 from carl_cli.registration.diffeomorphic import Descent, refine
+from carl_cli.weights.folder import InstanceDefaults
+from carl_cli.weights.options import Seed
 
 STAGE = "instance optimisation"
 SETTLED = 1e-3  # of the loss: less than this in `patience` steps is worth no more of them
 
 
-@dataclass(frozen=True)
-class InstanceOptions:
-    """metric by name; sigma of its window in voxels, and the floor of its variances.
+@option_group
+class InstanceOptions(InstanceDefaults):
+    """All that `optimise` has to know. seed: of the points where GradICON is measured."""
 
-    scope "all" trains every parameter (the paper) and "refine" all but Ξ's: `steps` of Adam at
-    `learning_rate`, λ = regularisation; fewer, if the loss has settled for `patience` of them (0,
-    the paper: never). scope "field" changes the maps themselves: `steps` at
-    most on the network grid, up to four times that below, each smoothed by `smoothing` voxels.
-    """
-
-    steps: int = 50
-    learning_rate: float = 2e-5
-    metric: str = "lncc"
-    sigma: int = 5
-    regularisation: float = 1.5
-    scope: str = "all"
-    seed: int = 0
-    variance_floor: float = VARIANCE_FLOOR
-    smoothing: float = 2.0
-    patience: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ def optimise(
     """
     if options.scope == "field":
         return _fit_maps(network, pair, options, align_corners, progress)
-    private = _private_copy(network, pair, options.scope)
+    private = _private_copy(network, pair, options)
     trained = [p for p in private.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=options.learning_rate)
     measure = _loss_of(options, align_corners, torch.Generator().manual_seed(options.seed))
@@ -117,11 +105,11 @@ def _fit_maps(
     )
 
 
-def _private_copy(network: Registrar, pair: Pair, scope: str) -> Registrar:
+def _private_copy(network: Registrar, pair: Pair, options: InstanceOptions) -> Registrar:
     """A copy that keeps little for its backward passes: Conv_θ, recomputed as a whole, would be
     the largest thing that exists at one time, so it is recomputed block by block."""
     private = copy.deepcopy(network).eval()
-    if scope == "refine":
+    if options.scope == "refine":
         with torch.no_grad():
             images = coarse_images(private, pair.fixed, pair.moving)
             private = with_coarse(private, Kept(*coarse_network(private).both_directions(*images)))

@@ -6,51 +6,37 @@ prepare the pair → network (→ instance optimisation) → physical transform
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import InstanceOf
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.images.files import Image
 from carl_cli.model.fields import Map, identity, voxels_per_unit
 from carl_cli.model.network import attention_of
+from carl_cli.preprocessing.options import ImageOptions, option_group
 from carl_cli.preprocessing.pair import NetworkImage, PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, Stopwatch, silent
 from carl_cli.registration.instance import InstanceOptions, Pair, optimise
+from carl_cli.registration.options import StartOptions
 from carl_cli.registration.rotation import search_rotation, searched_rule
 from carl_cli.transforms import AffineTransform, CompositeTransform, Transform, from_network
 from carl_cli.transforms.fitting import fit_affine
 from carl_cli.transforms.folds import without_folds
 from carl_cli.weights.folder import Weights
 
-Init = Literal["none", "centers", "moments", "rigid", "affine"]
 
+@option_group
+class RegistrationOptions(StartOptions, ImageOptions):
+    """Raises UsageError for a value that is misspelt or out of its bounds."""
 
-@dataclass(frozen=True)
-class RegistrationOptions:
-    """instance None: the forward pass alone. initial: a transform that is refined.
-
-    init rigid and affine: a first pass of the network, of which only the best rigid or affine
-    part is kept, starts a second one. rigid first finds how the moving image is turned, by any
-    angle (`carl_cli.registration.rotation`), if the coarse network is a coordinate attention.
-    affine_only: the result is that affine part.
-    repair_folds: no voxel of the network's grid keeps a Jacobian determinant of zero or less.
-    """
-
-    fixed_modality: str = "auto"
-    moving_modality: str = "auto"
-    window: tuple[float, float] | None = None
-    percentiles: tuple[float, float] | None = None
-    fixed_mask: Image | None = None
-    moving_mask: Image | None = None
-    initial: Transform | None = None
-    init: Init = "none"
-    affine_only: bool = False
-    repair_folds: bool = False
-    instance: InstanceOptions | None = None
-    confidence: bool = False
+    fixed_mask: InstanceOf[Image] | None = None  # where similarity counts; on a grid of its own
+    moving_mask: InstanceOf[Image] | None = None
+    initial: Transform | None = None  # fixed → moving, LPS mm; it is refined
+    instance: InstanceOptions | None = None  # None: the forward pass alone
+    match_spread: bool = False  # whether Registration.spread_mm is wanted
 
 
 DEFAULT_OPTIONS = RegistrationOptions()
@@ -96,7 +82,7 @@ def register(
             forward, backward = _affine_parts(forward, prepared)
         elif options.repair_folds:
             forward = CompositeTransform(without_folds(forward).parts)
-        spread = _spread_mm(forward_map, prepared) if options.confidence else None
+        spread = _spread_mm(forward_map, prepared) if options.match_spread else None
     return Registration(forward, backward, prepared, losses, watch.seconds, spread)
 
 
@@ -134,13 +120,7 @@ def _initial(
     if options.init == "none":
         return options.initial
     if options.init == "centers" or options.init == "moments":
-        return initialise(
-            fixed,
-            moving,
-            options.init,
-            fixed_modality=options.fixed_modality,
-            moving_modality=options.moving_modality,
-        )
+        return initialise(fixed, moving, options.init, options)
     turned: Transform | None = None
     if options.init == "rigid" and attention_of(weights.network) is not None:
         with watch.stage("search of the rotation"), torch.inference_mode():
@@ -178,10 +158,7 @@ def prepare(
         fixed,
         moving,
         weights.config.preprocess,
-        fixed_modality=options.fixed_modality,
-        moving_modality=options.moving_modality,
-        window=options.window,
-        percentiles=options.percentiles,
+        options,
         fixed_mask=options.fixed_mask,
         moving_mask=options.moving_mask,
         initial=initial,

@@ -23,7 +23,7 @@ ALIKE = 0.98
 
 def advise(metrics: Metrics) -> list[str]:
     """One sentence for each doubt; empty when nothing stands out. Unknown values are passed."""
-    doubts = (_overlap, _similarity, _folds, _inverse, _flip, _rotation, _confidence)
+    doubts = (_overlap, _similarity, _folds, _inverse, _flip, _rotation, _match_spread)
     return [text for text in (doubt(metrics) for doubt in doubts) if text]
 
 
@@ -93,12 +93,12 @@ def _rotation(metrics: Metrics) -> str:
     )
 
 
-def _confidence(metrics: Metrics) -> str:
+def _match_spread(metrics: Metrics) -> str:
     spread = metrics.match_spread_mm
     if spread is None or spread <= MOST_SPREAD_MM:
         return ""
     return (
-        f"Low confidence: the network's matches are spread over {spread:.0f} mm (median). "
+        f"Unsure match: the network's matches are spread over {spread:.0f} mm (median). "
         "The images share few clear features."
     )
 

@@ -103,22 +103,25 @@ def save_figure(
 def check_figure_path(path: str | Path) -> None:
     if Path(path).suffix.lower() not in FIGURE_SUFFIXES:
         raise UsageError(
-            f"A figure can't be written as {Path(path).name}.",
-            f"Use one of {', '.join(FIGURE_SUFFIXES)}.",
+            f"a figure can't be written as {Path(path).name}",
+            f"use one of {', '.join(FIGURE_SUFFIXES)}",
         )
 
 
 def save_scene_figure(path: str | Path, scene: Scene) -> None:
     """The figure of a scene that is already built."""
+    _save(Path(path), lambda: _draw(scene), dpi=130, points=8)
+
+
+def _save(path: Path, draw: Callable[[], Figure], dpi: int, points: float) -> None:
+    """Text stays text in SVG, and the same picture gives the same bytes. points: its size."""
     from matplotlib import rc_context
 
-    # Text stays text in SVG, and the same picture gives the same bytes.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "carl", "font.size": 8}):
-        figure = _draw(scene)
-        kind = Path(path).suffix.lower()
-        stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(kind, {})
-        with atomic_path(Path(path)) as temporary:
-            figure.savefig(temporary, dpi=130, metadata=stamp, facecolor="white")
+    stamps = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "carl", "font.size": points}):
+        figure = draw()
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, metadata=stamps.get(path.suffix.lower(), {}))
 
 
 def _draw(scene: Scene) -> Figure:
@@ -217,9 +220,7 @@ def _letters(tile: _Tile) -> None:
     places = {across[0]: (0.03, 0.5), across[1]: (0.97, 0.5), bottom: (0.5, 0.03), top: (0.5, 0.97)}
     for letter, (x, y) in places.items():
         tile.axes.text(
-            x,
-            y,
-            letter,
+            *(x, y, letter),
             transform=tile.axes.transAxes,
             color="white",
             fontsize=8,
@@ -290,11 +291,9 @@ def save_curves(
     path: Path, rows: Sequence[Mapping[str, Any]], across: str, up: str, name: str
 ) -> None:
     """rows[across] → rows[up], a line for each rows[name]. Raises OutputError."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # Text stays text in SVG, and the same picture gives the same bytes.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "carl"}):
+    def drawn() -> Figure:
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
         axes = figure.subplots()
         for k, label in enumerate(dict.fromkeys(row[name] for row in rows)):
@@ -303,6 +302,6 @@ def save_curves(
         axes.set(xlabel=across.replace("_", " "), ylabel=up.replace("_", " "))
         axes.grid(alpha=0.3)
         axes.legend()
-        undated = {"Date": None} if path.suffix == ".svg" else None
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=150, metadata=undated)
+        return figure
+
+    _save(path, drawn, dpi=150, points=10)

@@ -14,9 +14,9 @@ from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image
 from carl_cli.report.page import assemble, binary_block, json_block
 from carl_cli.report.planes import (
-    CONFIDENCE_MAP,
     FOLD_COLOUR,
     JACOBIAN_MAP,
+    MATCH_SPREAD_MAP,
     focus_xyz,
     grid_spacing_mm,
     jacobian_limit,
@@ -43,14 +43,14 @@ def write_report(
     *,
     record: RunRecord | None = None,
     jacobian: Image | None = None,
-    confidence: Image | None = None,
+    match_spread: Image | None = None,
     labels: tuple[Image | None, Image | None] = (None, None),
     limit_bytes: int = LIMIT_BYTES,
 ) -> None:
     """Write the page; volumes are made coarser until it is smaller than `limit_bytes`.
 
     warped: moving on the fixed grid. transform: fixed to moving points, LPS mm. jacobian and
-    confidence: on grids in the fixed frame; the latter is the spread of the network's match
+    match_spread: on grids in the fixed frame; the latter is the spread of the network's match
     in mm, small where it is sure. labels: segmentations of fixed and of
     moving, each in its own frame. Landmarks, metrics and provenance come from the record.
     Raises OutputError when the file can't be written.
@@ -63,7 +63,7 @@ def write_report(
             warped,
             transform,
             jacobian=jacobian,
-            confidence=confidence,
+            match_spread=match_spread,
             labels=labels,
             longest=longest,
         )
@@ -79,8 +79,8 @@ def page_of(scene: Scene, record: RunRecord | None) -> str:
     """The whole page as text."""
     volumes = {"fixed": scene.fixed, "before": scene.before, "warped": scene.warped}
     volumes |= {"jacobian": jacobian_codes(scene.jacobian)}
-    if scene.confidence is not None:
-        volumes["confidence"] = confidence_codes(scene.confidence)
+    if scene.match_spread is not None:
+        volumes["match_spread"] = match_spread_codes(scene.match_spread)
     for name, labels in (
         ("fixedLabels", scene.fixed_labels),
         ("warpedLabels", scene.warped_labels),
@@ -117,7 +117,7 @@ def _description(
     has = [
         name
         for name, present in (
-            ("confidence", scene.confidence is not None),
+            ("match_spread", scene.match_spread is not None),
             ("labels", bool(scene.label_values)),
             ("landmarks", bool(landmarks)),
         )
@@ -174,7 +174,7 @@ def jacobian_codes(jacobian: NDArray[np.float32]) -> NDArray[np.uint8]:
     return codes
 
 
-def confidence_codes(spread_mm: NDArray[np.float32]) -> NDArray[np.uint8]:
+def match_spread_codes(spread_mm: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Bytes from 0 mm to the end of the scale."""
     return _codes(spread_mm / spread_limit_mm(spread_mm))
 
@@ -200,12 +200,12 @@ def _maps(scene: Scene) -> dict[str, Any]:
             "colours": _colour_table(JACOBIAN_MAP),
         }
     }
-    if scene.confidence is not None:
-        maps["confidence"] = scale | {
-            "name": "Confidence: spread of the match, mm",
+    if scene.match_spread is not None:
+        maps["match_spread"] = scale | {
+            "name": "Spread of the match, mm",
             "low": "0 (sure)",
-            "high": f"≥ {spread_limit_mm(scene.confidence):g}",
-            "colours": _colour_table(CONFIDENCE_MAP),
+            "high": f"≥ {spread_limit_mm(scene.match_spread):g}",
+            "colours": _colour_table(MATCH_SPREAD_MAP),
         }
     return maps
 

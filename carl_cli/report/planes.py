@@ -12,7 +12,7 @@ from carl_cli.report.scene import Scene
 
 FOLD_COLOUR = "#ffd400"
 JACOBIAN_MAP = "RdBu_r"
-CONFIDENCE_MAP = "viridis_r"
+MATCH_SPREAD_MAP = "viridis_r"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def round_near(wanted: float) -> float:
 
 
 def spread_limit_mm(spread_mm: NDArray[np.float32]) -> float:
-    """Upper end of the colour scale of the confidence map."""
+    """Upper end of the colour scale of the map of the match spread."""
     known = spread_mm[np.isfinite(spread_mm)]
     reach = np.percentile(known, 99) if known.size else 0.0
     return float(next((limit for limit in (2, 5, 10, 20, 50, 100) if limit >= reach), 200))

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from carl_cli import __version__
-from carl_cli.errors import InputError
+from carl_cli.errors import InputError, told
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, sha256_of
 
@@ -137,7 +137,7 @@ class Landmark(_Part):
 class Metrics(_Part):
     """inverse_consistency_mm: |backward(forward(x)) - x| of the network's two directions;
     inverse_residual_mm: the same with the numerical inverse that was written.
-    match_spread_mm: median of the confidence map, see `write_report`."""
+    match_spread_mm: median of the map of the match spread, see `write_report`."""
 
     similarity_before: Similarity = Field(default_factory=Similarity)
     similarity_after: Similarity = Field(default_factory=Similarity)
@@ -181,22 +181,13 @@ class RunRecord(_Part):
     warnings: list[str] = Field(default_factory=list)
 
 
-def input_file(
-    path: str | Path,
-    grid: Grid | None = None,
-    *,
-    dtype: str = "",
-    modality: str = "",
-    intensity_window: tuple[float, float] | None = None,
-) -> InputFile:
+def input_file(path: str | Path, grid: Grid | None = None, *, dtype: str = "") -> InputFile:
     """Describe a file that was read; `grid` is left out for points and transforms."""
     geometry = {} if grid is None else _geometry(grid)
     return InputFile(
         path=printable(path),
         sha256=sha256_of(path),
         dtype=dtype,
-        modality=modality,
-        intensity_window=intensity_window,
         **geometry,
     )
 
@@ -272,18 +263,16 @@ def write_record(path: str | Path, record: RunRecord) -> None:
 
 def read_record(path: str | Path) -> RunRecord:
     """Raises InputError when the file is missing, not JSON or not a run record."""
-    hint = "Give the file that `carl register --json` wrote."
+    hint = "give the file that `carl register --json` wrote"
     if Path(path).exists() and not Path(path).is_file():
-        raise InputError(f"{path} is not a file.", hint)
+        raise InputError(f"{path} is not a file", hint)
     try:
         return RunRecord.model_validate_json(Path(path).read_bytes())
     except OSError as error:
-        raise InputError(f"Can't read the run record {path}: {error.strerror}.", hint) from error
+        raise InputError(f"{path}: the run record can't be read: {error.strerror}", hint) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        message = f"{path} is not a run record: {where}: {first['msg']}."
-        raise InputError(message, hint) from error
+        problem = told(error.errors()[0])
+        raise InputError(f"{path} is not a run record: {problem}", hint) from error
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:

@@ -25,7 +25,7 @@ ROLES = (
     "forward",
     "warped",
     "jacobian",
-    "confidence",
+    "match_spread",
     "fixed_seg",
     "moving_seg",
 )
@@ -40,7 +40,7 @@ class SavedRun:
     warped: Image
     transform: Transform
     jacobian: Image | None
-    confidence: Image | None
+    match_spread: Image | None
     labels: tuple[Image | None, Image | None]
     record: RunRecord | None
 
@@ -53,7 +53,7 @@ class SavedRun:
             self.transform,
             record=self.record,
             jacobian=self.jacobian,
-            confidence=self.confidence,
+            match_spread=self.match_spread,
             labels=self.labels,
         )
 
@@ -78,8 +78,8 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
     missing = [words for role, words in NEEDED.items() if role not in paths]
     if missing:
         raise UsageError(
-            f"A report needs {', '.join(missing)}.",
-            "Give the run record of `carl register --json`, or name the files.",
+            f"a report needs {', '.join(missing)}",
+            "give the run record of `carl register --json`, or name the files",
         )
     images = {role: _read(role, path, record) for role, path in paths.items() if role != "forward"}
     transform = read_transform(paths["forward"])
@@ -92,7 +92,7 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
         warped=warped,
         transform=transform,
         jacobian=images.get("jacobian"),
-        confidence=images.get("confidence"),
+        match_spread=images.get("match_spread"),
         labels=(images.get("fixed_seg"), images.get("moving_seg")),
         record=None if record is None else _with_changes(record, paths),
     )
@@ -140,8 +140,8 @@ def _paths(
             place = located(entries[role].path, record_path)
             if place is None and role in NEEDED:
                 raise InputError(
-                    f"{entries[role].path}, {NEEDED[role]} of this run, is not there.",
-                    "Run from the folder of the registration, or name the file.",
+                    f"{entries[role].path}, {NEEDED[role]} of this run, is not there",
+                    "run from the folder of the registration, or name the file",
                 )
             if place is not None:
                 found[role] = place

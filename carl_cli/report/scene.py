@@ -37,7 +37,7 @@ class Scene:
     jacobian: determinant, 1 = no change of volume. mapped: (z, y, x, D) on a coarse
     lattice from the first to the last voxel centre of the grid; coordinate along each
     display axis, in mm from the grid's origin, of the point that T maps the node to.
-    confidence: spread of the match in mm. labels: index into `label_values`, 0 = background.
+    match_spread: spread of the match in mm. labels: index into `label_values`, 0 = background.
     letters: for each display axis the (first, last) end; empty in 2D.
     """
 
@@ -49,7 +49,7 @@ class Scene:
     mapped: Floats
     letters: tuple[tuple[str, str], ...]
     overlap: float
-    confidence: Floats | None = None
+    match_spread: Floats | None = None
     fixed_labels: Bytes | None = None
     warped_labels: Bytes | None = None
     label_values: tuple[int, ...] = ()
@@ -71,13 +71,13 @@ def build_scene(
     transform: Transform,
     *,
     jacobian: Image | None = None,
-    confidence: Image | None = None,
+    match_spread: Image | None = None,
     labels: tuple[Image | None, Image | None] = (None, None),
     longest: int = 128,
 ) -> Scene:
     """Resample everything to the display grid of `fixed`, at most `longest` voxels an axis.
 
-    transform: fixed points to moving points, LPS mm. jacobian, confidence: on any grid in
+    transform: fixed points to moving points, LPS mm. jacobian, match_spread: on any grid in
     the fixed frame; the Jacobian is computed when it is not given. labels: segmentations of
     fixed and of moving, the latter on the moving image's own grid.
     """
@@ -95,7 +95,7 @@ def build_scene(
         mapped=_mapped_lattice(transform, grid),
         letters=tuple(end_letters(c) for c in grid.direction_matrix.T) if _is_3d(grid) else (),
         overlap=overlap,
-        confidence=None if confidence is None else _map_on(grid, confidence),
+        match_spread=None if match_spread is None else _map_on(grid, match_spread),
         fixed_labels=fixed_labels,
         warped_labels=warped_labels,
         label_values=values,

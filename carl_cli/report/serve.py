@@ -46,6 +46,6 @@ def page_server(page: Path, port: int = 0) -> PageServer:
     try:
         server = PageServer((LOOPBACK, port), handler)
     except (OSError, OverflowError) as error:
-        raise UsageError(f"Port {port} can't be used: {error}.", "Leave --port out.") from error
+        raise UsageError(f"port {port} can't be used: {error}", "leave --port out") from error
     server.address_of_page = f"http://{LOOPBACK}:{server.server_port}/{quote(page.name)}"
     return server

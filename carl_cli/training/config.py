@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from carl_cli.errors import InputError, UsageError
+from carl_cli.errors import InputError, UsageError, told
 from carl_cli.model.network import ModelConfig
-from carl_cli.model.similarity import NAMES as METRICS
+from carl_cli.model.similarity import LOSSES
 from carl_cli.training.synthesis.pairs import SynthesisSettings
 
 if sys.version_info >= (3, 11):
@@ -105,8 +105,8 @@ class LossWeights(Strict):
         terms = (self.attention, self.position, self.same_label)
         if not any((*terms, self.similarity, self.dice, self.field)):
             raise ValueError("all weights of the loss are 0")
-        if self.metric not in METRICS:
-            raise ValueError(f"metric {self.metric!r}: known are {', '.join(METRICS)}")
+        if self.metric not in LOSSES:
+            raise ValueError(f"metric {self.metric!r}: known are {', '.join(LOSSES)}")
         return self
 
     @property
@@ -258,8 +258,6 @@ def load_config(path: Path) -> TrainConfig:
     try:
         return TrainConfig.model_validate(tables)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(
-            f"{path}: {place}: {first['msg']}", "see examples/training for configs that work"
+            f"{path}: {told(error.errors()[0])}", "see examples/training for configs that work"
         ) from error

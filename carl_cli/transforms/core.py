@@ -54,7 +54,7 @@ class Transform(ABC):
         if points.shape[-1:] != (self.dimension,):
             raise InputError(
                 f"points of shape {points.shape} meet a transform of dimension {self.dimension}",
-                "The last axis of the points must hold x, y (and z).",
+                "the last axis of the points must hold x, y (and z)",
             )
         flat = points.reshape(-1, self.dimension)
         mapped = np.empty_like(flat)

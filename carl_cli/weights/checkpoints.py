@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -73,7 +73,7 @@ _UNICARL = Family(
     intensity=IntensityRule(
         ct_window=None, lower_percentile=1, upper_percentile=99, percentiles_of="image"
     ),
-    instance=_FIT.model_copy(update={"metric": "lncc2", "sigma": 4, "variance_floor": 1e-4}),
+    instance=replace(_FIT, metric="lncc2", sigma=4, variance_floor=1e-4),
     shape_zyx=(160, 160, 160),
     orientation="LPI",
     crop_uniform=1,

@@ -9,34 +9,30 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from carl_cli.errors import OutputError, WeightsError
+from carl_cli.errors import OutputError, WeightsError, told
 from carl_cli.io.atomic import atomic_path
 from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.model.similarity import VARIANCE_FLOOR
+from carl_cli.preprocessing.options import option_group
 from carl_cli.preprocessing.pair import PreprocessRule
 from carl_cli.weights.files import CARD, CONFIG, MODEL, check_files, digest_of
+from carl_cli.weights.options import InstanceChoices
 from carl_cli.weights.selftest import figures
 
 
-class InstanceDefaults(BaseModel):
-    """Instance optimisation that was found to suit these weights."""
+@option_group
+class InstanceDefaults(InstanceChoices):
+    """Instance optimisation that was found to suit these weights, as their config.json has it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    steps: int = Field(default=50, ge=0)
-    learning_rate: float = Field(default=2e-5, gt=0)
-    metric: Literal["lncc", "lncc2", "mind"] = "lncc"
-    sigma: int = Field(default=5, ge=1)
-    variance_floor: float = Field(default=VARIANCE_FLOOR, gt=0)
-    regularisation: float = Field(default=1.5, ge=0)
-    smoothing: float = Field(default=2.0, gt=0)
-    scope: Literal["all", "refine", "field"] = "all"
-    patience: int = Field(default=0, ge=0)
+    sigma: Annotated[int, Field(ge=1)] = 5  # voxels: the window of lncc and lncc2
+    variance_floor: Annotated[float, Field(gt=0)] = VARIANCE_FLOOR  # inside that window
+    patience: Annotated[int, Field(ge=0)] = 0  # all, refine: steps without gain until they stop
 
 
 class WeightsConfig(BaseModel):
@@ -112,9 +108,7 @@ def read_config(folder: Path) -> WeightsConfig:
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}", "name a folder that holds it") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(f"{path}: {where or 'the file'}: {first['msg']}") from error
+        raise WeightsError(f"{path}: {told(error.errors()[0])}") from error
 
 
 def _load_tensors(network: Registrar, path: Path) -> None:

@@ -150,7 +150,7 @@ def _named(error: BaseException, wanted: HubName) -> WeightsError | None:
             f"{endpoint()} does not answer as a Hub does", "check HF_ENDPOINT and the proxy"
         )
     if any(isinstance(e, errors.HFValidationError) for e in kinds):
-        return WeightsError(f"{wanted}: no name of a repository", "org/repo[@revision] is expected")
+        return WeightsError(f"{wanted} is not the name of a repository", "give org/repo[@revision]")
     return None
 
 
@@ -169,7 +169,7 @@ def _by_status(error: BaseException, wanted: HubName) -> WeightsError | None:
     if status == 404:
         return WeightsError(f"a file of {wanted} is missing on {endpoint()} (404)")
     return WeightsError(
-        f"{endpoint()} is out of order: it answered {status} for {wanted}",
+        f"{endpoint()} does not work at the moment: it answered {status} for {wanted}",
         "try again later",
     )
 

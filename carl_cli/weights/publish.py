@@ -91,7 +91,7 @@ def _refusal(error: BaseException, wanted: HubName) -> WeightsError | None:
     """What only a push can be refused for."""
     owner = wanted.repository.split("/")[0]
     words = {
-        400: ("{0} refuses the files: {3}", "mend the front matter of README.md"),
+        400: ("{0} refuses the files: {3}", "correct the front matter of README.md"),
         401: ("{0} doesn't accept your token", _TOKEN_HINT.format(hub.endpoint())),
         403: ("your token may not write to {1}", f"it must be of {owner}, and may write"),
         404: ("{0} has no {1} that you may write to", f"check that you belong to {owner}"),

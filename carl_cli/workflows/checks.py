@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,31 +26,14 @@ def check_request(
     outputs: CaseOutputs,
     weights: Weights,
     options: RegistrationOptions,
-    field_spacing: str,
 ) -> None:
     """Raise UsageError for choices that could only fail after the network has run."""
     _check_both_sides(inputs)
-    spacing_of(field_spacing)
     for role, path in outputs.paths().items():
         _check_suffix(role, path, options.affine_only)
     _check_distinct(inputs.paths(), outputs.paths())
-    if outputs.confidence is not None and weights.config.model.coarse != "attention":
-        raise UsageError("these weights give no confidence map", "leave out --confidence")
-
-
-def spacing_of(field_spacing: str) -> float | None:
-    """Millimetres, or None for native and network. Raises UsageError."""
-    if field_spacing in ("native", "network"):
-        return None
-    try:
-        spacing_mm = float(field_spacing)
-    except ValueError:
-        spacing_mm = math.nan
-    if not (math.isfinite(spacing_mm) and spacing_mm > 0):
-        raise UsageError(
-            f"--field-spacing {field_spacing}", "give native, network or millimetres above 0"
-        )
-    return spacing_mm
+    if outputs.match_spread is not None and weights.config.model.coarse != "attention":
+        raise UsageError("these weights give no map of the match", "leave out --match-spread")
 
 
 def _check_both_sides(inputs: CaseInputs) -> None:

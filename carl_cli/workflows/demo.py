@@ -34,7 +34,7 @@ class DemoFiles(NamedTuple):
     warped: Path
     warped_labels: Path
     jacobian: Path
-    confidence: Path
+    match_spread: Path
     forward: Path
     inverse: Path
     picture: Path
@@ -80,7 +80,7 @@ def run_demo(
     write_phantom(pair, files)
     progress("synthesis", 1.0)
     settings = RunSettings(device=weights.device, threads=threads, seed=seed)
-    inputs, outputs = _case(files, confidence=weights.config.model.coarse == "attention")
+    inputs, outputs = _case(files, match_spread=weights.config.model.coarse == "attention")
     record = run_case(inputs, outputs, weights, options, settings, progress)
     forward = read_transform(files.forward)
     fixed, labels = read_image(files.fixed), read_image(files.moving_labels)
@@ -90,7 +90,7 @@ def run_demo(
     return DemoScores(organ_dice(record), before, after, record)
 
 
-def _case(files: DemoFiles, confidence: bool) -> tuple[CaseInputs, CaseOutputs]:
+def _case(files: DemoFiles, match_spread: bool) -> tuple[CaseInputs, CaseOutputs]:
     from carl_cli.workflows.request import CaseInputs, CaseOutputs
 
     inputs = CaseInputs(
@@ -101,7 +101,7 @@ def _case(files: DemoFiles, confidence: bool) -> tuple[CaseInputs, CaseOutputs]:
         inverse=files.inverse,
         warped=files.warped,
         jacobian=files.jacobian,
-        confidence=files.confidence if confidence else None,
+        match_spread=files.match_spread if match_spread else None,
         figure=files.picture,
         report=files.report,
         json=files.record,

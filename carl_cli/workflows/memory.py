@@ -7,61 +7,54 @@ some of them), and stand for the temporary arrays that the libraries make.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from carl_cli.errors import InputError, OutOfMemoryError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import full_suffix
+from carl_cli.io.images.files import read_grid
 from carl_cli.io.transforms.fields import WRITABLE as FIELDS
 from carl_cli.model.network import ModelConfig
 from carl_cli.preprocessing.rule import PreprocessRule, grid_shape
-from carl_cli.system import MIB
+from carl_cli.system import MIB, Allowance, gpu_memory, main_memory, resident_mib
+from carl_cli.workflows.request import CaseInputs, Plan, RunSettings
 
 if TYPE_CHECKING:
     from carl_cli.weights.folder import Weights
-    from carl_cli.workflows.request import CaseInputs, RunSettings
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import lru_cache
 
-from carl_cli.errors import InputError, OutOfMemoryError
-from carl_cli.io.images.files import read_grid
-from carl_cli.system import Allowance, gpu_memory, main_memory, resident_mib
-from carl_cli.workflows.request import Plan
-
-if TYPE_CHECKING:
-    from carl_cli.weights.folder import Weights
-    from carl_cli.workflows.request import CaseInputs, RunSettings
-
-
-FLOAT = 4
-STORED = 4  # bytes of a voxel as it is kept after reading; int16 needs less, float64 more
-PREPARING = 22
-MAPS = 36
-ENCODING = 5  # feature maps that exist at once
-ENCODING_WINDOW = 10  # the same with window attention, on its finer grid
-FITTING = 350  # instance optimisation: losses, maps and their gradients on the network's grid
-FITTING_FIELD = 200  # the same without a network
-FITTING_UNET = 1.5  # what U-Nets take for their gradients, in what a forward pass takes
-FITTING_ENCODER = 20  # feature maps of the encoder: what its blocks start from, and one block
-FITTING_WINDOW = 40  # the same of window attention, which sees warped images too
-ON_GPU = 0.75  # tensors alone; on a CPU libraries take scratch memory beside them
-PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
-SCORING = 220
-RETAINED = 0.35  # of the network's memory is not given back to the system
-KEPT = 130  # bytes per network voxel that a result holds, with what scoring leaves behind
+BYTES_PER_FLOAT = 4
+STORED_BYTES_PER_VOXEL = 4  # as an image is kept after reading; int16 needs less, float64 more
+PREPARING_BYTES_PER_VOXEL = 22  # of the larger image
+MAPS_BYTES_PER_VOXEL = 36  # of the network's grid, as all below that are not said to be others
+ENCODING_FEATURE_MAPS = 5  # feature maps that exist at once
+WINDOW_FEATURE_MAPS = 10  # the same with window attention, on its finer grid
+FITTING_BYTES_PER_VOXEL = 350  # a step of instance optimisation: losses, maps and gradients
+FITTING_FIELD_BYTES_PER_VOXEL = 200  # the same without a network
+FITTING_UNETS = 1.5  # what U-Nets take for their gradients, in what a forward pass takes
+FITTING_FEATURE_MAPS = 20  # feature maps of the encoder: what its blocks start from, and one block
+FITTING_WINDOW_FEATURE_MAPS = 40  # the same of window attention, which sees warped images too
+GPU_SHARE = 0.75  # tensors alone; on a CPU libraries take scratch memory beside them
+COPIES_OF_PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
+SCORING_BYTES_PER_VOXEL = 220
+RETAINED_SHARE = 0.35  # of the network's memory is not given back to the system
+KEPT_BYTES_PER_VOXEL = 130  # of a result, with what scoring leaves behind
 LIBRARIES_MIB = 130.0  # ITK's transforms: beside what the network used, which is kept
 PICTURES_MIB = 60.0
-SLAB_POINTS, SLAB = 1 << 21, 75
-WRITING = 2.5  # copies of an output while it is compressed
+SLAB_POINTS, SLAB_BYTES_PER_POINT = 1 << 21, 75
+COPIES_WHILE_WRITING = 2.5  # copies of an output while it is compressed
 
-PER_VOXEL_BYTES = {"jacobian": 4, "confidence": 4, "warped": STORED, "inverse_warped": STORED}
+OUTPUT_BYTES_PER_VOXEL = dict.fromkeys(
+    ("jacobian", "match_spread", "warped", "inverse_warped"), STORED_BYTES_PER_VOXEL
+)
 """Of outputs on an image's grid; the moving one's for those that begin with inverse."""
-PER_POINT_BYTES = 12  # of a dense field
+FIELD_BYTES_PER_POINT = 12  # of a dense field
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ class Sizes:
 
     @property
     def images(self) -> int:
-        return STORED * (self.fixed + self.moving)
+        return STORED_BYTES_PER_VOXEL * (self.fixed + self.moving)
 
 
 def _physical_shape(fixed: Grid, moving: Grid, rule: PreprocessRule) -> tuple[int, ...]:
@@ -110,15 +103,15 @@ def need_of(plan: Plan, fixed: Grid, moving: Grid, weights: Weights) -> Need:
     voxels, network = prod(sizes.network_shape), _network_bytes(plan, sizes, weights)
     on_gpu = plan.settings.device.startswith("cuda")
     here = 0.0 if on_gpu else network
-    left = min(RETAINED * here, KEPT * voxels)
+    left = min(RETAINED_SHARE * here, KEPT_BYTES_PER_VOXEL * voxels)
     stages = (
-        PREPARING * max(sizes.fixed, sizes.moving),
+        PREPARING_BYTES_PER_VOXEL * max(sizes.fixed, sizes.moving),
         here,
-        SCORING * voxels + left,
+        SCORING_BYTES_PER_VOXEL * voxels + left,
         _writing(plan, sizes),
     )
     main = (sizes.images + _beside(plan, sizes) + max(stages)) / MIB + LIBRARIES_MIB
-    return Need(main, ON_GPU * network / MIB if on_gpu else 0.0, sizes.network_shape)
+    return Need(main, GPU_SHARE * network / MIB if on_gpu else 0.0, sizes.network_shape)
 
 
 def _network_bytes(plan: Plan, sizes: Sizes, weights: Weights) -> float:
@@ -128,13 +121,17 @@ def _network_bytes(plan: Plan, sizes: Sizes, weights: Weights) -> float:
     if instance is None or plan.options.affine_only:
         return forward
     parameters = sum(p.numel() for p in weights.network.parameters())
-    return forward + _fitting(model, shape, instance.scope) + PARAMETERS * FLOAT * parameters
+    return (
+        forward
+        + _fitting(model, shape, instance.scope)
+        + COPIES_OF_PARAMETERS * BYTES_PER_FLOAT * parameters
+    )
 
 
 def _beside(plan: Plan, sizes: Sizes) -> int:
     """Bytes of masks and segmentations, taken to be as large as their images."""
     given = plan.inputs.paths().keys()
-    return STORED * sum(
+    return STORED_BYTES_PER_VOXEL * sum(
         size
         for side, size in (("fixed", sizes.fixed), ("moving", sizes.moving))
         for role in ("mask", "seg")
@@ -145,18 +142,18 @@ def _beside(plan: Plan, sizes: Sizes) -> int:
 def _network(model: ModelConfig, shape: tuple[int, ...]) -> float:
     """Bytes of a forward pass: features are gone where a U-Net begins."""
     unets = max((_unet(model, shape, scale) for scale in _unet_scales(model)), default=0.0)
-    encoding = ENCODING_WINDOW if model.window_scales else ENCODING
-    return max(encoding * _features(model, shape), unets) + MAPS * prod(shape)
+    encoding = WINDOW_FEATURE_MAPS if model.window_scales else ENCODING_FEATURE_MAPS
+    return max(encoding * _features(model, shape), unets) + MAPS_BYTES_PER_VOXEL * prod(shape)
 
 
 def _fitting(model: ModelConfig, shape: tuple[int, ...], scope: str) -> float:
     """Bytes that a step of instance optimisation takes beside those of a forward pass."""
     if scope == "field":
-        return FITTING_FIELD * prod(shape)
-    maps = FITTING_WINDOW if model.window_scales else FITTING_ENCODER
+        return FITTING_FIELD_BYTES_PER_VOXEL * prod(shape)
+    maps = FITTING_WINDOW_FEATURE_MAPS if model.window_scales else FITTING_FEATURE_MAPS
     encoder = maps * _features(model, shape) if scope == "all" else 0.0
     unets = sum(_unet(model, shape, scale) for scale in _unet_scales(model))
-    return encoder + FITTING_UNET * unets + FITTING * prod(shape)
+    return encoder + FITTING_UNETS * unets + FITTING_BYTES_PER_VOXEL * prod(shape)
 
 
 def _features(model: ModelConfig, shape: tuple[int, ...]) -> float:
@@ -165,13 +162,13 @@ def _features(model: ModelConfig, shape: tuple[int, ...]) -> float:
         return 0.0
     encoder, finer = model.encoder, min((model.coarse_scale, *model.window_scales))
     cells = prod((n / finer + 2 * encoder.padding) / 2**encoder.halvings for n in shape)
-    return FLOAT * encoder.width * cells
+    return BYTES_PER_FLOAT * encoder.width * cells
 
 
 def _unet(model: ModelConfig, shape: tuple[int, ...], scale: int) -> float:
     """Bytes of a U-Net's finest level: its sums, its norm and what is joined."""
     channels = 5 * model.unet.up[0] + 2 * model.channels
-    return FLOAT * channels * prod(shape) / scale**model.dimension
+    return BYTES_PER_FLOAT * channels * prod(shape) / scale**model.dimension
 
 
 def _unet_scales(model: ModelConfig) -> tuple[int, ...]:
@@ -186,15 +183,15 @@ def _writing(plan: Plan, sizes: Sizes) -> float:
     written = sum(voxels[role] * per_voxel[role] for role in wanted)
     pictures = PICTURES_MIB * MIB if {"figure", "report"} & wanted.keys() else 0.0
     points = min(max(sizes.fixed, sizes.moving), SLAB_POINTS)
-    kept = KEPT * prod(sizes.network_shape)
-    return kept + SLAB * points + WRITING * written + pictures
+    kept = KEPT_BYTES_PER_VOXEL * prod(sizes.network_shape)
+    return kept + SLAB_BYTES_PER_POINT * points + COPIES_WHILE_WRITING * written + pictures
 
 
 def _bytes_per_voxel(role: str, path: Path, native: bool) -> int:
     """Of the image's voxels; native: dense fields are as fine as the image."""
     if role in ("forward", "inverse"):
-        return PER_POINT_BYTES if native and full_suffix(path).lower() in FIELDS else 0
-    return PER_VOXEL_BYTES.get(role, 0)
+        return FIELD_BYTES_PER_POINT if native and full_suffix(path).lower() in FIELDS else 0
+    return OUTPUT_BYTES_PER_VOXEL.get(role, 0)
 
 
 Grids = tuple[Grid, Grid]

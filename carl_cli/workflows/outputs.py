@@ -27,7 +27,6 @@ from carl_cli.transforms import (
     jacobian_determinant,
     spaced_grid,
 )
-from carl_cli.workflows.checks import spacing_of
 
 if TYPE_CHECKING:
     from carl_cli.workflows.request import CaseOutputs, RunSettings
@@ -70,8 +69,8 @@ class Delivery:
             write_image(outputs.inverse_warped, self.inverse_warped)
         if outputs.jacobian is not None:
             write_image(outputs.jacobian, self.jacobian)
-        if outputs.confidence is not None:
-            write_image(outputs.confidence, self.confidence)
+        if outputs.match_spread is not None:
+            write_image(outputs.match_spread, self.match_spread)
 
     def write_pictures(self, record: RunRecord) -> None:
         """Figure and HTML page."""
@@ -90,7 +89,7 @@ class Delivery:
                 self.warped,
                 self.forward,
                 record=record,
-                confidence=self._coarse_confidence(),
+                match_spread=self._coarse_match_spread(),
                 labels=labels,
             )
 
@@ -127,17 +126,17 @@ class Delivery:
         return Image(values.astype(np.float32), self.fixed.grid)
 
     @property
-    def confidence(self) -> Image:
+    def match_spread(self) -> Image:
         """Spread of the match in mm on the fixed grid; outside the network's view the largest.
 
         Raises UsageError for networks without attention.
         """
-        coarse = self._coarse_confidence()
+        coarse = self._coarse_match_spread()
         if coarse is None:
-            raise UsageError("these weights give no confidence map", "leave out --confidence")
+            raise UsageError("these weights give no map of the match", "leave out --match-spread")
         return resample(coarse, self.fixed.grid, background=float(coarse.array.max()))
 
-    def _coarse_confidence(self) -> Image | None:
+    def _coarse_match_spread(self) -> Image | None:
         """On the coarse network's grid, in the fixed frame."""
         spread = self.result.spread_mm
         if spread is None:
@@ -156,7 +155,7 @@ class Delivery:
         """Grid of a dense field; coarser ones still cover the image's field of view."""
         if self.settings.field_spacing == "native":
             return image_grid
-        asked_mm = spacing_of(self.settings.field_spacing)
+        asked_mm = self.settings.field_spacing_mm
         return spaced_grid(image_grid, asked_mm or self._network_spacing_mm)
 
     @property

@@ -23,10 +23,8 @@ Map = Callable[[Array], Array]
 
 AIR_HU, FAT_HU, MUSCLE_HU, BONE_HU, GAS_HU = -1000.0, -100.0, 45.0, 420.0, -900.0
 NOISE_HU = 18.0
-EDGE_MM = 2.0
+EDGE_MM, SKIN_MM, VERTEBRA_MM = 2.0, 14.0, 28.0
 BODY_RADII = (165.0, 112.0, 1e4)
-SKIN_MM = 14.0
-VERTEBRA_MM = 28.0
 
 
 class Organ(NamedTuple):
@@ -55,7 +53,6 @@ ORGANS = (
     Organ("spine", (0, 80, 0), (24, 24, 1e4), 240, 60, 3.0),
 )
 LABELS = {1: "body"} | {k + 2: organ.name for k, organ in enumerate(ORGANS)}
-LUNGS = ("right lung", "left lung")
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +155,7 @@ class _Anatomy:
         return near
 
     def _organ_hu(self, points: Array, organ: Organ) -> Array:
-        if organ.name in LUNGS:
+        if organ.name.endswith("lung"):
             return organ.hu + 700 * np.exp(-((self.vessels(points) / 0.16) ** 2))
         hu: Array = organ.hu + organ.texture_hu * self.tissue(points)
         if organ.name == "spine":
@@ -246,7 +243,7 @@ def _in_box(points: Array, organ: Organ) -> NDArray[np.bool_]:
 
 def _organ_depth(points: Array, organ: Organ) -> Array:
     depth = _depth(points, organ.centre, organ.radii, organ.exponent)
-    return np.minimum(depth, _above_diaphragm(points)) if organ.name in LUNGS else depth
+    return np.minimum(depth, _above_diaphragm(points)) if organ.name.endswith("lung") else depth
 
 
 def _depth(

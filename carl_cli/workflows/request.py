@@ -2,49 +2,79 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from carl_cli.preprocessing.options import option_group
+from carl_cli.weights.options import Seed
 
 if TYPE_CHECKING:
     from carl_cli.registration.register import RegistrationOptions
 
 
-@dataclass(frozen=True)
+@option_group
 class CaseInputs:
-    """Paths. Masks and segmentations may have grids of their own; points are in LPS or RAS as
-    their file says. series_uid and time_index choose a volume where a file holds several."""
+    """Paths of the two images and of what belongs to them. Masks and segmentations may have grids
+    of their own; points are in LPS or RAS as their file says."""
 
     fixed: Path
     moving: Path
-    fixed_mask: Path | None = None
-    moving_mask: Path | None = None
-    initial_transform: Path | None = None
-    fixed_seg: Path | None = None
-    moving_seg: Path | None = None
-    fixed_points: Path | None = None
-    moving_points: Path | None = None
-    series_uid: str | None = None
-    time_index: int | None = None
+    fixed_mask: Annotated[
+        Path | None,
+        Field(description="Where similarity counts in the fixed image; may be given alone."),
+    ] = None
+    moving_mask: Annotated[Path | None, Field(description="The same in the moving image.")] = None
+    initial_transform: Annotated[Path | None, Field(description="Transform to start from.")] = None
+    fixed_seg: Annotated[Path | None, Field(description="Labels of the fixed image.")] = None
+    moving_seg: Annotated[Path | None, Field(description="Labels of the moving image.")] = None
+    fixed_points: Annotated[Path | None, Field(description="Landmarks in the fixed image.")] = None
+    moving_points: Annotated[
+        Path | None, Field(description="The same landmarks in the moving image.")
+    ] = None
+    series_uid: Annotated[
+        str | None, Field(description="Which series of a DICOM folder to read.")
+    ] = None
+    time_index: Annotated[
+        int | None, Field(ge=0, description="Which volume of a time series to read.")
+    ] = None
 
     def paths(self) -> dict[str, Path]:
         return _paths(self)
 
 
-@dataclass(frozen=True)
+@option_group
 class CaseOutputs:
     """Paths of what is wanted. forward: fixed → moving points; inverse the other way."""
 
-    forward: Path | None = None
-    inverse: Path | None = None
-    warped: Path | None = None
-    inverse_warped: Path | None = None
-    jacobian: Path | None = None
-    confidence: Path | None = None
-    figure: Path | None = None
-    report: Path | None = None
-    json: Path | None = None
+    forward: Annotated[
+        Path | None,
+        Field(
+            description="Transform that resamples the moving image (fixed points to moving "
+            "points): .h5 (exact, small), .nii.gz .nrrd .mha (dense field), .txt .mat (affine)."
+        ),
+    ] = None
+    inverse: Annotated[Path | None, Field(description="Numerical inverse of the transform.")] = None
+    warped: Annotated[Path | None, Field(description="The moving image on the fixed grid.")] = None
+    inverse_warped: Annotated[
+        Path | None, Field(description="The fixed image on the moving grid.")
+    ] = None
+    jacobian: Annotated[
+        Path | None, Field(description="Jacobian determinant on the fixed grid.")
+    ] = None
+    match_spread: Annotated[
+        Path | None,
+        Field(description="Spread of the match in mm on the fixed grid; large where it is unsure."),
+    ] = None
+    figure: Annotated[Path | None, Field(description="Picture: .png, .svg or .pdf.")] = None
+    report: Annotated[Path | None, Field(description="Self-contained HTML page.")] = None
+    json: Annotated[
+        Path | None, Field(description="Record of the run: figures, hashes and times.")
+    ] = None
 
     def paths(self) -> dict[str, Path]:
         return _paths(self)
@@ -55,22 +85,46 @@ def _paths(named: CaseInputs | CaseOutputs) -> dict[str, Path]:
     return {role: path for role, path in values.items() if isinstance(path, Path)}
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """How outputs are written, and what the record tells of the run.
+def _known_spacing(text: str) -> str:
+    if text not in ("native", "network"):
+        try:
+            spacing_mm = float(text)
+        except ValueError:
+            spacing_mm = math.nan
+        if not 0 < spacing_mm < math.inf:
+            raise ValueError(f"native, network or millimetres above 0 expected, found {text}")
+    return text
 
-    field_spacing: "native" (the image's grid), "network", or mm, of dense fields.
-    workers: processes like this one that share the machine's memory.
-    """
 
-    field_spacing: str = "native"
-    precision: Literal["float", "double"] = "float"
+@option_group
+class WritingOptions:
+    field_spacing: Annotated[
+        str,
+        AfterValidator(_known_spacing),
+        Field(
+            description="Spacing of dense fields: native (the image's), network, or millimetres."
+        ),
+    ] = "native"
+    precision: Annotated[
+        Literal["float", "double"], Field(description="Precision of the numbers in a transform.")
+    ] = "float"
+
+    @property
+    def field_spacing_mm(self) -> float | None:
+        """None for native and network."""
+        return None if self.field_spacing in ("native", "network") else float(self.field_spacing)
+
+
+@option_group
+class RunSettings(WritingOptions):
+    """How outputs are written, and what the record tells of the run."""
+
     device: str = "cpu"
-    threads: int = 1
-    seed: int = 0
+    threads: Annotated[int, Field(ge=1)] = 1
+    seed: Seed = 0
     deterministic: bool = False
-    workers: int = 1
-    noted: Mapping[str, Any] = field(default_factory=dict)
+    workers: Annotated[int, Field(ge=1)] = 1  # processes that share the machine's memory
+    noted: Mapping[str, Any] = field(default_factory=dict)  # the options, for the record
 
 
 DEFAULT_SETTINGS = RunSettings()

@@ -56,7 +56,9 @@ class Storage:
         if self.spacing_mm is None:
             return base
         if not self.spacing_mm > 0:
-            raise UsageError(f"--field-spacing {self.spacing_mm}: a positive number of mm")
+            raise UsageError(
+                f"--field-spacing {self.spacing_mm}: a positive number of mm was expected"
+            )
         return spaced_grid(base or natural_grid(transform), self.spacing_mm)
 
     def write(self, path: Path, transform: Transform) -> None:

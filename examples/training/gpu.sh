@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One piece of a training, for a machine that is lent for minutes:
+# One piece of a training, for a GPU that is yours for a short time slot:
 #   bash examples/training/gpu.sh [CONFIG] [RUN] [SECONDS]
-# Goes on from RUN's last checkpoint, saves one every two minutes and at the end of the piece, in
+# Continues from RUN's last checkpoint, saves one every two minutes and at the end of the piece, in
 # parts under 16 MiB (see [keeping] of base.toml). Exit code 75: not finished; fetch RUN, and run
 # the same line again, on this machine or on another one that RUN was copied to.
 # Needs torch, numpy, pydantic, typer and rich; the label maps of CONFIG must have been prepared

@@ -27,9 +27,9 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Carl:
         def cite() -> None:
             raise failure
 
-        module = types.ModuleType("carl_cli.cli.cite")
+        module = types.ModuleType("carl_cli.cli.about")
         module.cite = cite  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "carl_cli.cli.cite", module)
+        monkeypatch.setitem(sys.modules, "carl_cli.cli.about", module)
 
     return make
 
@@ -127,11 +127,11 @@ def test_a_full_disk_on_stdout_is_an_output_error() -> None:
 def test_an_interrupt_from_outside_is_130() -> None:
     script = (
         "import sys, types, time\n"
-        "module = types.ModuleType('carl_cli.cli.cite')\n"
+        "module = types.ModuleType('carl_cli.cli.about')\n"
         "def cite():\n    print('started', flush=True); time.sleep(60)\n"
-        "module.cite = cite; sys.modules['carl_cli.cli.cite'] = module\n"
+        "module.cite = cite; sys.modules['carl_cli.cli.about'] = module\n"
         "from importlib.machinery import ModuleSpec\n"
-        "module.__spec__ = ModuleSpec('carl_cli.cli.cite', None)\n"
+        "module.__spec__ = ModuleSpec('carl_cli.cli.about', None)\n"
         "from carl_cli.cli.app import main; main(['cite'])\n"
     )
     process = subprocess.Popen(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from carl_cli.cli import console
-from carl_cli.cli.outputs import check_outputs
+from carl_cli.cli.options.shared import check_outputs
 from carl_cli.errors import OutputError
 
 SPEAK = """

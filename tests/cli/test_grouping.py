@@ -55,7 +55,7 @@ def test_spelled_options_parse_to_the_same_groups(
     assert [word for group in again for word in spelled(group)] == words
     table, folder, schedule, cluster, method = again
     assert (table.pairs, folder.out_dir) == (tmp_path / "pairs.csv", tmp_path / "out")
-    assert method.images.fixed_mask == tmp_path / "mask.nii.gz"
+    assert method.paths() == {"fixed_mask": tmp_path / "mask.nii.gz"}
     assert (schedule, cluster, method.network, method.instance, method.start, method.run) == (
         groups[2],
         groups[3],
@@ -64,7 +64,7 @@ def test_spelled_options_parse_to_the_same_groups(
     assert (folder.warped, folder.jacobian, cluster.requeue) == (False, True, False)
     assert cluster.sbatch == ["account=lab", "exclusive"]
     assert method.images.window == (-1000.0, 400.0)
-    assert method.images.time_index == 0
+    assert method.files.values["time_index"] == 0
 
 
 def test_defaults_are_left_out() -> None:

@@ -22,9 +22,9 @@ from typing import Any, NoReturn
 LIGHT = (
     "carl_cli.cli.app",
     "carl_cli.cli.console",
-    "carl_cli.cli.convert",
+    "carl_cli.cli.transforms",
     "carl_cli.cli.info",
-    "carl_cli.cli.outputs",
+    "carl_cli.cli.options.shared",
     "carl_cli.cli.points",
     "carl_cli.cli.warp",
     "carl_cli.workflows.info",

@@ -13,7 +13,7 @@ from torch import Tensor
 from carl_cli.model.devices import set_deterministic
 from carl_cli.model.fields import DisplacementMap, identity, mean
 from carl_cli.model.regularity import diffusion, gradicon
-from carl_cli.model.similarity import NAMES, by_name
+from carl_cli.model.similarity import LOSSES, by_name
 from tests.faults.runner import process
 from tests.faults.samples import phantom_pair
 
@@ -54,7 +54,7 @@ def test_threads_do_change_a_plain_mean(images: tuple[Tensor, ...]) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_threads_do_not_change_a_similarity(
     images: tuple[Tensor, Tensor, Tensor], name: str, masked: bool
 ) -> None:
@@ -91,12 +91,12 @@ def big_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def written(
     call: list[object], folder: Path, threads: int, options: tuple[object, ...]
 ) -> dict[str, bytes]:
-    """Transform, inverse, image, Jacobian determinant, confidence, of a process of its own: its
+    """Transform, inverse, image, Jacobian determinant, match spread, of a process of its own: its
     libraries learn how many threads there are as they are loaded."""
     out = folder / f"{threads}"
     out.mkdir()
     outputs = ["-o", out / "t.h5", "-O", out / "i.nii.gz", "-w", out / "w.nii.gz", "--jacobian",
-               out / "j.mha", "--confidence", out / "c.mha"]  # fmt: skip
+               out / "j.mha", "--match-spread", out / "c.mha"]  # fmt: skip
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     told = {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "passive"}
     ended = process([*call, "--threads", threads, *outputs, *options], out, SECONDS, **told)

@@ -154,7 +154,7 @@ def test_batch(weights: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
     table.write_text("\n".join(("id,fixed,moving,fixed_mask", *lines)) + "\n")
     results = tmp_path / "results"
     call = ["batch", table, "--out-dir", results, "--weights", weights, "--report", "--thumbnails",
-            "--inverse", "--inverse-warped", "--jacobian", "--confidence", "--figure",
+            "--inverse", "--inverse-warped", "--jacobian", "--match-spread", "--figure",
             "--threads", 1, "-v", "--log-file", results / "log.txt"]  # fmt: skip
     results.mkdir()
     ended = [process(call, tmp_path, SECONDS, CARL_DEBUG="1")]

@@ -14,6 +14,7 @@ from carl_cli.errors import CarlError, InputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.preprocessing.intensity import detect_modality
+from carl_cli.preprocessing.options import ImageOptions
 from carl_cli.preprocessing.pair import IntensityRule, PreprocessRule, prepare_pair
 from tests.conftest import make_grid
 
@@ -89,13 +90,13 @@ def test_ct_is_clipped_to_the_window() -> None:
 
 
 def test_the_users_window_replaces_the_rules() -> None:
-    prepared = prepare_pair(ct(), mr(), RULE, window=(-160, 240))
+    prepared = prepare_pair(ct(), mr(), RULE, ImageOptions(window=(-160, 240)))
     assert prepared.fixed.intensity == (-160, 240, "ct")
     assert prepared.moving.intensity.modality == "mr"
 
 
 def test_modality_can_be_forced_for_each_image() -> None:
-    prepared = prepare_pair(ct(), mr(), RULE, fixed_modality="mr", moving_modality="ct")
+    prepared = prepare_pair(ct(), mr(), RULE, ImageOptions("auto", "mr", "ct"))
     assert [one.intensity.modality for one in (prepared.fixed, prepared.moving)] == ["mr", "ct"]
     assert prepared.moving.intensity[:2] == (-1000.0, 1000.0)
 
@@ -104,7 +105,7 @@ def test_modality_can_be_forced_for_each_image() -> None:
 def test_percentiles_of_the_image(percentiles: tuple[float, float]) -> None:
     image = mr()
     rule = stretch(IntensityRule(percentiles_of="image"))
-    prepared = prepare_pair(image, image, rule, percentiles=percentiles).fixed
+    prepared = prepare_pair(image, image, rule, ImageOptions(percentiles=percentiles)).fixed
     low, high = np.percentile(image.array, percentiles)
     assert prepared.intensity == (pytest.approx(low), pytest.approx(high), "mr")
     expected = np.clip((image.array - low) / (high - low), 0, 1)
@@ -156,7 +157,11 @@ def filled(value: float, kind: str = "float32") -> Image:
 
 REFUSED = {
     "constant": (filled(7), {}, "scan.nii.gz: no contrast"),
-    "constant ct": (filled(-1000, "int16"), {"fixed_modality": "ct"}, "no contrast between"),
+    "constant ct": (
+        filled(-1000, "int16"),
+        {"options": ImageOptions(modality="ct")},
+        "no contrast between",
+    ),
     "all nan": (filled(np.nan), {}, "no voxel holds a finite number"),
     "complex": (filled(1, "complex64"), {}, "one real number per voxel"),
     "components": (
@@ -187,10 +192,10 @@ def test_images_and_masks_that_cannot_be_used(case: str) -> None:
 
 
 WRONG = {
-    "window order": ({"window": (100, -100)}, "low end must come first"),
+    "window order": ({"window": (100, -100)}, "LOW must be below HIGH, found 100 -100"),
     "window without ct": ({"window": (-100, 100)}, "neither image looks like CT"),
-    "percentiles": ({"percentiles": (99, 1)}, "0 <= low < high <= 100"),
-    "modality": ({"moving_modality": "pet"}, "no modality 'pet'"),
+    "percentiles": ({"percentiles": (99, 1)}, "0 <= LOW < HIGH <= 100"),
+    "modality": ({"moving_modality": "pet"}, "'pet': choose auto, ct or mr"),
 }
 
 
@@ -198,7 +203,7 @@ WRONG = {
 def test_options_that_contradict(case: str) -> None:
     options, words = WRONG[case]
     with pytest.raises(UsageError, match=words):
-        prepare_pair(mr(), mr(), RULE, **options)
+        prepare_pair(mr(), mr(), RULE, ImageOptions(**options))
 
 
 def test_images_of_two_dimensions_do_not_meet_three() -> None:

@@ -49,7 +49,7 @@ def pair() -> Pair:
 
 
 def _options(scope: str, steps: int = 12) -> InstanceOptions:
-    return InstanceOptions(steps, 2e-3, "lncc", 2, 1.5, scope)
+    return InstanceOptions(steps, 2e-3, "lncc", scope=scope, sigma=2)
 
 
 @pytest.mark.parametrize("scope", ["all", "refine"])
@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_map(network: Registrar, pair: Pair) -> Non
 
 def test_a_step_too_long_is_not_kept(network: Registrar, pair: Pair) -> None:
     """With an absurd learning rate the first state stays the best, and is what comes back."""
-    options = InstanceOptions(3, 50.0, "lncc", 2, 1.5, "refine")
+    options = InstanceOptions(3, 50.0, "lncc", scope="refine", sigma=2)
     forward, _, losses = optimise(network, pair, options, align_corners=False)
     assert losses.index(min(losses)) == 0
     with torch.inference_mode():
@@ -94,9 +94,9 @@ def test_a_step_too_long_is_not_kept(network: Registrar, pair: Pair) -> None:
 def test_a_loss_that_has_settled_ends_the_steps(network: Registrar, pair: Pair) -> None:
     """Steps too short to gain anything: after `patience` of them, unless that is 0."""
     for patience, expected in ((3, 4), (0, 9)):
-        options = InstanceOptions(8, 1e-9, "lncc", 2, 1.5, "refine", patience=patience)
+        options = InstanceOptions(8, 1e-9, "lncc", scope="refine", sigma=2, patience=patience)
         assert len(optimise(network, pair, options, align_corners=False)[2]) == expected
-    falling = InstanceOptions(8, 2e-3, "lncc", 2, 1.5, "all", patience=3)
+    falling = InstanceOptions(8, 2e-3, "lncc", scope="all", sigma=2, patience=3)
     assert len(optimise(network, pair, falling, align_corners=False)[2]) == 9
 
 

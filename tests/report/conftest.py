@@ -163,7 +163,7 @@ def report_page(pair: Pair, record: RunRecord, tmp_path_factory: pytest.TempPath
         pair.transform,
         record=record,
         labels=pair.labels,
-        confidence=Image(distance / 10, pair.fixed.grid),
+        match_spread=Image(distance / 10, pair.fixed.grid),
     )
     return path
 

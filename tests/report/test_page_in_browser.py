@@ -153,7 +153,7 @@ def test_every_mode_map_and_line_changes_the_picture(page: Browser) -> None:
     page.click("[value=blend]")
     set_slider(page, "[name=share]", 100)
     seen.add(page.canvas(0))
-    for choice in ("[name=grid]", "[value=jacobian]", "[value=confidence]", "[name=contours]"):
+    for choice in ("[name=grid]", "[value=jacobian]", "[value=match_spread]", "[name=contours]"):
         page.click(choice)
         seen.add(page.canvas(0))
     assert len(seen) == 9

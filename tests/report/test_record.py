@@ -82,12 +82,12 @@ def test_input_file_carries_the_geometry(tmp_path: Path) -> None:
     path = tmp_path / "image.nii"
     path.write_bytes(b"1")
     grid = Grid((4, 5, 6), (1.0, 2.0, 3.0), (-7.0, 8.0, 9.0), (0, 1, 0, 1, 0, 0, 0, 0, 1))
-    entry = input_file(path, grid, dtype="int16", modality="ct", intensity_window=(-1000, 1000))
+    entry = input_file(path, grid, dtype="int16")
     assert entry.size == (4, 5, 6)
     assert entry.spacing == (1.0, 2.0, 3.0)
     assert entry.origin == (-7.0, 8.0, 9.0)
     assert entry.direction == (0, 1, 0, 1, 0, 0, 0, 0, 1)
-    assert (entry.dtype, entry.modality, entry.intensity_window) == ("int16", "ct", (-1000, 1000))
+    assert (entry.dtype, entry.modality, entry.intensity_window) == ("int16", "", None)
 
 
 def test_names_that_are_not_utf8_still_make_json(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_peak_memory_sees_an_array() -> None:
     ("text", "found"),
     [
         ("not json", "not a run record"),
-        ('{"format": "carl-run/1"}', "command: Field required"),
+        ('{"format": "carl-run/1"}', "command is missing"),
         ('{"format": "other/2"}', "format"),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_config_that_makes_no_sense(carl: Carl, hub: Hub, files: object) -> No
     ("status", "said"),
     [
         (401, "refuses access to org/net (401)"),
-        (503, "is out of order: it answered 503"),
+        (503, "does not work at the moment: it answered 503"),
     ],
 )
 def test_a_hub_that_refuses_or_fails(carl: Carl, hub: Hub, status: int, said: str) -> None:

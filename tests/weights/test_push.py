@@ -137,7 +137,7 @@ def test_weights_that_are_not_sound_stay_here(carl: Carl, hub: Hub, own: Path) -
         ("others/net", TOKEN, 4, "error: your token may not write to others/net"),
         ("org/net", {**TOKEN, "HF_HUB_OFFLINE": "1"}, 4, "the network is not to be used"),
         ("org/net", {**TOKEN, "HF_ENDPOINT": "http://127.0.0.1:9"}, 4, "error: no connection"),
-        ("net", TOKEN, 2, "org/repo[@branch] is expected"),
+        ("net", TOKEN, 2, "give org/repo[@branch]"),
     ],
 )
 def test_who_may_not_push_and_where(
@@ -157,10 +157,10 @@ def test_who_may_not_push_and_where(
         ("preupload", 404, "has no org/net that you may write to"),
         ("batch", 403, "your token may not write to org/net"),
         ("put", 403, "your token may not write to org/net"),
-        ("verify", 422, "is out of order: it answered 422"),
+        ("verify", 422, "does not work at the moment: it answered 422"),
         ("commit", 409, "org/net@v2 was changed by somebody else meanwhile"),
         ("commit", 412, "org/net@v2 was changed by somebody else meanwhile"),
-        ("commit", 500, "is out of order: it answered 500"),
+        ("commit", 500, "does not work at the moment: it answered 500"),
     ],
 )
 def test_each_call_can_be_refused(
@@ -181,7 +181,7 @@ def test_front_matter_that_the_hub_refuses(carl: Carl, hub: Hub, own: Path) -> N
     done = carl("weights", "push", own, "org/net", **TOKEN)
     assert done.returncode == 4
     assert "license: expected" in done.stderr
-    assert "mend the front matter of README.md" in done.stderr
+    assert "correct the front matter of README.md" in done.stderr
 
 
 def test_nothing_there_to_push(carl: Carl, hub: Hub, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_all_outputs_and_a_fit_with_masks(
     pair: PairFiles,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    names = {"-o": "t.h5", "-O": "i.nii.gz", "-w": "w.nii.gz", "--confidence": "c.nii.gz"}
+    names = {"-o": "t.h5", "-O": "i.nii.gz", "-w": "w.nii.gz", "--match-spread": "c.nii.gz"}
     files = [word for key, name in names.items() for word in (key, tmp_path / name)]
     masks = ("--fixed-mask", pair.fixed_seg, "--moving-mask", pair.moving_seg)
     fit = ("--io", "--io-steps", 2, "--io-lr", "1e-3", "--json", tmp_path / "r.json")

@@ -49,11 +49,14 @@ def refused(outcome: Outcome, code: int, *words: str) -> None:
         (["-w", "same.nii.gz", "-W", "./same.nii.gz"], ["named twice"]),
         (["-o", "t.h5", "--io-steps", 5], ["--io-steps", "--io"]),
         (["-o", "t.mat", "--io", "--affine-only"], ["--affine-only"]),
-        (["-o", "t.h5", "--io", "--io-smoothing", 2], ["--io-smoothing", "is all", "--io-scope"]),
-        (["-o", "t.h5", "--io", "--io-scope", "field", "--io-lr", 1], ["--io-lr", "is field"]),
+        (["-o", "t.h5", "--io", "--io-smoothing", 2], ["--io-smoothing", "--io-scope all"]),
+        (
+            ["-o", "t.h5", "--io", "--io-scope", "field", "--io-lr", 1],
+            ["--io-lr", "--io-scope field"],
+        ),
         (["-o", "t.h5", "--device", "cuda:99"], ["cuda:99"]),
         (["-o", "t.h5", "--device", "abacus"], ["abacus", "cpu"]),
-        (["--confidence", "c.nii.gz"], ["no confidence map"]),
+        (["--match-spread", "c.nii.gz"], ["no map of the match"]),
     ],
 )
 def test_a_request_that_contradicts_itself(

@@ -188,11 +188,11 @@ def test_an_affine_result_is_an_affine_file(
             np.testing.assert_allclose(by_ants, mapped, atol=1e-3)
 
 
-def test_the_confidence_map_lies_on_the_fixed_grid(
+def test_the_map_of_the_match_spread_lies_on_the_fixed_grid(
     register: Register, attention_weights: Path, pair: PairFiles, tmp_path: Path
 ) -> None:
     """Standard deviations in mm: above 0, and no larger than the moving network view."""
-    register(attention_weights, "--confidence", tmp_path / "c.nii.gz")
+    register(attention_weights, "--match-spread", tmp_path / "c.nii.gz")
     found, fixed = sitk.ReadImage(str(tmp_path / "c.nii.gz")), sitk.ReadImage(str(pair.fixed))
     assert found.GetSize() == fixed.GetSize()
     np.testing.assert_allclose(found.GetOrigin(), fixed.GetOrigin(), atol=1e-4)

@@ -61,7 +61,7 @@ def minutes_of(text: str) -> int:
     """A time limit as Slurm writes it, in whole minutes, rounded up. Raises UsageError."""
     found = _TIME.fullmatch(text)
     if found is None:
-        raise UsageError(f"--time {text}", "minutes, hours:minutes:seconds or days-hours")
+        raise UsageError(f"--time {text}", "give minutes, hours:minutes:seconds or days-hours")
     days, *parts = (int(part) if part else None for part in found.groups())
     if days is not None or parts[2] is not None:
         hours, minutes, seconds = (part or 0 for part in parts)

@@ -1,21 +1,25 @@
-"""The arguments that `carl batch` has and `carl register` has not."""
+"""The arguments that `carl batch` has and `carl register` lacks."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
-from carl_cli.cli.options.register import OUTPUTS
+from carl_cli.cli.options.described import OUTPUTS, described_as, option
+from carl_cli.cli.options.shared import warn_confidence
+from carl_cli.workflows.request import CaseOutputs
 
 PAIRS = "The pairs"
-SCHEDULE = "Going on, and sharing the work"
+SCHEDULE = "Resuming, and sharing the work"
 
 
-def _option(panel: str, *names: str, help: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel)
+def _role(role: str, flag: str = "") -> OptionInfo:
+    """Whether an output is wanted of every case, as `carl register` describes it."""
+    return described_as(CaseOutputs, role, flag or "--" + role.replace("_", "-"))
 
 
 @dataclass(frozen=True)
@@ -25,40 +29,46 @@ class TableArguments:
         typer.Argument(help="CSV or TSV with a header: fixed, moving and optional columns."),
     ] = None
     fixed_dir: Annotated[
-        Path | None, _option(PAIRS, "--fixed-dir", help="Instead of a table: fixed images.")
+        Path | None,
+        option(PAIRS, "--fixed-dir", help="Folder of fixed images, in place of a table."),
     ] = None
     moving_dir: Annotated[
-        Path | None, _option(PAIRS, "--moving-dir", help="Moving images of the same names.")
+        Path | None,
+        option(PAIRS, "--moving-dir", help="Folder of moving images with the same names."),
     ] = None
     pattern: Annotated[
         str,
-        _option(
-            PAIRS, "--pattern", help="Which files of these folders; {id} marks the case's name."
-        ),
+        option(PAIRS, "--pattern", help="Which files to take; {id} marks the name of the case."),
     ] = "*.nii.gz"
     fixed_pattern: Annotated[
         str | None,
-        _option(PAIRS, "--fixed-pattern", help="Of fixed files alone, as in {id}/{id}_ct.nii.gz."),
+        option(
+            PAIRS,
+            "--fixed-pattern",
+            help="Pattern of fixed files alone, as in {id}/{id}_ct.nii.gz.",
+        ),
     ] = None
     moving_pattern: Annotated[
-        str | None, _option(PAIRS, "--moving-pattern", help="Of moving files alone.")
+        str | None, option(PAIRS, "--moving-pattern", help="Pattern of moving files alone.")
     ] = None
     atlas: Annotated[
         Path | None,
-        _option(PAIRS, "--atlas", help="One fixed image for all of --moving-dir or --bids."),
+        option(PAIRS, "--atlas", help="One fixed image for all of --moving-dir or --bids."),
     ] = None
     bids: Annotated[
-        Path | None, _option(PAIRS, "--bids", help="BIDS dataset of the moving images (pybids).")
+        Path | None, option(PAIRS, "--bids", help="BIDS dataset of the moving images (pybids).")
     ] = None
     bids_filter: Annotated[
         list[str] | None,
-        _option(
-            PAIRS, "--bids-filter", help="Which: entity=value; repeatable. Default: suffix=T1w."
+        option(
+            PAIRS,
+            "--bids-filter",
+            help="Which of its images to take: entity=value; repeatable. Default: suffix=T1w.",
         ),
     ] = None
     keep_going: Annotated[
         bool,
-        _option(
+        option(
             PAIRS,
             "--keep-going",
             help="Count bad lines of the table as failed cases. Default: start nothing.",
@@ -68,36 +78,37 @@ class TableArguments:
 
 @dataclass(frozen=True)
 class FolderArguments:
-    """Field names after out_dir and overwrite are roles of CaseOutputs."""
+    """Names of flags are roles of CaseOutputs. confidence: what --match-spread was called."""
 
     out_dir: Annotated[
-        Path, _option(OUTPUTS, "--out-dir", "-o", help="A folder for each case is made in it.")
+        Path,
+        option(OUTPUTS, "--out-dir", "-o", help="Folder for the results; each case gets its own."),
     ]
-    warped: Annotated[
-        bool, _option(OUTPUTS, "--warped/--no-warped", help="Moving images on the fixed grids.")
-    ] = True
-    inverse: Annotated[bool, _option(OUTPUTS, "--inverse", help="Numerical inverses.")] = False
-    inverse_warped: Annotated[
-        bool, _option(OUTPUTS, "--inverse-warped", help="Fixed images on the moving grids.")
-    ] = False
-    jacobian: Annotated[bool, _option(OUTPUTS, "--jacobian", help="Jacobian determinants.")] = False
+    warped: Annotated[bool, _role("warped", "--warped/--no-warped")] = True
+    inverse: Annotated[bool, _role("inverse")] = False
+    inverse_warped: Annotated[bool, _role("inverse_warped")] = False
+    jacobian: Annotated[bool, _role("jacobian")] = False
+    match_spread: Annotated[bool, _role("match_spread")] = False
     confidence: Annotated[
-        bool, _option(OUTPUTS, "--confidence", help="Spread of the matches in mm.")
+        bool, option(OUTPUTS, "--confidence", help="--match-spread.", hidden=True)
     ] = False
-    figure: Annotated[bool, _option(OUTPUTS, "--figure", help="A picture of each case.")] = False
-    report: Annotated[bool, _option(OUTPUTS, "--report", help="An HTML page for each case.")] = (
-        False
-    )
+    figure: Annotated[bool, _role("figure")] = False
+    report: Annotated[bool, _role("report")] = False
     thumbnails: Annotated[
         bool,
-        _option(OUTPUTS, "--thumbnails", help="Pictures in index.html; reads all images again."),
+        option(
+            OUTPUTS, "--thumbnails", help="Show pictures in index.html; reads all images again."
+        ),
     ] = False
     overwrite: Annotated[
-        bool, _option(OUTPUTS, "--overwrite", help="Do all again, replace what exists.")
+        bool, option(OUTPUTS, "--overwrite", help="Do every case again and replace what exists.")
     ] = False
 
     def roles(self) -> tuple[str, ...]:
         chosen = asdict(self)
+        if chosen.pop("confidence"):
+            warn_confidence()
+            chosen["match_spread"] = True
         others = ("out_dir", "thumbnails", "overwrite")
         return tuple(name for name, wanted in chosen.items() if wanted and name not in others)
 
@@ -106,27 +117,33 @@ class FolderArguments:
 class ScheduleArguments:
     resume: Annotated[
         bool,
-        _option(SCHEDULE, "--resume", help="Skip what is done, by content, and what failed."),
+        option(
+            SCHEDULE,
+            "--resume",
+            help="Skip cases that have failed, or are done with the same files and options.",
+        ),
     ] = False
     retry_failed: Annotated[
-        bool, _option(SCHEDULE, "--retry-failed", help="--resume, but try failed cases again.")
+        bool, option(SCHEDULE, "--retry-failed", help="Like --resume, but try failed cases again.")
     ] = False
     shard: Annotated[
         str | None,
-        _option(SCHEDULE, "--shard", help="I/N: part I of N. Default: the Slurm array's part."),
+        option(SCHEDULE, "--shard", help="I/N: part I of N. Default: the Slurm array's part."),
     ] = None
     workers: Annotated[
         int,
-        _option(
+        option(
             SCHEDULE,
             "--workers",
-            help="Processes; they share the threads. On GPUs, one for each visible GPU.",
+            help="Number of processes, which share the threads; on GPUs at most one for each.",
         ),
     ] = 1
     share_gpu: Annotated[
-        bool, _option(SCHEDULE, "--share-gpu", help="Several workers on one GPU.")
+        bool, option(SCHEDULE, "--share-gpu", help="Allow several workers on one GPU.")
     ] = False
     summary: Annotated[
         bool,
-        _option(SCHEDULE, "--summary", help="Only merge what all shards did into the summary."),
+        option(
+            SCHEDULE, "--summary", help="Only merge the results of all shards into the summary."
+        ),
     ] = False

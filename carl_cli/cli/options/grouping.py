@@ -1,5 +1,8 @@
-"""Options in groups: a command takes dataclasses, Typer sees one flat list of options; and
-commands in groups of which one is the default.
+"""Options in groups: a command takes groups, Typer sees one flat list of options; and commands in
+groups of which one is the default.
+
+A group is an `option_group` of a library room, or `Some` of one, where what is not given stays
+open, or a dataclass of other groups and of arguments that only the command line has:
 
 @dataclass(frozen=True)
 class Speed:
@@ -7,79 +10,141 @@ class Speed:
 
 @grouped
 def command(speed: Speed) -> None: ...
-
-A group may hold groups in its turn: what several commands share is listed once.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
+import typer
 from typer.core import TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
+from carl_cli.cli.commands import CONTEXT
+from carl_cli.cli.options.described import described
+from carl_cli.preprocessing.options import Option, options_of
+
+Group = TypeVar("Group")
+
+
+@dataclass(frozen=True)
+class Some(Generic[Group]):
+    """Values for some options of a group, by the names of its fields."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Argument(NamedTuple):
+    """An argument or option of a group. name: that of Typer's parameter."""
+
+    field: str
+    name: str
+    annotation: Any
+    default: Any
+    shown: ArgumentInfo | OptionInfo
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        default = inspect.Parameter.empty if self.default is MISSING else self.default
+        return inspect.Parameter(self.name, kind, default=default, annotation=self.annotation)
+
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with the fields of its dataclass parameters as parameters of its own."""
+    """The function with the options of its groups as parameters of its own."""
     groups = get_type_hints(function)
     groups.pop("return", None)
 
     def command(**values: Any) -> None:
         function(**{name: _built(group, values) for name, group in groups.items()})
 
-    parameters = [p for group in groups.values() for p in _parameters(group)]
+    parameters = [a.parameter for group in groups.values() for a in _all_arguments(group)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     return command
 
 
-def _built(group: type[Any], values: dict[str, Any]) -> Any:
-    hints = get_type_hints(group)
-    return group(
-        **{
-            f.name: _built(hints[f.name], values) if is_dataclass(hints[f.name]) else values[f.name]
-            for f in fields(group)
-        }
-    )
+def changed(group: Any, values: Mapping[str, Any], kind: Any = None) -> Any:
+    """The group with some options set otherwise, by their names; others are not looked at."""
+    kind = kind or type(group)
+    own = {a.field: values[a.name] for a in _arguments(kind) if a.name in values}
+    if get_origin(kind) is Some:
+        return Some({**group.values, **own})
+    parts = {name: changed(getattr(group, name), values, of) for name, of in _parts(kind).items()}
+    return replace(group, **own, **parts)
 
 
-def _parameters(group: type[Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    found = []
-    for f in fields(group):
-        if is_dataclass(hints[f.name]):
-            found += _parameters(hints[f.name])
-        else:
-            found.append(_parameter(f.name, f.default, hints[f.name]))
-    return found
-
-
-def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
-    empty = inspect.Parameter.empty
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=empty if default is MISSING else default,
-        annotation=annotation,
-    )
-
-
-def spelled(group: Any) -> list[str]:
+def spelled(group: Any, kind: Any = None) -> list[str]:
     """The words of a command line that give this group, defaults left out, paths absolute."""
-    hints = get_type_hints(type(group), include_extras=True)
+    kind = kind or type(group)
+    values = group.values if isinstance(group, Some) else vars(group)
     words: list[str] = []
-    for f in fields(group):
-        value = getattr(group, f.name)
-        if is_dataclass(value):
-            words += spelled(value)
-        elif value is not None and value != f.default:
-            words += _words(hints[f.name].__metadata__[0], value)
+    for a in _arguments(kind):
+        value = values.get(a.field)
+        if value is not None and value != a.default:
+            words += _words(a.shown, value)
+    for name, of in _parts(kind).items():
+        words += spelled(values[name], of)
     return words
+
+
+def _built(kind: Any, values: Mapping[str, Any]) -> Any:
+    own = {a.field: values[a.name] for a in _arguments(kind)}
+    if get_origin(kind) is Some:
+        return Some({name: value for name, value in own.items() if value is not None})
+    parts = {name: _built(of, values) for name, of in _parts(kind).items()}
+    return kind(**own, **parts)
+
+
+def _all_arguments(kind: Any) -> Iterator[Argument]:
+    yield from _arguments(kind)
+    for part in _parts(kind).values():
+        yield from _all_arguments(part)
+
+
+def _arguments(kind: Any) -> list[Argument]:
+    """Those of the group itself, without those of the groups that it holds."""
+    if get_origin(kind) is Some:
+        return [_open(o) for o in options_of(get_args(kind)[0])]
+    if hasattr(kind, "__pydantic_fields__"):
+        return [_closed(o) for o in options_of(kind)]
+    hints = get_type_hints(kind, include_extras=True)
+    own = [f for f in fields(kind) if get_origin(hints[f.name]) is Annotated]
+    shown = {f.name: hints[f.name].__metadata__[0] for f in own}
+    return [Argument(f.name, f.name, hints[f.name], f.default, shown[f.name]) for f in own]
+
+
+def _closed(o: Option) -> Argument:
+    shown = described(o)
+    return Argument(o.field, o.name, Annotated[o.type, shown], o.default, shown)
+
+
+def _open(o: Option) -> Argument:
+    shown = described(o)
+    return Argument(o.field, o.name, Annotated[o.type | None, shown], None, shown)
+
+
+def _parts(kind: Any) -> dict[str, Any]:
+    """Field → type of the groups that this group holds."""
+    if get_origin(kind) is Some or hasattr(kind, "__pydantic_fields__"):
+        return {}
+    hints = get_type_hints(kind)
+    return {n: t for n, t in hints.items() if is_dataclass(get_origin(t) or t)}
 
 
 def _words(parameter: ArgumentInfo | OptionInfo, value: Any) -> list[str]:
@@ -108,3 +173,14 @@ class DefaultGroup(TyperGroup):
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
+
+
+def application(help: str, default: str = "") -> typer.Typer:
+    """A command that has commands of its own; default: the one that may go unnamed."""
+    return typer.Typer(
+        cls=type("Group", (DefaultGroup,), {"default": default}) if default else None,
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings=CONTEXT,
+        help=help,
+    )

@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carl_cli.cli import console
-from carl_cli.cli.options.register import (
-    ImageArguments,
-    InstanceArguments,
-    NetworkArguments,
-    RunArguments,
-    ScoreArguments,
-    StartArguments,
-    WritingArguments,
-)
+from carl_cli.cli.options.grouping import Some, changed
+from carl_cli.cli.options.register import InstanceArguments, RunArguments
 from carl_cli.errors import UsageError
+from carl_cli.preprocessing.options import ImageOptions, Option, noted, options_of
+from carl_cli.registration.options import StartOptions
 from carl_cli.system import keep_freed_memory
+from carl_cli.weights.options import UNUSED, InstanceChoices, NetworkOptions
+from carl_cli.workflows.request import CaseInputs, WritingOptions
 
 if TYPE_CHECKING:
+    from carl_cli.batch.job import Job
+    from carl_cli.batch.table import Entry, Row
+    from carl_cli.batch.workers import Setup
     from carl_cli.registration.instance import InstanceOptions
     from carl_cli.registration.register import RegistrationOptions
     from carl_cli.weights.folder import Weights
-    from carl_cli.workflows.request import CaseInputs, RunSettings
-
-FILES = (
-    "fixed_mask",
-    "moving_mask",
-    "initial_transform",
-    "fixed_seg",
-    "moving_seg",
-    "fixed_points",
-    "moving_points",
-)
-"""Options that name files which belong to a pair: inputs of a case, columns of a table."""
+    from carl_cli.workflows.request import RunSettings
 
 
 @dataclass(frozen=True)
 class MethodArguments:
-    writing: WritingArguments = field(default_factory=WritingArguments)
-    network: NetworkArguments = field(default_factory=NetworkArguments)
+    """files: of the fields of CaseInputs, all but the two images."""
+
+    writing: WritingOptions = field(default_factory=WritingOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
     instance: InstanceArguments = field(default_factory=InstanceArguments)
-    images: ImageArguments = field(default_factory=ImageArguments)
-    start: StartArguments = field(default_factory=StartArguments)
-    scores: ScoreArguments = field(default_factory=ScoreArguments)
+    images: ImageOptions = field(default_factory=ImageOptions)
+    files: Some[CaseInputs] = field(default_factory=Some)
+    start: StartOptions = field(default_factory=StartOptions)
     run: RunArguments = field(default_factory=RunArguments)
 
     def begin(self) -> int:
@@ -57,30 +48,22 @@ class MethodArguments:
         return threads
 
     def check(self) -> None:
-        """Raise UsageError for options that contradict each other."""
+        """Raise UsageError for options that contradict each other, or out of bounds."""
         _check_instance(self.instance, self.start)
-        if self.start.initial_transform is not None and self.start.init != "none":
+        if "initial_transform" in self.files.values and self.start.init != "none":
             raise UsageError("an initial transform and --init were both given", "give one of them")
 
     def but(self, values: Mapping[str, Any]) -> MethodArguments:
         """The same with some options set otherwise, by their names, as a table's line does."""
-        groups = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed = {
-            name: replace(group, **{k: v for k, v in values.items() if k in vars(group)})
-            for name, group in groups.items()
-        }
-        return replace(self, **changed)
+        method: MethodArguments = changed(self, values)
+        return method
 
-    def files(self) -> dict[str, Path]:
+    def paths(self) -> dict[str, Path]:
         """Role → path of the files that were named."""
-        values = asdict(self.images) | asdict(self.start) | asdict(self.scores)
-        return {role: values[role] for role in FILES if values[role] is not None}
+        return {k: v for k, v in self.files.values.items() if isinstance(v, Path)}
 
     def inputs(self, fixed: Path, moving: Path) -> CaseInputs:
-        from carl_cli.workflows.request import CaseInputs
-
-        volume = {"series_uid": self.images.series_uid, "time_index": self.images.time_index}
-        return CaseInputs(fixed, moving, **self.files(), **volume)  # type: ignore[arg-type]
+        return CaseInputs(fixed, moving, **self.files.values)
 
     def load(self, device: str) -> Weights:
         """The network on a device by name, ready to be used."""
@@ -89,21 +72,16 @@ class MethodArguments:
         network = self.network
         return chosen_weights(network.weights, device, network.deterministic, network.offline)
 
-    def options(self, weights: Weights, confidence: bool) -> RegistrationOptions:
+    def options(self, weights: Weights, match_spread: bool) -> RegistrationOptions:
         """What is asked of `register`, the weights' advice where the command line is silent."""
         from carl_cli.registration.register import RegistrationOptions
 
-        images, start, instance = self.images, self.start, self.instance
+        seed, fit = self.network.seed, self.instance
         return RegistrationOptions(
-            fixed_modality=images.fixed_modality or images.modality,
-            moving_modality=images.moving_modality or images.modality,
-            window=images.window,
-            percentiles=images.percentiles,
-            init=start.init,
-            affine_only=start.affine_only,
-            repair_folds=start.repair_folds,
-            instance=_instance(weights, instance, self.network.seed) if instance.io else None,
-            confidence=confidence,
+            **asdict(self.images),
+            **asdict(self.start),
+            instance=_instance(weights, fit.chosen.values, seed) if fit.io else None,
+            match_spread=match_spread,
         )
 
     def settings(
@@ -112,72 +90,79 @@ class MethodArguments:
         from carl_cli.workflows.request import RunSettings
 
         return RunSettings(
-            self.writing.field_spacing,
-            self.writing.precision,
-            device,
-            threads,
-            self.network.seed,
-            self.network.deterministic,
-            workers,
-            self._noted() | _noted_instance(options),
+            **asdict(self.writing),
+            device=device,
+            threads=threads,
+            seed=self.network.seed,
+            deterministic=self.network.deterministic,
+            workers=workers,
+            noted=self._noted(options),
         )
 
-    def _noted(self) -> dict[str, Any]:
-        """Options for the record, without those left at None; files are told there by role."""
-        groups = (self.instance, self.images, self.start, self.writing)
-        values = {name: value for group in groups for name, value in asdict(group).items()}
-        return {k: v for k, v in values.items() if v is not None and k not in FILES}
+    def job(
+        self,
+        entry: Entry,
+        row: Row,
+        out_dir: Path,
+        roles: Sequence[str],
+        weights: Weights,
+        setups: Sequence[Setup],
+    ) -> Job:
+        """A row of a table with these options where it is silent; roles: of the wanted outputs."""
+        from carl_cli.batch.job import Job
+        from carl_cli.batch.naming import case_outputs
+
+        own, setup = self.but(row.options), setups[0]
+        outputs = case_outputs(out_dir / entry.name, row.fixed, row.moving, tuple(roles))
+        options = own.options(weights, not {"match_spread", "report"}.isdisjoint(roles))
+        settings = own.settings(options, setup.device, setup.threads, len(setups))
+        inputs = own.inputs(row.fixed, row.moving)
+        return Job(entry.name, entry.line, inputs, outputs, options, settings)
+
+    def _noted(self, options: RegistrationOptions) -> dict[str, Any]:
+        """Options for the record: of instance optimisation what it is done with, the weights' own
+        choices included. Files are told there by their roles."""
+        groups = (self.network, self.images, self.start, self.writing)
+        values = {name: value for group in groups for name, value in noted(group).items()}
+        volume = {k: v for k, v in self.files.values.items() if not isinstance(v, Path)}
+        used = options.instance
+        fit = {} if used is None else noted(used)
+        unused = () if used is None else [o.name for o in _unused(used.scope)]
+        values |= {"io": used is not None} | volume
+        return values | {name: value for name, value in fit.items() if name not in unused}
 
 
-def _check_instance(instance: InstanceArguments, start: StartArguments) -> None:
+def _check_instance(instance: InstanceArguments, start: StartOptions) -> None:
     """Raise UsageError for options of an instance optimisation that would not take place."""
     if instance.io and start.affine_only:
         raise UsageError(
             "--io and --affine-only were both given",
             "leave out --io: an affine result is not fitted further",
         )
-    silent = [name for name, value in vars(instance).items() if name != "io" and value is not None]
-    if silent and not instance.io:
-        option = "--" + silent[0].replace("_", "-")
-        raise UsageError(f"{option} was given without --io", "add --io")
+    InstanceChoices(**instance.chosen.values)
+    given = [o.flag for o in options_of(InstanceChoices) if o.field in instance.chosen.values]
+    if given and not instance.io:
+        raise UsageError(f"--{given[0]} was given without --io", "add --io")
 
 
-def _instance(weights: Weights, arguments: InstanceArguments, seed: int) -> InstanceOptions:
+def _instance(weights: Weights, chosen: Mapping[str, Any], seed: int) -> InstanceOptions:
     from carl_cli.registration.instance import InstanceOptions
 
-    asked = {
-        "steps": arguments.io_steps,
-        "learning_rate": arguments.io_lr,
-        "metric": arguments.io_metric,
-        "regularisation": arguments.io_lambda,
-        "smoothing": arguments.io_smoothing,
-        "scope": arguments.io_scope,
-    }
-    chosen = {k: v for k, v in asked.items() if v is not None}
-    options = InstanceOptions(**{**weights.config.instance.model_dump(), **chosen}, seed=seed)
-    _check_scope(arguments, options.scope)
+    options = InstanceOptions(**{**asdict(weights.config.instance), **chosen}, seed=seed)
+    _check_scope(chosen, options.scope)
     return options
 
 
-def _check_scope(arguments: InstanceArguments, scope: str) -> None:
+def _unused(scope: str) -> list[Option]:
+    return [o for o in options_of(InstanceChoices) if o.field in UNUSED[scope]]
+
+
+def _check_scope(chosen: Mapping[str, Any], scope: str) -> None:
     """Raise UsageError for an option that this scope has no use for."""
-    idle = ("io_lr", "io_lambda") if scope == "field" else ("io_smoothing",)
-    given = [name for name in idle if getattr(arguments, name) is not None]
+    given = [o.flag for o in _unused(scope) if o.field in chosen]
     if given:
-        option = "--" + given[0].replace("_", "-")
         raise UsageError(
-            f"{option} was given, and the scope of --io is {scope}, which does not use it",
-            "choose the scope with --io-scope: --io-lr and --io-lambda are for all and refine, "
-            "--io-smoothing is for field",
+            f"--{given[0]} was given, but --io-scope {scope} does not use it",
+            "leave it out, or choose another --io-scope: --io-lr and --io-lambda are for all and "
+            "refine, --io-smoothing is for field",
         )
-
-
-def _noted_instance(options: RegistrationOptions) -> dict[str, Any]:
-    """What instance optimisation was done with, the weights' own choices included."""
-    used = options.instance
-    if used is None:
-        return {}
-    common = {"io_steps": used.steps, "io_metric": used.metric, "io_scope": used.scope}
-    if used.scope == "field":
-        return common | {"io_smoothing": used.smoothing}
-    return common | {"io_lr": used.learning_rate, "io_lambda": used.regularisation}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from carl_cli.cli.options.batch import FolderArguments, ScheduleArguments, TableArguments
+from carl_cli.cli.options.described import option
 from carl_cli.cli.options.grouping import spelled
 from carl_cli.errors import UsageError
 
@@ -20,45 +21,56 @@ CLUSTER = "On a cluster, with --executor slurm"
 DEFAULT_TASKS = 8
 
 
-def _option(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=CLUSTER, **more)
-
-
 @dataclass(frozen=True)
 class ClusterArguments:
     executor: Annotated[
         Literal["local", "slurm"],
-        _option("--executor", help="slurm submits an array of tasks; each does a part."),
+        option(
+            CLUSTER,
+            "--executor",
+            help="slurm submits an array of tasks, each of which does a part.",
+        ),
     ] = "local"
     tasks: Annotated[
         int | None,
-        _option(
+        option(
+            CLUSTER,
             "--tasks",
             min=1,
-            help=f"Parts, at most one a pair. Default: --max-parallel, else {DEFAULT_TASKS}.",
+            help="Number of tasks, at most one a pair. Default: --max-parallel, else "
+            f"{DEFAULT_TASKS}.",
         ),
     ] = None
     max_parallel: Annotated[
-        int | None, _option("--max-parallel", min=1, help="Tasks at once. Default: all.")
+        int | None,
+        option(CLUSTER, "--max-parallel", min=1, help="Most tasks that run at once. Default: all."),
     ] = None
-    partition: Annotated[str | None, _option("--partition", help="Where to run.")] = None
-    gpus: Annotated[int | None, _option("--gpus", min=1, help="GPUs of a task.")] = None
-    cpus: Annotated[int | None, _option("--cpus", min=1, help="Cores of a task.")] = None
-    mem: Annotated[str | None, _option("--mem", help="Memory of a task, as in 16G.")] = None
+    partition: Annotated[
+        str | None, option(CLUSTER, "--partition", help="Partition to run on.")
+    ] = None
+    gpus: Annotated[int | None, option(CLUSTER, "--gpus", min=1, help="GPUs for each task.")] = None
+    cpus: Annotated[int | None, option(CLUSTER, "--cpus", min=1, help="Cores for each task.")] = (
+        None
+    )
+    mem: Annotated[
+        str | None, option(CLUSTER, "--mem", help="Memory for each task, as in 16G.")
+    ] = None
     time: Annotated[
-        str | None, _option("--time", help="Limit of a task, as in 04:00:00, its default.")
+        str | None, option(CLUSTER, "--time", help="Time limit of each task. Default: 04:00:00.")
     ] = None
     requeue: Annotated[
         bool | None,
-        _option(
+        option(
+            CLUSTER,
             "--requeue/--no-requeue",
-            help="A task that is preempted or out of time goes on later. Default: the cluster's.",
+            help="Whether a task that is preempted or out of time continues later. "
+            "Default: as the cluster does.",
             show_default=False,
         ),
     ] = None
     sbatch: Annotated[
         list[str] | None,
-        _option("--sbatch", help="Any other option of sbatch, as in account=lab; repeatable."),
+        option(CLUSTER, "--sbatch", help="Any other sbatch option, as in account=lab; repeatable."),
     ] = None
 
 
@@ -80,7 +92,7 @@ def check_cluster(
     if folder.overwrite:
         raise UsageError(
             "--overwrite and --executor slurm were both given",
-            "a requeued task would begin anew: remove what is there, or take another --out-dir",
+            "a requeued task would start over: remove what is there, or choose another --out-dir",
         )
 
 

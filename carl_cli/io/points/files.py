@@ -63,13 +63,13 @@ def read_points(path: str | Path, *, frame: Frame | None = None, dimension: int 
     try:
         document = _parse(path.read_bytes(), suffix, str(path), dimension)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file", "Check the name of the point file.") from None
+        raise InputError(f"{path}: no such file", "check the name of the point file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not text: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from None
     if not np.isfinite(document.numbers).all():
-        raise InputError(f"{path}: a coordinate is not finite", "Remove that point.")
+        raise InputError(f"{path}: a coordinate is not finite", "remove that point")
     used = frame or document.frame or "LPS"
     return PointSet(_flip(document.numbers, used), used, suffix, document)
 
@@ -111,7 +111,9 @@ def write_points(path: str | Path, points: PointSet) -> None:
     elif suffix in WRITERS:
         content = WRITERS[suffix](points.points_lps, _labels(points))
     else:
-        raise UsageError(f"{path}: can't write points so", f"Use {' '.join(WRITERS)}")
+        raise UsageError(
+            f"{path}: points can't be written in this format", f"use {' '.join(WRITERS)}"
+        )
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 

@@ -57,7 +57,7 @@ def _frame(value: str, name: str) -> Frame:
     if value not in FRAMES:
         raise InputError(
             f"{name}: coordinate system {value!r}, LPS or RAS was expected",
-            "Save the markups in LPS or RAS.",
+            "save the markups in LPS or RAS",
         )
     return FRAMES[value]
 
@@ -84,7 +84,7 @@ def read_markups(content: bytes, name: str) -> Document:
         raise InputError(f"{name}: not a Slicer markups file: {reason}") from None
     frames = {_frame(str(system), name) for system in systems}
     if len(frames) != 1:
-        raise InputError(f"{name}: markups in several coordinate systems", "Save them separately.")
+        raise InputError(f"{name}: markups in several coordinate systems", "save them separately")
 
     def rewrite(values: Array) -> bytes:
         copy = json.loads(content)

@@ -30,7 +30,7 @@ def read_csv(content: bytes, name: str, dimension: int) -> Document:
     if missing:
         raise InputError(
             f"{name}: no column {', '.join(missing)} in the first line",
-            "A CSV of points starts with a line like x,y,z,t; plain columns belong in a .txt.",
+            "a CSV of points starts with a line like x,y,z,t; plain columns belong in a .txt",
         )
     twice = [axis for axis in AXES[:dimension] if header.count(axis) > 1]
     if twice:
@@ -81,12 +81,12 @@ def read_text(content: bytes, name: str, dimension: int) -> Document:
     lines = content.decode().splitlines(keepends=True)
     if lines and lines[0].strip() == "index":
         raise InputError(
-            f"{name}: elastix points given as voxel indices", "Positions in mm begin with `point`."
+            f"{name}: elastix points given as voxel indices", "positions in mm begin with `point`"
         )
     pattern = re.compile(r"\s*" + r"[\s,;]+".join([r"([-+\d.eE]+)"] * dimension) + r"(?=[\s,;]|$)")
     matches = {k: match for k, line in enumerate(lines) if (match := pattern.match(line))}
     if not matches:
-        raise InputError(f"{name}: no line with {dimension} numbers", "One point a line: x y z")
+        raise InputError(f"{name}: no line with {dimension} numbers", "one point a line: x y z")
     _check_others(lines, matches, name)
     numbers = _numbers([list(match.groups()) for match in matches.values()], name, dimension)
 

@@ -32,7 +32,7 @@ def read_legacy(content: bytes, name: str) -> Document:
         raise InputError(f"{name}: not a legacy VTK file with points")
     count, kind = int(match[1]), match[2].decode().lower()
     if kind not in LEGACY_TYPES:
-        raise InputError(f"{name}: points of type {kind}", "Save them as float or double.")
+        raise InputError(f"{name}: points of type {kind}", "save them as float or double")
     _warn_of_normals(content, name)
     frame = _space(head[1].decode("latin-1"))
     start = match.end()
@@ -108,9 +108,7 @@ def read_xml(content: bytes, name: str) -> Document:
         numbers = _decode(root, array).reshape(-1, 3)
         _check_count(root, len(numbers))
     except (ElementTree.ParseError, ValueError, KeyError, struct.error, zlib.error) as error:
-        raise InputError(
-            f"{name}: its points can't be read: {error}", "Save it as ASCII."
-        ) from None
+        raise InputError(f"{name}: its points can't be read: {error}", "save it as ASCII") from None
     _warn_of_normals(content, name)
 
     def rewrite(values: Array) -> bytes:

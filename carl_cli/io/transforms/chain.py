@@ -21,7 +21,7 @@ def parse_item(text: str) -> tuple[str, bool]:
         return text, False
     flag = match["flag"].lower() if match["flag"] else None
     if flag not in FLAGS or (text[0] != "[" and flag != "-1"):
-        raise UsageError(f"-t {text}: unknown mark {flag!r}", "An inverse is [FILE,1] or FILE,-1.")
+        raise UsageError(f"-t {text}: unknown mark {flag!r}", "an inverse is [FILE,1] or FILE,-1")
     return match["path"], FLAGS[flag]
 
 
@@ -32,7 +32,7 @@ def parse_chain(items: Sequence[str]) -> Transform:
     what antsRegistration's outputs need.
     """
     if not items:
-        raise UsageError("no transform given", "Name at least one with -t.")
+        raise UsageError("no transform given", "name at least one with -t")
     parts = []
     for text in items:
         path, inverted = parse_item(text)

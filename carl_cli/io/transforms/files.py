@@ -48,7 +48,7 @@ def read_transform(path: str | Path, program: Program | None = None) -> Transfor
     path = Path(path)
     if not path.is_file():
         what = "is not a file" if path.exists() else "no such file"
-        raise InputError(f"{path}: {what}", "Check the name of the transform.")
+        raise InputError(f"{path}: {what}", "check the name of the transform")
     if program is not None:
         return READERS[program](path)
     suffix = full_suffix(path).lower()
@@ -147,7 +147,7 @@ def write_transform(
         _write(path, lambda temporary: save(temporary, field, dtype))
     else:
         names = " ".join((".h5", *dense_files.WRITABLE, *AFFINE))
-        raise UsageError(f"{path}: no transform can be written with this suffix", f"Use {names}")
+        raise UsageError(f"{path}: no transform can be written with this suffix", f"use {names}")
 
 
 def _write(path: Path, save: Callable[[Path], None]) -> None:
@@ -166,7 +166,7 @@ def natural_grid(transform: Transform) -> Grid:
         return first.sampling_grid
     raise UsageError(
         "this transform has no grid of its own to sample a dense field on",
-        "Name the fixed image (--reference), or write it as .h5.",
+        "name the fixed image (--reference), or write it as .h5",
     )
 
 

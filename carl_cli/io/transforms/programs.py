@@ -39,12 +39,12 @@ def write_foreign(
     """Raises UsageError when the program's file can't hold the transform or lacks a grid."""
     if program in FIELD_WRITERS:
         if fixed is None:
-            raise UsageError(f"a field for {program} needs a grid", "Name the fixed image (-r).")
+            raise UsageError(f"a field for {program} needs a grid", "name the fixed image (-r)")
         FIELD_WRITERS[program](path, dense(transform, fixed))
     elif program == "greedy":
         greedy.write_greedy(path, product(transform, "greedy's text file"))
     elif fixed is None or moving is None:
-        raise UsageError("an LTA names both geometries", "Give --reference and --moving.")
+        raise UsageError("an LTA names both geometries", "give --reference and --moving")
     else:
         freesurfer.write_lta(path, product(transform, "an LTA"), fixed, moving)
 
@@ -53,5 +53,5 @@ def product(transform: Transform, holder: str) -> AffineTransform:
     """All parts multiplied; UsageError unless all are affine."""
     affines = [part for part in transform.parts if isinstance(part, AffineTransform)]
     if len(affines) < len(transform.parts):
-        raise UsageError(f"{holder} holds only an affine transform", "Use .h5 or .nii.gz.")
+        raise UsageError(f"{holder} holds only an affine transform", "use .h5 or .nii.gz")
     return from_homogeneous(reduce(np.matmul, [part.homogeneous for part in affines]))

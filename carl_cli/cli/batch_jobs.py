@@ -1,4 +1,4 @@
-"""`carl batch status`: how far a batch is, from its folder and from Slurm."""
+"""`carl batch status` and `carl batch cancel`: a batch seen from its folder, and its jobs."""
 
 from __future__ import annotations
 
@@ -38,3 +38,19 @@ def _tell(folder: Path, job: JobState) -> None:
     typer.echo(f"job {job.submission.job}: {words}")
     for task, state in job.bad.items():
         typer.echo(f"task {task}: {state}, see {log_of(folder, task)}")
+
+
+def batch_cancel(
+    folder: Annotated[Path, typer.Argument(help="The --out-dir of the batch.")],
+) -> None:
+    """Cancel the jobs that `carl batch --executor slurm` has in the queue.
+
+    What is finished stays; the same command submits the rest again.
+    """
+    from carl_cli.batch.slurm.jobs import cancel_jobs
+
+    cancelled = cancel_jobs(folder)
+    for job in cancelled:
+        typer.echo(f"cancelled {job}")
+    if not cancelled:
+        typer.echo("nothing to cancel")

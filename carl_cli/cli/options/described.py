@@ -1,0 +1,65 @@
+"""How the command line shows an option that a library room describes: its flags and its panel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from annotated_types import Ge, Gt, Le
+from typer.models import OptionInfo
+
+from carl_cli.preprocessing.options import Option, options_of
+
+PAIR = "The two images"
+OUTPUTS = "Outputs (at least one)"
+NETWORK = "Network"
+INSTANCE = "Instance optimisation"
+IMAGES = "Reading of the images"
+START = "Starting point"
+SCORES = "Scores, for the record and the report"
+
+PANELS = {
+    OUTPUTS: "forward inverse warped inverse_warped jacobian match_spread figure report json "
+    "field_spacing precision repair_folds",
+    NETWORK: "weights offline device seed deterministic",
+    INSTANCE: "io_steps io_lr io_metric io_lambda io_smoothing io_scope",
+    IMAGES: "modality fixed_modality moving_modality window percentiles fixed_mask moving_mask "
+    "series_uid time_index",
+    START: "initial_transform init affine_only",
+    SCORES: "fixed_seg moving_seg fixed_points moving_points",
+}
+_PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
+_FLAGS = {
+    "forward": ("--output", "-o"),
+    "inverse": ("--inverse", "-O"),
+    "warped": ("--warped", "-w"),
+    "inverse_warped": ("--inverse-warped", "-W"),
+    "fixed_mask": ("--fixed-mask", "-x"),
+    "initial_transform": ("--initial-transform", "-i"),
+}
+
+
+def option(panel: str, *names: str, help: str, **more: Any) -> OptionInfo:
+    """An option that only the command line has."""
+    made: OptionInfo = typer.Option(*names, help=help, rich_help_panel=panel, **more)
+    return made
+
+
+def described(known: Option, *flags: str) -> OptionInfo:
+    """An option as its group describes it; flags: other ones than usual."""
+    names = flags or _FLAGS.get(known.name, (f"--{known.flag}",))
+    least = [bound.ge for bound in known.checks if isinstance(bound, Ge)]
+    most = [bound.le for bound in known.checks if isinstance(bound, Le)]
+    bounds = {"min": least[0] if least else None, "max": most[0] if most else None}
+    return option(_PANEL_OF[known.name], *names, help=_help(known), **bounds)
+
+
+def _help(known: Option) -> str:
+    """Typer shows the other bounds by itself."""
+    above = [f"; above {bound.gt}." for bound in known.checks if isinstance(bound, Gt)]
+    return known.help.removesuffix(".") + above[0] if above else known.help
+
+
+def described_as(group: Any, name: str, *flags: str) -> OptionInfo:
+    """One option of a group, for a command that has no other option of it."""
+    return described({o.name: o for o in options_of(group)}[name], *flags)

@@ -1,0 +1,130 @@
+"""`carl compose`, `invert`, `convert` and `jacobian`: files of transforms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from carl_cli.cli.options.grouping import grouped
+from carl_cli.cli.options.shared import (
+    Chain,
+    LogArguments,
+    Overwrite,
+    TransformArguments,
+    check_outputs,
+)
+
+Program = Literal["greedy", "easyreg", "synthmorph", "lta"]
+
+
+@dataclass(frozen=True)
+class ChainArguments:
+    transforms: Annotated[list[str], Chain]
+
+
+@grouped
+def compose(chain: ChainArguments, written: TransformArguments, log: LogArguments) -> None:
+    """Chain transforms into one.
+
+    carl compose -t 1Warp.nii.gz -t 0GenericAffine.mat -o both.h5
+    """
+    from carl_cli.workflows.transform import compose as run
+
+    log.start()
+    run(chain.transforms, written.output, written.storage())
+
+
+@dataclass(frozen=True)
+class InvertArguments:
+    transform: Annotated[str, typer.Argument(metavar="T", help="The transform to invert.")]
+
+
+@grouped
+def invert(what: InvertArguments, written: TransformArguments, log: LogArguments) -> None:
+    """Invert a transform.
+
+    Affine parts are inverted exactly, fields numerically. The error that the written inverse
+    leaves, in mm, goes to stdout. Here --reference is the moving image: the inverse lives on
+    its grid.
+
+    carl invert forward.h5 -r moving.nii.gz -o inverse.nii.gz
+    """
+    from carl_cli.workflows.transform import invert as run
+
+    log.start()
+    residuals = run(what.transform, written.output, written.storage())
+    for name, residual in residuals.items():
+        where, ordered = name.replace(" ", "_"), sorted(residual)
+        typer.echo(f"residual_mm_p99_{where} {ordered[int(0.99 * (len(ordered) - 1))]:.4g}")
+        typer.echo(f"residual_mm_max_{where} {ordered[-1]:.4g}")
+
+
+@dataclass(frozen=True)
+class ConvertArguments:
+    transform: Annotated[Path, typer.Argument(metavar="T", help="The transform to convert.")]
+    source: Annotated[
+        Program | None,
+        typer.Option(
+            "--from",
+            help="Program whose conventions T follows: greedy (4x4 text), easyreg (RAS "
+            "positions), synthmorph (RAS displacements), lta. Files of ITK, ANTs, Slicer and "
+            "greedy's fields need none.",
+        ),
+    ] = None
+    target: Annotated[
+        Program | None, typer.Option("--to", help="Program whose conventions the output follows.")
+    ] = None
+    moving: Annotated[
+        Path | None, typer.Option("--moving", "-m", help="The moving image, for --to lta.")
+    ] = None
+    repair_folds: Annotated[
+        bool, typer.Option("--repair-folds", help="Remove folds, changing as little as possible.")
+    ] = False
+
+
+@grouped
+def convert(what: ConvertArguments, written: TransformArguments, log: LogArguments) -> None:
+    """Write a transform in another format.
+
+    The suffix of the output names it: .h5 (exact composite), .nii.gz .nii .nrrd .mha (dense
+    field), .tfm .txt .mat (affine).
+
+    carl convert forward.h5 -r fixed.nii.gz -o field.nii.gz
+    """
+    from carl_cli.workflows.transform import convert as run
+
+    log.start()
+    storage = written.storage(what.target, what.moving)
+    run(what.transform, written.output, storage, what.source, what.repair_folds)
+
+
+@dataclass(frozen=True)
+class JacobianArguments:
+    transform: Annotated[str, typer.Argument(metavar="T", help="Transform, or [T,1].")]
+    output: Annotated[Path, typer.Option("--output", "-o", help="The image to write.")]
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", "-r", help="The fixed image. Default: the field's own grid."),
+    ] = None
+    logarithm: Annotated[bool, typer.Option("--log", help="Write the natural logarithm.")] = False
+    overwrite: Overwrite = False
+
+
+@grouped
+def jacobian(what: JacobianArguments, log: LogArguments) -> None:
+    """Write the Jacobian determinant: 1 keeps the volume, 0 or less is a fold.
+
+    A summary goes to stdout.
+
+    carl jacobian forward.h5 -r fixed.nii.gz -o jacobian.nii.gz
+    """
+    from carl_cli.workflows.transform import write_jacobian
+
+    log.start()
+    check_outputs([what.output], what.overwrite)
+    figures = write_jacobian(what.transform, what.output, what.reference, what.logarithm)
+    for name, value in figures.items():
+        typer.echo(f"{name} {value:.6g}")
