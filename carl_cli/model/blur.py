@@ -23,13 +23,13 @@ def blur(x_BCx: Tensor, sigma: float) -> Tensor:
     return _blurred(x_BCx, sigma, math.ceil(2 * sigma), "zeros")
 
 
-def blur_keeping_affine(x_BCx: Tensor, sigma: int) -> Tensor:
+def blur_keeping_affine(x_BCx: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (B, C, *shape), sigma in voxels, cut at 3/2 sigma (uniCARL).
 
     Beyond the border x goes on point-reflected through the nearest border value, so that an
     affine function comes out as it went in. The window is narrower on a grid that is smaller.
     """
-    reach = 3 * sigma // 2
+    reach = max(1, int(1.5 * sigma))
     return 2 * _blurred(x_BCx, sigma, reach, "nearest") - _blurred(x_BCx, sigma, reach, "mirrored")
 
 

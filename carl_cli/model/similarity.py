@@ -113,6 +113,11 @@ def self_similarity(
     return torch.exp(-distance / distance.mean(1, keepdim=True).clamp_min(floor))
 
 
+def squared_difference(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over voxels and channels of (a - b)²."""
+    return masked_mean((a - b) ** 2, mask)
+
+
 _NEIGHBOURS = [(-1, 0, 0), (0, 0, -1), (0, -1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0)]
 _PAIRS = [
     (p, q)

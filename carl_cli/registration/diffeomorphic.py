@@ -1,4 +1,4 @@
-"""Instance optimisation of the map itself: symmetric, diffeomorphic, without a network.
+"""Descent of the map itself: symmetric, diffeomorphic, without a network.
 
 Starts from the network's maps and moves both in small smooth steps down the gradient of the
 similarity, from coarse to fine. Each step is a map near the identity, composed with what
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from carl_cli.model.blur import blur
+from carl_cli.model.blur import blur, blur_keeping_affine
 from carl_cli.model.fields import DisplacementMap, Map, Shape, identity, sample, voxels_per_unit_of
 from carl_cli.model.layers import pool
 from carl_cli.model.similarity import Similarity
@@ -39,6 +39,7 @@ class Scale(NamedTuple):
 # similarity, only such a scale sees it, and it costs little. The finest may bend more: what it
 # alone sees is small.
 SCALES = (Scale(8, 4, 1), Scale(4, 4, 1), Scale(2, 3, 7 / 8), Scale(1, 1, 3 / 4))
+ROAMING_SCALE = 4  # or coarser: on finer scales roaming fits noise
 ROAMING_LENGTHS = 0.5, 0.1  # voxels of the coarsest scale: of its first and its last step
 MOMENTUM = 0.8
 MIN_VOXELS = 8  # along each axis: on fewer, such steps would lead anywhere
@@ -47,6 +48,16 @@ SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowher
 INVERSE_ROUNDS = 5  # that make two maps each other's inverse
 
 Report = Callable[[float, float], None]
+Channels = Callable[[Tensor, int], Tensor]
+
+
+def intensities(image: Tensor, coarser: int) -> Tensor:
+    """(1, 1, *shape) averaged over blocks of `coarser` voxels along each axis."""
+    for _ in range(coarser.bit_length() - 1):
+        image = pool(image)
+    return image
+
+
 Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving side
 
 
@@ -54,11 +65,14 @@ Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving s
 class Descent:
     """How far down, and how smoothly."""
 
-    similarity: Similarity  # of two images (1, 1, *shape) and a mask
+    similarity: Similarity  # of the channels (1, C, *shape) of two images, and a mask
     steps: int  # at most, on the network grid; up to four times as many on coarser ones
     # Width of the Gaussian over each step on the coarsest scale, in its voxels; a little less on
     # the finer ones, in theirs.
     smoothing: float
+    elasticity: float = 0.0  # width of the Gaussian over the whole field after each step, voxels
+    scales: tuple[Scale, ...] = SCALES
+    channels: Channels = intensities  # what is compared, of an image and at a scale
 
     def at(self, scale: Scale) -> Descent:
         steps, smoothing = scale.steps * self.steps, scale.smoothing * self.smoothing
@@ -67,11 +81,11 @@ class Descent:
 
 @dataclass(frozen=True)
 class _Side:
-    """An image, where it counts (or None: everywhere), and its map to the other image."""
+    """An image, and its map to the other one."""
 
-    image: Tensor
-    mask: Tensor | None
-    u: Tensor
+    image: Tensor  # its channels at a scale, (1, C, *shape)
+    mask: Tensor | None  # where it counts; None: everywhere
+    u: Tensor  # (1, D, *shape), unit coordinates
     align_corners: bool
 
     @property
@@ -106,7 +120,7 @@ def refine(
         return maps[0], maps[1], []
     given = zip(images, masks, maps, strict=True)
     sides = _Sides(*(_side(image, mask, map_, align_corners) for image, mask, map_ in given))
-    own = [descent.at(scale) for scale in SCALES]
+    own = [descent.at(scale) for scale in descent.scales]
     planned = sum(each.steps for each in own)
     curves: list[list[float]] = []
 
@@ -116,13 +130,14 @@ def refine(
 
     with torch.no_grad():
         start = sides
-        for scale, each in zip(SCALES, own, strict=True):
+        for scale, each in zip(descent.scales, own, strict=True):
             curves.append([])
-            level = _Sides(*(_at_scale(side, scale.coarser) for side in sides))
-            search = _roam if scale is SCALES[0] and _has_room(level) else _descend
-            level = _regular(search(_regular(level), each, note))
+            level = _level(sides, scale, descent)
+            roams = scale.coarser >= ROAMING_SCALE and len(curves) == 1 and _has_room(level)
+            level = _regular((_roam if roams else _descend)(_regular(level), each, note))
             sides = _Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
-        best = min(sides, start, key=lambda found: _loss(found, descent))
+        finest = descent.scales[-1]
+        best = min(sides, start, key=lambda s: _loss(_level(s, finest, descent), descent))
     forward, backward = (
         DisplacementMap(side.u, align_corners, map_.spread)
         for side, map_ in zip(best, maps, strict=True)
@@ -150,12 +165,16 @@ def _regular(sides: _Sides) -> _Sides:
     return _Sides(*(replace(side, u=unfolded(side.u, side.align_corners)) for side in sides))
 
 
-def _at_scale(side: _Side, scale: int) -> _Side:
-    """The image averaged over blocks; u, of whatever scale, interpolated on its voxels."""
-    image, mask = side.image, side.mask
-    for _ in range(scale.bit_length() - 1):
-        image = pool(image)
-        mask = None if mask is None else pool(mask.float()) >= 0.5
+def _level(sides: _Sides, scale: Scale, descent: Descent) -> _Sides:
+    fixed, moving = (_at_scale(side, scale.coarser, descent.channels) for side in sides)
+    return _Sides(fixed, moving)
+
+
+def _at_scale(side: _Side, coarser: int, channels: Channels) -> _Side:
+    """The channels at a scale; u, of whatever scale, interpolated on their voxels."""
+    image, mask = channels(side.image, coarser), side.mask
+    if mask is not None:
+        mask = intensities(mask.float(), coarser) >= 0.5
     u = _resized(side.u, image.shape[2:], side.align_corners)
     return replace(side, image=image, mask=mask, u=u)
 
@@ -186,7 +205,7 @@ def _roam(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Si
         momentum = downhill if momentum is None else _averaged(momentum, downhill)
         fixed_step, moving_step = map(_unit, momentum)
         length = first * (last / first) ** (k / descent.steps)
-        trial = _stepped(trial, (fixed_step, moving_step), length)
+        trial = _stepped(trial, (fixed_step, moving_step), length, descent.elasticity)
     return best
 
 
@@ -212,7 +231,7 @@ def _descend(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> 
         note(lowest)
         if length < SHORTEST:
             break
-        trial = _stepped(best, direction, length)
+        trial = _stepped(best, direction, length, descent.elasticity)
     return best
 
 
@@ -239,7 +258,7 @@ def _pull(side: _Side, other: Tensor, descent: Descent) -> tuple[float, Tensor]:
         leaf = warped.requires_grad_()
         loss = descent.similarity(leaf, side.image, mask)
         (slope,) = torch.autograd.grad(loss, leaf)
-    downhill = blur(-slope * central_difference(warped.detach()), descent.smoothing)
+    downhill = blur(-pulled_along(slope, warped.detach()), descent.smoothing)
     return loss.item(), _unit(downhill)
 
 
@@ -258,25 +277,32 @@ def _unit(step: Tensor) -> Tensor:
     return step / longest.clamp_min(torch.finfo(step.dtype).tiny)
 
 
-def central_difference(image: Tensor) -> Tensor:
-    """(1, 1, *shape) → (1, D, *shape) derivative per voxel along each axis; 0 at the border."""
-    slopes = torch.zeros_like(image).repeat(1, image.dim() - 2, *[1] * (image.dim() - 2))
-    for axis, n in enumerate(image.shape[2:]):
+def pulled_along(slope: Tensor, image: Tensor) -> Tensor:
+    """(1, D, *shape): per axis the sum over channels of slope · derivative of the image, both
+    (1, C, *shape), by central differences per voxel; 0 at the border."""
+    shape = image.shape[2:]
+    pull = image.new_zeros(1, len(shape), *shape)
+    for axis, n in enumerate(shape):
         if n > 2:
             after, before = (image.narrow(axis + 2, start, n - 2) for start in (2, 0))
-            slopes[:, axis : axis + 1].narrow(axis + 2, 1, n - 2).copy_((after - before) / 2)
-    return slopes
+            inner = slope.narrow(axis + 2, 1, n - 2) * (after - before) / 2
+            pull[:, axis].narrow(axis + 1, 1, n - 2).copy_(inner.sum(1))
+    return pull
 
 
-def _stepped(sides: _Sides, direction: Directions, length: float) -> _Sides:
+def _stepped(sides: _Sides, direction: Directions, length: float, elasticity: float) -> _Sides:
     """Both sides after their steps: half the length for each, as the two add up."""
     steps = [
         step * (length / 2 / voxels_per_unit_of(step, side.align_corners))
         for side, step in zip(sides, direction, strict=True)
     ]
-    return _reduce_inverse_error(
-        _Sides(_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1]))
-    )
+    moved = (_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1]))
+    return _reduce_inverse_error(_Sides(*(_relaxed(side, elasticity) for side in moved)))
+
+
+def _relaxed(side: _Side, elasticity: float) -> _Side:
+    """The whole field smoothed a little, as elastic tissue would: rough parts are given back."""
+    return replace(side, u=blur_keeping_affine(side.u, elasticity)) if elasticity else side
 
 
 def _composed(side: _Side, own: Tensor, others: Tensor) -> _Side:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,15 +21,17 @@ from carl_cli.model.fields import Map, sample
 from carl_cli.model.network import coarse_images, coarse_network, with_coarse
 from carl_cli.model.operators import Kept, Registrar
 from carl_cli.model.regularity import gradicon
-from carl_cli.model.similarity import by_name
+from carl_cli.model.similarity import Similarity, by_name, squared_difference
 from carl_cli.model.unet import DisplacementUNet
 from carl_cli.preprocessing.options import option_group
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.diffeomorphic import Descent, refine
-from carl_cli.weights.folder import InstanceDefaults
+from carl_cli.registration.alignment import Pair, alike, channels_of
+from carl_cli.registration.diffeomorphic import SCALES, Descent, refine
+from carl_cli.weights.folder import AlignmentRule, InstanceDefaults
 from carl_cli.weights.options import Seed
 
 STAGE = "instance optimisation"
+ALIGNED_SCALES = SCALES[2:]  # half and all of the grid
 SETTLED = 1e-3  # of the loss: less than this in `patience` steps is worth no more of them
 
 
@@ -38,16 +40,6 @@ class InstanceOptions(InstanceDefaults):
     """All that `optimise` has to know. seed: of the points where GradICON is measured."""
 
     seed: Seed = 0
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Images (1, 1, *shape) in [0, 1] and masks (or None), on one device."""
-
-    fixed: Tensor
-    moving: Tensor
-    fixed_mask: Tensor | None = None
-    moving_mask: Tensor | None = None
 
 
 def optimise(
@@ -61,8 +53,12 @@ def optimise(
 
     The network that is passed in is not changed. Loss k belongs to the state after k steps.
     """
-    if options.scope == "field":
-        return _fit_maps(network, pair, options, align_corners, progress)
+    if options.scope == "field" or options.metric == "auto":
+        with torch.no_grad():
+            maps = network.both_directions(pair.fixed, pair.moving)
+        options = with_metric(options, maps[0], pair, align_corners)
+        if options.scope == "field":
+            return fit_maps(maps, pair, options, align_corners, None, progress)
     private = _private_copy(network, pair, options)
     trained = [p for p in private.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=options.learning_rate)
@@ -85,22 +81,39 @@ def optimise(
         return *private.both_directions(pair.fixed, pair.moving), best.losses
 
 
-def _fit_maps(
-    network: Registrar,
+def with_metric(
+    options: InstanceOptions, forward: Map, pair: Pair, align_corners: bool
+) -> InstanceOptions:
+    """The options with `auto` replaced: lncc for images of one contrast, else mind."""
+    if options.metric != "auto":
+        return options
+    same = alike(forward, pair, align_corners)
+    return replace(options, metric="lncc" if same else "mind")
+
+
+def fit_maps(
+    maps: tuple[Map, Map],
     pair: Pair,
     options: InstanceOptions,
     align_corners: bool,
-    progress: Progress,
+    aligned: AlignmentRule | None = None,
+    progress: Progress = silent,
 ) -> tuple[Map, Map, list[float]]:
-    similarity = by_name(options.metric, options.sigma, options.variance_floor)
-    with torch.no_grad():
-        maps = network.both_directions(pair.fixed, pair.moving)
+    """Scope "field": the given maps moved, and the loss at each step. aligned: the rule by which
+    they were aligned before; then the coarse scales are done, and fields stay as smooth."""
+    scales = SCALES if aligned is None else ALIGNED_SCALES
+    elasticity = 0.0 if aligned is None else aligned.elasticity
+    similarity: Similarity = by_name(options.metric, options.sigma, options.variance_floor)
+    descent = Descent(similarity, options.steps, options.smoothing, elasticity, scales)
+    if options.metric == "mind" and pair.fixed.dim() == 5:
+        channels = channels_of(aligned or AlignmentRule())
+        descent = replace(descent, similarity=squared_difference, channels=channels)
     return refine(
         maps,
         (pair.fixed, pair.moving),
         (pair.fixed_mask, pair.moving_mask),
         align_corners,
-        Descent(similarity, options.steps, options.smoothing),
+        descent,
         lambda share, loss: progress(STAGE, share, f"loss {loss:.4f}"),
     )
 

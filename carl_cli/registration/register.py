@@ -1,11 +1,12 @@
 """The straight line from two images to a transform.
 
-prepare the pair → network (→ instance optimisation) → physical transform
+prepare the pair → network → alignment (→ instance optimisation) → physical transform
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from carl_cli.model.network import attention_of
 from carl_cli.preprocessing.options import ImageOptions, option_group
 from carl_cli.preprocessing.pair import NetworkImage, PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, Stopwatch, silent
-from carl_cli.registration.instance import InstanceOptions, Pair, optimise
+from carl_cli.registration.alignment import Pair, evidence
+from carl_cli.registration.alignment import align as align_maps
+from carl_cli.registration.instance import InstanceOptions, fit_maps, optimise, with_metric
 from carl_cli.registration.options import StartOptions
 from carl_cli.registration.rotation import search_rotation, searched_rule
 from carl_cli.transforms import AffineTransform, CompositeTransform, Transform, from_network
@@ -42,6 +45,16 @@ class RegistrationOptions(StartOptions, ImageOptions):
 DEFAULT_OPTIONS = RegistrationOptions()
 
 
+class _Found(NamedTuple):
+    """Maps of both directions, and what is known of how they were found."""
+
+    forward: Map
+    backward: Map
+    losses: list[float]
+    evidence: float | None = None
+    metric: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Registration:
     """Both directions as the network has them, LPS mm."""
@@ -56,6 +69,8 @@ class Registration:
     # Standard deviation of Ξ's matches, (z, y, x) over prepared.fixed.grid's extent at Ξ's shape;
     # None where it was not wanted or no Ξ was asked.
     spread_mm: NDArray[np.float32] | None = None
+    evidence: float | None = None  # see alignment.evidence; None: these weights don't align
+    io_metric: str = ""  # of instance optimisation, as it was chosen; empty: none was done
 
 
 def register(
@@ -75,27 +90,53 @@ def register(
     with watch.stage("preprocessing"):
         prepared = prepare(fixed, moving, weights, options, initial)
     pair = _to_device(prepared, weights)
-    forward_map, backward_map, losses = _maps(pair, weights, options, watch, progress)
+    found = _maps(pair, weights, options, watch, progress)
     with watch.stage("transform"), torch.inference_mode():
-        forward, backward = _physical(forward_map, backward_map, prepared, fixed, moving, weights)
+        forward, backward = _physical(
+            found.forward, found.backward, prepared, fixed, moving, weights
+        )
         if options.affine_only:
             forward, backward = _affine_parts(forward, prepared)
         elif options.repair_folds:
             forward = CompositeTransform(without_folds(forward).parts)
-        spread = _spread_mm(forward_map, prepared) if options.match_spread else None
-    return Registration(forward, backward, prepared, losses, watch.seconds, spread)
+        spread = _spread_mm(found.forward, prepared) if options.match_spread else None
+    return Registration(
+        forward,
+        backward,
+        prepared,
+        found.losses,
+        watch.seconds,
+        spread,
+        found.evidence,
+        found.metric,
+    )
 
 
 def _maps(
     pair: Pair, weights: Weights, options: RegistrationOptions, watch: Stopwatch, progress: Progress
-) -> tuple[Map, Map, list[float]]:
-    """Maps fixed → moving and moving → fixed, and the losses of instance optimisation."""
-    if options.instance is None or options.affine_only:
-        with watch.stage("network"), torch.inference_mode():
-            return *weights.network.both_directions(pair.fixed, pair.moving), []
+) -> _Found:
+    """The network's maps, aligned where the weights ask for it, then fitted where the user does."""
+    instance, align = options.instance, weights.config.model.align_corners
+    if options.affine_only:
+        instance = None
+    if instance is not None and instance.scope != "field":
+        with watch.stage("instance optimisation"):
+            return _Found(*optimise(weights.network, pair, instance, align, progress))
+    rule = weights.config.alignment
+    with watch.stage("network"), torch.inference_mode():
+        forward, backward = weights.network.both_directions(pair.fixed, pair.moving)
+    found = None
+    if rule is not None:
+        with watch.stage("alignment"):
+            forward, backward = align_maps((forward, backward), pair, rule, align, progress)
+            found = evidence(forward, pair, rule, align)
+    if instance is None:
+        return _Found(forward, backward, [], found)
     with watch.stage("instance optimisation"):
-        align = weights.config.model.align_corners
-        return optimise(weights.network, pair, options.instance, align, progress)
+        instance = with_metric(instance, forward, pair, align)
+        fitted = fit_maps((forward, backward), pair, instance, align, rule, progress)
+        found = None if rule is None else evidence(fitted[0], pair, rule, align)
+        return _Found(*fitted, found, instance.metric)
 
 
 def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None:

@@ -35,6 +35,16 @@ class InstanceDefaults(InstanceChoices):
     patience: Annotated[int, Field(ge=0)] = 0  # all, refine: steps without gain until they stop
 
 
+class AlignmentRule(BaseModel):
+    """How the maps of these weights are aligned on self-similarity, see registration.alignment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: Annotated[int, Field(ge=1, le=1000)] = 24  # at most, times the scale's factor
+    smoothing: Annotated[float, Field(ge=0.1)] = 2.0  # of each step, in voxels of the scale
+    elasticity: Annotated[float, Field(ge=0)] = 0.7  # of the whole field, in voxels of the scale
+    noise_floor: Annotated[float, Field(gt=0)] = 2e-3  # of squared differences: below is noise
+
+
 class WeightsConfig(BaseModel):
     """config.json. files: SHA-256 of each file that is used. self_test: see selftest.figures;
     none in folders that were written by hand."""
@@ -47,6 +57,7 @@ class WeightsConfig(BaseModel):
     citation: str = ""
     model: ModelConfig
     preprocess: PreprocessRule
+    alignment: AlignmentRule | None = None  # None, as in the paper: the network's maps as they are
     instance: InstanceDefaults = InstanceDefaults()
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)

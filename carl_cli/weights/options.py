@@ -11,7 +11,7 @@ from pydantic import Field
 
 from carl_cli.preprocessing.options import option_group
 
-Metric = Literal["lncc", "lncc2", "mind"]
+Metric = Literal["auto", "lncc", "lncc2", "mind"]
 Scope = Literal["all", "refine", "field"]
 Seed = Annotated[int, Field(ge=0, description="Seed of all random numbers.")]
 
@@ -55,7 +55,8 @@ class InstanceChoices:
         Metric,
         Field(
             serialization_alias="io_metric",
-            description="lncc for equal contrast, lncc2 if it may be inverted, mind for any.",
+            description="lncc for equal contrast, lncc2 if it may be inverted, mind for any; auto "
+            "looks at the pair.",
         ),
     ] = "lncc"
     regularisation: Annotated[
