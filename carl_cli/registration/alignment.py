@@ -8,26 +8,31 @@ nothing to learn here; all depends on the content around a voxel, so it moves wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from carl_cli.model.fields import Map, sample, voxels_per_unit_of
+from carl_cli.model.fields import DisplacementMap, Map, sample, voxels_per_unit_of
 from carl_cli.model.layers import pool
-from carl_cli.model.similarity import local_correlation, self_similarity, squared_difference
+from carl_cli.model.similarity import lncc, local_correlation, self_similarity, squared_difference
 from carl_cli.progress import Progress, silent
 from carl_cli.registration.diffeomorphic import Channels, Descent, Scale, intensities, refine
 from carl_cli.weights.folder import AlignmentRule
 
 STAGE = "alignment"
-SCALES = (Scale(4, 3, 1), Scale(2, 2, 1))
-FULL = (Scale(1, 1, 1),)
-ALIKE = 0.5  # of local correlations' strength: their mean, where the contrasts are alike
-EVIDENCE_SCALE = 4
-EVIDENCE_STEP = 2  # voxels at that scale, by which a map is moved to see whether it matters
-LEAST_STRUCTURE = 1e-3  # variance inside a window of correlation, of intensities in [0, 1]
+COARSE, FINE = (Scale(4, 3, 1),), (Scale(2, 2, 1),)
+INTENSITY = (Scale(2, 1, 7 / 8),)
+WINDOW = 2  # voxels: sigma of the local correlations
+LEAST_STRUCTURE = 1e-3  # variance inside such a window, of intensities in [0, 1]
+ALIKE = 0.8  # share of the correlations' strength that has one sign, in images of one contrast
+FOREGROUND = 0.05
+EVIDENCE_VOXELS = 2  # by which a map is moved, at half of the grid, to see whether that matters
+
+Maps = tuple[Map, Map]
+Scales = tuple[Scale, ...]
+LNCC = partial(lncc, sigma=WINDOW)
 
 
 @dataclass(frozen=True)
@@ -52,60 +57,77 @@ def channels_of(rule: AlignmentRule) -> Channels:
 
 
 def align(
-    maps: tuple[Map, Map],
-    pair: Pair,
-    rule: AlignmentRule,
-    align_corners: bool,
-    progress: Progress = silent,
-) -> tuple[Map, Map]:
-    """Maps fixed → moving and moving → fixed near the given ones, aligned at a quarter and at half
-    of the network's grid."""
-    descent = Descent(
+    maps: Maps, pair: Pair, rule: AlignmentRule, align_corners: bool, progress: Progress = silent
+) -> Maps:
+    """Maps fixed → moving and moving → fixed near the given ones.
+
+    A quarter of the network's grid is searched from the given maps and from the identity, which
+    brings the foregrounds' middles together; the better one goes on at half of the grid. Images
+    of one contrast are aligned there by their local correlation, too.
+    """
+    by_context = Descent(
         squared_difference,
         rule.steps,
         rule.smoothing,
         rule.elasticity,
-        SCALES,
-        channels_of(rule),
+        channels=channels_of(rule),
     )
-    forward, backward, _ = refine(
-        maps,
-        (pair.fixed, pair.moving),
-        (pair.fixed_mask, pair.moving_mask),
-        align_corners,
-        descent,
-        lambda share, loss: progress(STAGE, share, f"difference {loss:.4f}"),
-    )
+
+    def moved(start: Maps, descent: Descent, scales: Scales) -> tuple[Map, Map, list[float]]:
+        images, masks = (pair.fixed, pair.moving), (pair.fixed_mask, pair.moving_mask)
+        return refine(start, images, masks, align_corners, replace(descent, scales=scales), told)
+
+    def told(share: float, loss: float) -> None:
+        progress(STAGE, share, f"difference {loss:.4f}")
+
+    starts = (maps, _identities(pair, align_corners))
+    coarse = [moved(start, by_context, COARSE) for start in starts]
+    forward, backward, _ = min(coarse, key=lambda found: found[2][-1])
+    forward, backward, _ = moved((forward, backward), by_context, FINE)
+    if alike(forward, pair, align_corners):
+        by_intensity = replace(by_context, similarity=LNCC, channels=intensities)
+        forward, backward, _ = moved((forward, backward), by_intensity, INTENSITY)
     return forward, backward
 
 
+def _identities(pair: Pair, align_corners: bool) -> Maps:
+    fixed, moving = (torch.zeros_like(image[:, :1]) for image in (pair.fixed, pair.moving))
+    dimension = fixed.dim() - 2
+    return (
+        DisplacementMap(fixed.expand(-1, dimension, *fixed.shape[2:]), align_corners),
+        DisplacementMap(moving.expand(-1, dimension, *moving.shape[2:]), align_corners),
+    )
+
+
 def alike(forward: Map, pair: Pair, align_corners: bool) -> bool:
-    """Whether the images are of one contrast: where both have structure, their local correlations
-    behind the map have one sign."""
+    """Whether the images are of one contrast: in the fixed foreground, where both have structure,
+    their local correlations behind the map have one sign."""
     fixed, moving = (intensities(image, 2) for image in (pair.fixed, pair.moving))
     warped = sample(moving, forward.on_grid(fixed.shape[2:]), align_corners)
-    correlation = local_correlation(fixed, warped, 2, LEAST_STRUCTURE)
+    correlation = local_correlation(fixed, warped, WINDOW, LEAST_STRUCTURE)
+    correlation = correlation[fixed > FOREGROUND]
     return bool(correlation.sum() > ALIKE * correlation.abs().sum())
 
 
 def evidence(forward: Map, pair: Pair, rule: AlignmentRule, align_corners: bool) -> float:
-    """Share of the self-similarity's difference that the map takes away, beside maps two coarse
-    voxels off along each axis, in the fixed foreground: about 0 where the match is by chance.
+    """How much less the self-similarities differ behind the map than behind maps a little beside
+    it, as a share: about 0 where the match is by chance.
 
-    Any two contrasts can be judged so, since nothing is compared with another pair.
+    In the fixed foreground at half of the network's grid; of the six maps beside, moved along an
+    axis, the one that fits best counts. Images of any two contrasts can be judged so, since
+    nothing is compared with another pair.
     """
     channels = channels_of(rule)
-    fixed, moving = (channels(image, EVIDENCE_SCALE) for image in (pair.fixed, pair.moving))
-    shown = intensities(pair.fixed, EVIDENCE_SCALE) > 0.05
+    fixed, moving = (channels(image, 2) for image in (pair.fixed, pair.moving))
+    shown = intensities(pair.fixed, 2) > FOREGROUND
     phi = forward.on_grid(fixed.shape[2:])
 
     def difference(points: Tensor) -> float:
         return float(squared_difference(sample(moving, points, align_corners), fixed, shown))
 
-    step = EVIDENCE_STEP / voxels_per_unit_of(phi, align_corners)
-    directions = torch.eye(phi.shape[1], dtype=phi.dtype, device=phi.device)
-    shifts = [
-        sign * d.view(1, -1, *[1] * phi.shape[1]) * step for d in directions for sign in (1, -1)
-    ]
-    beside = sum(difference(phi + shift) for shift in shifts) / len(shifts)
+    dimension = phi.shape[1]
+    axes = torch.eye(dimension, dtype=phi.dtype, device=phi.device) * EVIDENCE_VOXELS
+    axes = axes.view(dimension, 1, dimension, *[1] * dimension)
+    steps = axes / voxels_per_unit_of(phi, align_corners)
+    beside = min(difference(phi + sign * step) for step in steps for sign in (1, -1))
     return 1 - difference(phi) / max(beside, 1e-12)

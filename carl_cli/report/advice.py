@@ -17,19 +17,23 @@ MOST_FOLDED_PERCENT = 0.1
 MOST_INVERSE_ERROR_MM = 5.0
 MOST_ROTATION_DEGREES = 45.0
 MOST_SPREAD_MM = 20.0
+LEAST_EVIDENCE = 0.2
+"""See `registration.alignment.evidence`. Right matches of the validation's pairs had 0.32 and more,
+wrong ones 0.16 and less."""
 ALIKE = 0.98
 """Images correlated like this before and after need no gain."""
 
 
 def advise(metrics: Metrics) -> list[str]:
     """One sentence for each doubt; empty when nothing stands out. Unknown values are passed."""
-    doubts = (_overlap, _similarity, _folds, _inverse, _flip, _rotation, _match_spread)
+    doubts = (_overlap, _evidence, _similarity, _folds, _inverse, _flip, _rotation, _match_spread)
     return [text for text in (doubt(metrics) for doubt in doubts) if text]
 
 
 def grave_doubts(metrics: Metrics) -> list[str]:
-    """The doubts with which a strict run fails: poor overlap, no gain in similarity, folds."""
-    doubts = (_overlap, _similarity, _folds)
+    """The doubts with which a strict run fails: poor overlap, a match without evidence
+    (or without gain in similarity), folds."""
+    doubts = (_overlap, _evidence, _similarity, _folds)
     return [text for text in (doubt(metrics) for doubt in doubts) if text]
 
 
@@ -43,7 +47,20 @@ def _overlap(metrics: Metrics) -> str:
     )
 
 
+def _evidence(metrics: Metrics) -> str:
+    share = metrics.match_evidence
+    if share is None or share >= LEAST_EVIDENCE:
+        return ""
+    return (
+        f"Doubtful match: maps a little beside this one fit nearly as well ({share:.2f}, at least "
+        f"{LEAST_EVIDENCE} is expected). Look at the images before you use it."
+    )
+
+
 def _similarity(metrics: Metrics) -> str:
+    """Of intensities, for weights whose match is not judged by its evidence."""
+    if metrics.match_evidence is not None:
+        return ""
     before, after = metrics.similarity_before, metrics.similarity_after
     for name in ("lncc", "nmi", "ncc"):
         old, new = getattr(before, name), getattr(after, name)
@@ -95,7 +112,7 @@ def _rotation(metrics: Metrics) -> str:
 
 def _match_spread(metrics: Metrics) -> str:
     spread = metrics.match_spread_mm
-    if spread is None or spread <= MOST_SPREAD_MM:
+    if spread is None or spread <= MOST_SPREAD_MM or metrics.match_evidence is not None:
         return ""
     return (
         f"Unsure match: the network's matches are spread over {spread:.0f} mm (median). "

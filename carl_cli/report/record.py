@@ -137,7 +137,8 @@ class Landmark(_Part):
 class Metrics(_Part):
     """inverse_consistency_mm: |backward(forward(x)) - x| of the network's two directions;
     inverse_residual_mm: the same with the numerical inverse that was written.
-    match_spread_mm: median of the map of the match spread, see `write_report`."""
+    match_spread_mm: median of the map of the match spread, see `write_report`. match_evidence: how
+    much better the map fits than maps a little beside it, 0 to 1, whatever the contrasts."""
 
     similarity_before: Similarity = Field(default_factory=Similarity)
     similarity_after: Similarity = Field(default_factory=Similarity)
@@ -149,6 +150,7 @@ class Metrics(_Part):
     rotation_degrees: float | None = None
     linear_determinant: float | None = None
     match_spread_mm: float | None = None
+    match_evidence: float | None = None
     structures: list[StructureScore] = Field(default_factory=list)
     landmarks: list[Landmark] = Field(default_factory=list)
 
@@ -178,6 +180,7 @@ class RunRecord(_Part):
     peak_memory_mib: float | None = None
     metrics: Metrics = Field(default_factory=Metrics)
     io_loss: list[float | None] = Field(default_factory=list)
+    io_metric: str = ""
     warnings: list[str] = Field(default_factory=list)
 
 

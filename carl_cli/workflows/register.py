@@ -146,6 +146,7 @@ def _record(
         options=dict(settings.noted),
         metrics=metrics.model_copy(update=dict(measured)),
         io_loss=list(result.losses),
+        io_metric=result.io_metric,
         warnings=advise(metrics),
         timings_s=loaded.watch.seconds,
         peak_memory_mib=computed.peak_memory_mib,

@@ -34,6 +34,7 @@ def score(fixed: Image, moving: Image, result: Registration, truth: Truth) -> Me
         rotation_degrees=rotation,
         linear_determinant=determinant,
         match_spread_mm=None if spread is None else float(np.median(spread)),
+        match_evidence=result.evidence,
         structures=structure_scores(truth, result.forward),
         landmarks=landmark_errors(truth, result.forward),
     )
