@@ -62,7 +62,7 @@ BAD_LINES = {
     "few,a.nii.gz,b.nii.gz": "3 cells, the header has 9",
     "ab,a.nii.gz,b.nii.gz,,,,,,": "is called 'ab' too",
     "a/b,a.nii.gz,b.nii.gz,,,,,,": "can't name a folder",
-    "pet,a.nii.gz,b.nii.gz,,,,,pet,": "'auto', 'ct' or 'mr'",
+    "pet,a.nii.gz,b.nii.gz,,,,,pet,": "choose auto, ct or mr",
     "side,a.nii.gz,b.nii.gz,,,one.csv,,,": "moving_points is not",
     "both,a.nii.gz,b.nii.gz,,start.h5,,,,rigid": "--init were both given",
     "text,a.nii.gz,text.nii.gz,,,,,,": "text.nii.gz",

@@ -200,7 +200,7 @@ def test_server_hands_out_pages_of_its_folder_to_this_machine_only(tmp_path: Pat
         ):
             assert fetch(base + path)[0] == HTTPStatus.NOT_FOUND, path
         assert fetch(f"{base}/case/r.html", "evil.example")[0] == HTTPStatus.NOT_FOUND
-        with pytest.raises(UsageError, match=f"Port {server.server_port}"):
+        with pytest.raises(UsageError, match=f"port {server.server_port}"):
             page_server(folder / "in dex.html", server.server_port)
         server.shutdown()
 

@@ -226,7 +226,9 @@ def test_register_refuses_with_figures_and_says_what_would_fit(
     if "--io" in options:
         monkeypatch.setattr(memory, "LIBRARIES_MIB", 0.0)  # beside which a tiny network is nothing
     if "-w" in options:
-        monkeypatch.setattr(memory, "WRITING", 1e4)  # the images are tiny, and so are the outputs
+        monkeypatch.setattr(
+            memory, "COPIES_WHILE_WRITING", 1e4
+        )  # the images are tiny, and so are the outputs
     monkeypatch.setattr(memory, "_before_the_first_case", lambda: 300.0)
     allowed = [1e6]
     monkeypatch.setattr(memory, "main_memory", lambda: Allowance(allowed[0], "the test"))
