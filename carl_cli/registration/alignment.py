@@ -18,7 +18,7 @@ from carl_cli.model.fields import DisplacementMap, Map, sample, voxels_per_unit_
 from carl_cli.model.layers import pool
 from carl_cli.model.similarity import lncc, local_correlation, self_similarity, squared_difference
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.diffeomorphic import Channels, Descent, Scale, intensities, refine
+from carl_cli.registration.diffeomorphic import MIN_VOXELS, Descent, Scale, intensities, refine
 from carl_cli.weights.folder import AlignmentRule
 
 STAGE = "alignment"
@@ -52,42 +52,57 @@ def contexts(image: Tensor, coarser: int, noise_floor: float) -> Tensor:
     return pool(self_similarity(intensities(image, coarser // 2), floor=noise_floor))
 
 
-def channels_of(rule: AlignmentRule) -> Channels:
-    return partial(contexts, noise_floor=rule.noise_floor)
+class Contexts:
+    """The channels of a pair, computed once for each image and scale."""
+
+    def __init__(self, pair: Pair, rule: AlignmentRule) -> None:
+        self.pair, self.rule = pair, rule
+        self._known: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(self, image: Tensor, coarser: int) -> Tensor:
+        key = (image.data_ptr(), coarser)
+        if key not in self._known:
+            self._known[key] = contexts(image, coarser, self.rule.noise_floor)
+        return self._known[key]
+
+    def difference(self, forward: Map, align_corners: bool, shift: Tensor | float = 0.0) -> float:
+        """Behind the map, moved by a shift in unit coordinates: in the fixed foreground at half of
+        the network's grid."""
+        fixed, moving = self(self.pair.fixed, 2), self(self.pair.moving, 2)
+        shown = intensities(self.pair.fixed, 2) > FOREGROUND
+        points = forward.on_grid(fixed.shape[2:]) + shift
+        return float(squared_difference(sample(moving, points, align_corners), fixed, shown))
 
 
-def align(
-    maps: Maps, pair: Pair, rule: AlignmentRule, align_corners: bool, progress: Progress = silent
-) -> Maps:
+def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress = silent) -> Maps:
     """Maps fixed → moving and moving → fixed near the given ones.
 
     A quarter of the network's grid is searched from the given maps and from the identity, which
-    brings the foregrounds' middles together; the better one goes on at half of the grid. Images
+    brings the foregrounds' middles together; what fits best goes on at half of the grid. Images
     of one contrast are aligned there by their local correlation, too.
     """
+    pair, rule = known.pair, known.rule
     by_context = Descent(
-        squared_difference,
-        rule.steps,
-        rule.smoothing,
-        rule.elasticity,
-        channels=channels_of(rule),
+        squared_difference, rule.steps, rule.smoothing, rule.elasticity, channels=known
     )
 
-    def moved(start: Maps, descent: Descent, scales: Scales) -> tuple[Map, Map, list[float]]:
+    def moved(start: Maps, descent: Descent, scales: Scales) -> Maps:
         images, masks = (pair.fixed, pair.moving), (pair.fixed_mask, pair.moving_mask)
-        return refine(start, images, masks, align_corners, replace(descent, scales=scales), told)
+        descent = replace(descent, scales=scales)
+        return refine(start, images, masks, align_corners, descent, told)[:2]
 
     def told(share: float, loss: float) -> None:
         progress(STAGE, share, f"difference {loss:.4f}")
 
-    starts = (maps, _identities(pair, align_corners))
-    coarse = [moved(start, by_context, COARSE) for start in starts]
-    forward, backward, _ = min(coarse, key=lambda found: found[2][-1])
-    forward, backward, _ = moved((forward, backward), by_context, FINE)
-    if alike(forward, pair, align_corners):
+    starts = [maps, _identities(pair, align_corners)]
+    if min(pair.fixed.shape[2:]) >= MIN_VOXELS * COARSE[0].coarser:
+        starts += [moved(start, by_context, COARSE) for start in starts]
+    best = min(starts, key=lambda found: known.difference(found[0], align_corners))
+    best = moved(best, by_context, FINE)
+    if alike(best[0], pair, align_corners):
         by_intensity = replace(by_context, similarity=LNCC, channels=intensities)
-        forward, backward, _ = moved((forward, backward), by_intensity, INTENSITY)
-    return forward, backward
+        best = moved(best, by_intensity, INTENSITY)
+    return best
 
 
 def _identities(pair: Pair, align_corners: bool) -> Maps:
@@ -109,25 +124,15 @@ def alike(forward: Map, pair: Pair, align_corners: bool) -> bool:
     return bool(correlation.sum() > ALIKE * correlation.abs().sum())
 
 
-def evidence(forward: Map, pair: Pair, rule: AlignmentRule, align_corners: bool) -> float:
+def evidence(forward: Map, known: Contexts, align_corners: bool) -> float:
     """How much less the self-similarities differ behind the map than behind maps a little beside
     it, as a share: about 0 where the match is by chance.
 
-    In the fixed foreground at half of the network's grid; of the six maps beside, moved along an
-    axis, the one that fits best counts. Images of any two contrasts can be judged so, since
-    nothing is compared with another pair.
+    Of the six maps beside, moved along an axis, the one that fits best counts. Images of any two
+    contrasts can be judged so, since nothing is compared with another pair.
     """
-    channels = channels_of(rule)
-    fixed, moving = (channels(image, 2) for image in (pair.fixed, pair.moving))
-    shown = intensities(pair.fixed, 2) > FOREGROUND
-    phi = forward.on_grid(fixed.shape[2:])
-
-    def difference(points: Tensor) -> float:
-        return float(squared_difference(sample(moving, points, align_corners), fixed, shown))
-
-    dimension = phi.shape[1]
-    axes = torch.eye(dimension, dtype=phi.dtype, device=phi.device) * EVIDENCE_VOXELS
-    axes = axes.view(dimension, 1, dimension, *[1] * dimension)
-    steps = axes / voxels_per_unit_of(phi, align_corners)
-    beside = min(difference(phi + sign * step) for step in steps for sign in (1, -1))
-    return 1 - difference(phi) / max(beside, 1e-12)
+    voxels = voxels_per_unit_of(known(known.pair.fixed, 2), align_corners)
+    steps = torch.diag_embed((EVIDENCE_VOXELS / voxels).flatten()).view(-1, *voxels.shape)
+    shifts = [sign * step for step in steps for sign in (1, -1)]
+    beside = min(known.difference(forward, align_corners, shift) for shift in shifts)
+    return 1 - known.difference(forward, align_corners) / max(beside, 1e-12)

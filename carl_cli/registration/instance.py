@@ -25,7 +25,7 @@ from carl_cli.model.similarity import Similarity, by_name, squared_difference
 from carl_cli.model.unet import DisplacementUNet
 from carl_cli.preprocessing.options import option_group
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.alignment import Pair, alike, channels_of
+from carl_cli.registration.alignment import Contexts, Pair, alike
 from carl_cli.registration.diffeomorphic import SCALES, Descent, refine
 from carl_cli.weights.folder import AlignmentRule, InstanceDefaults
 from carl_cli.weights.options import Seed
@@ -96,18 +96,18 @@ def fit_maps(
     pair: Pair,
     options: InstanceOptions,
     align_corners: bool,
-    aligned: AlignmentRule | None = None,
+    known: Contexts | None = None,
     progress: Progress = silent,
 ) -> tuple[Map, Map, list[float]]:
-    """Scope "field": the given maps moved, and the loss at each step. aligned: the rule by which
+    """Scope "field": the given maps moved, and the loss at each step. known: by which
     they were aligned before; then the coarse scales are done, and fields stay as smooth."""
-    scales = SCALES if aligned is None else ALIGNED_SCALES
-    elasticity = 0.0 if aligned is None else aligned.elasticity
+    scales = SCALES if known is None else ALIGNED_SCALES
+    elasticity = 0.0 if known is None else known.rule.elasticity
     similarity: Similarity = by_name(options.metric, options.sigma, options.variance_floor)
     descent = Descent(similarity, options.steps, options.smoothing, elasticity, scales)
     if options.metric == "mind" and pair.fixed.dim() == 5:
-        channels = channels_of(aligned or AlignmentRule())
-        descent = replace(descent, similarity=squared_difference, channels=channels)
+        known = known or Contexts(pair, AlignmentRule())
+        descent = replace(descent, similarity=squared_difference, channels=known)
     return refine(
         maps,
         (pair.fixed, pair.moving),

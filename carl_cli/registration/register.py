@@ -20,7 +20,7 @@ from carl_cli.model.network import attention_of
 from carl_cli.preprocessing.options import ImageOptions, option_group
 from carl_cli.preprocessing.pair import NetworkImage, PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, Stopwatch, silent
-from carl_cli.registration.alignment import Pair, evidence
+from carl_cli.registration.alignment import Contexts, Pair, evidence
 from carl_cli.registration.alignment import align as align_maps
 from carl_cli.registration.instance import InstanceOptions, fit_maps, optimise, with_metric
 from carl_cli.registration.options import StartOptions
@@ -122,21 +122,23 @@ def _maps(
     if instance is not None and instance.scope != "field":
         with watch.stage("instance optimisation"):
             return _Found(*optimise(weights.network, pair, instance, align, progress))
-    rule = weights.config.alignment
     with watch.stage("network"), torch.inference_mode():
-        forward, backward = weights.network.both_directions(pair.fixed, pair.moving)
-    found = None
-    if rule is not None:
+        maps = weights.network.both_directions(pair.fixed, pair.moving)
+    known = None
+    if weights.config.alignment is not None:
+        known = Contexts(pair, weights.config.alignment)
         with watch.stage("alignment"):
-            forward, backward = align_maps((forward, backward), pair, rule, align, progress)
-            found = evidence(forward, pair, rule, align)
-    if instance is None:
-        return _Found(forward, backward, [], found)
-    with watch.stage("instance optimisation"):
-        instance = with_metric(instance, forward, pair, align)
-        fitted = fit_maps((forward, backward), pair, instance, align, rule, progress)
-        found = None if rule is None else evidence(fitted[0], pair, rule, align)
-        return _Found(*fitted, found, instance.metric)
+            maps = align_maps(maps, known, align, progress)
+    losses: list[float] = []
+    metric = ""
+    if instance is not None:
+        with watch.stage("instance optimisation"):
+            instance = with_metric(instance, maps[0], pair, align)
+            first, second, losses = fit_maps(maps, pair, instance, align, known, progress)
+            maps = first, second
+            metric = instance.metric
+    shown = None if known is None else evidence(maps[0], known, align)
+    return _Found(maps[0], maps[1], losses, shown, metric)
 
 
 def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None:

@@ -1,0 +1,116 @@
+"""Alignment on self-similarity: any two contrasts, a known map, and what is told of the match."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from carl_cli.model.fields import DisplacementMap, identity
+from carl_cli.registration.alignment import Contexts, Pair, align, alike, contexts, evidence
+from carl_cli.weights.folder import AlignmentRule
+
+SIDE = 48
+RULE = AlignmentRule()
+
+
+def anatomy(points: Tensor) -> Tensor:
+    """A body with organs, (1, 1, *shape) in [0, 1], at unit points (1, 3, *shape): smooth edges."""
+    draw = torch.Generator().manual_seed(4)
+    inside = _ball(points, torch.tensor([0.5, 0.5, 0.5]), 0.34)
+    image = 0.4 * inside
+    for _ in range(14):
+        centre = 0.5 + 0.36 * (torch.rand(3, generator=draw) - 0.5)
+        radius = 0.05 + 0.07 * float(torch.rand(1, generator=draw))
+        value = 0.2 + 0.8 * float(torch.rand(1, generator=draw))
+        ball = _ball(points, centre, radius)
+        image = image * (1 - ball) + value * ball * inside
+    return image
+
+
+def _ball(points: Tensor, centre: Tensor, radius: float) -> Tensor:
+    distance = (points - centre.view(1, 3, 1, 1, 1)).norm(dim=1, keepdim=True)
+    return torch.sigmoid((radius - distance) * SIDE * 1.5)
+
+
+def bend(points: Tensor) -> Tensor:
+    """Fixed → moving: a shift of two voxels, and waves of about one and a half."""
+    z, y, x = points.split(1, dim=1)
+    waves = torch.cat([torch.sin(6 * y), torch.sin(6 * x + 1), torch.sin(6 * z + 2)], dim=1)
+    return points + (2.0 + 1.5 * waves) / SIDE
+
+
+def inverted(image: Tensor) -> Tensor:
+    """Dark and bright exchanged inside the body, the background left at zero."""
+    return torch.where(image > 0.02, 1.1 - image, image) * (image > 0.02)
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Tensor, Tensor, Tensor]:
+    """Fixed, moving with moving ∘ bend = fixed, and the true map on the fixed voxels."""
+    grid = identity((SIDE,) * 3, False, torch.device("cpu"))
+    truth = bend(grid)
+    back = grid
+    for _ in range(30):
+        back = back + grid - bend(back)
+    return anatomy(grid), anatomy(back), truth
+
+
+def error_voxels(found: DisplacementMap, truth: Tensor, body: Tensor) -> float:
+    distance = (found.on_grid((SIDE,) * 3) - truth).norm(dim=1, keepdim=True) * SIDE
+    return float(distance[body].mean())
+
+
+def still() -> tuple[DisplacementMap, DisplacementMap]:
+    zero = torch.zeros(1, 3, SIDE, SIDE, SIDE)
+    return DisplacementMap(zero, False), DisplacementMap(zero, False)
+
+
+@pytest.mark.parametrize("contrast", ["same", "inverted"])
+def test_a_known_map_is_found_in_any_contrast(
+    images: tuple[Tensor, Tensor, Tensor], contrast: str
+) -> None:
+    fixed, moving, truth = images
+    moving = inverted(moving) if contrast == "inverted" else moving
+    pair = Pair(fixed, moving)
+    forward, backward = align(still(), Contexts(pair, RULE), False)
+    body = fixed > 0.2
+    before = error_voxels(still()[0], truth, body)
+    assert before > 2
+    assert error_voxels(forward, truth, body) < 0.3 * before
+    assert alike(forward, pair, False) == (contrast == "same")
+    grid = identity((SIDE,) * 3, False, torch.device("cpu"))
+    there_and_back = backward(forward.on_grid((SIDE,) * 3))
+    assert float(((there_and_back - grid).norm(dim=1, keepdim=True) * SIDE)[body].mean()) < 0.1
+
+
+def test_a_bad_start_is_left_for_the_middle_of_the_images(
+    images: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    fixed, moving, truth = images
+    far = DisplacementMap(torch.full((1, 3, SIDE, SIDE, SIDE), 0.3), False)
+    start = far, DisplacementMap(-far.displacement_BDx, False)
+    forward, _ = align(start, Contexts(Pair(fixed, moving), RULE), False)
+    assert error_voxels(forward, truth, fixed > 0.2) < 1
+
+
+@pytest.mark.parametrize("contrast", ["same", "inverted"])
+def test_evidence_tells_right_maps_from_wrong_ones(
+    images: tuple[Tensor, Tensor, Tensor], contrast: str
+) -> None:
+    fixed, moving, truth = images
+    pair = Pair(fixed, inverted(moving) if contrast == "inverted" else moving)
+    grid = identity((SIDE,) * 3, False, torch.device("cpu"))
+    right = DisplacementMap(truth - grid, False)
+    turned = DisplacementMap((1 - 2 * grid) * torch.tensor([1.0, 1, 0]).view(1, 3, 1, 1, 1), False)
+    assert evidence(right, Contexts(pair, RULE), False) > 0.4
+    assert evidence(turned, Contexts(pair, RULE), False) < 0.15
+
+
+def test_channels_move_with_the_image(images: tuple[Tensor, Tensor, Tensor]) -> None:
+    """By whole coarse voxels, exactly, away from the border."""
+    fixed = images[0]
+    moved = torch.roll(fixed, (4, -8, 4), (2, 3, 4))
+    a, b = (contexts(image, 4, RULE.noise_floor) for image in (fixed, moved))
+    inner = (..., *[slice(3, -3)] * 3)
+    torch.testing.assert_close(torch.roll(a, (1, -2, 1), (2, 3, 4))[inner], b[inner])
