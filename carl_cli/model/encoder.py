@@ -55,6 +55,7 @@ class Encoder(HeavyModule):
         x = torch.relu(self.stem(image))
         for block in self.blocks:
             x = block(x)
+        x = x.float()  # of bfloat16, if the convolutions were: lengths need more bits
         return MAX_NORM * x / (0.001 + torch.linalg.vector_norm(x, dim=1, keepdim=True))
 
 

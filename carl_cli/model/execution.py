@@ -23,6 +23,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Execution:
+    """How a heavy module computes: what differs is time, memory and, in bfloat16, rounding."""
+
     recompute: bool = False  # in the backward pass instead of kept: less memory, same gradients
     bfloat16: bool = False  # under torch's autocast
     compiled: bool = False  # by torch.compile

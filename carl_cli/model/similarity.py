@@ -35,8 +35,9 @@ def local_correlation(
     a: Tensor, b: Tensor, sigma: int, variance_floor: float = VARIANCE_FLOOR
 ) -> Tensor:
     """(B, 1, *shape) correlation of two images inside a Gaussian window, in [-1, 1]."""
-    moments = blur(torch.cat([a, b, a * a, b * b, a * b], dim=1), sigma)
-    mean_a, mean_b, aa, bb, ab = moments.chunk(5, dim=1)
+    # Apart, so that a backward pass to `a` alone blurs no gradients of b's moments.
+    mean_a, aa, ab = blur(torch.cat([a, a * a, a * b], dim=1), sigma).chunk(3, dim=1)
+    mean_b, bb = blur(torch.cat([b, b * b], dim=1), sigma).chunk(2, dim=1)
     var_a = torch.relu(aa - mean_a**2) + variance_floor
     var_b = torch.relu(bb - mean_b**2) + variance_floor
     return (ab - mean_a * mean_b) / torch.sqrt(var_a * var_b)

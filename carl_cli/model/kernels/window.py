@@ -97,7 +97,7 @@ def _weighted(
     queries: Tensor, keys: Tensor, mask: Tensor, values: Tensor, places: Tensor
 ) -> Tensor:
     """(blocks, queries, 2 D): mean offset and mean squared offset of each query."""
-    weights = torch.baddbmm(mask, queries.transpose(1, 2), keys).exp()
+    weights = torch.baddbmm(mask, queries.transpose(1, 2), keys).exp_()
     sums = weights @ values
     dimension = places.shape[1]
     first, second = (sums[..., 1:] / sums[..., :1]).split(dimension, dim=-1)
