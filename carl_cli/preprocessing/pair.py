@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class NetworkImage:
-    """array: float32 (z, y, x) in [0, 1] on `grid` (LPS mm); mask: bool, the same shape.
+    """array: float32 (z, y, x) in [0, 1] (beyond it where a rule divides) on `grid` (LPS mm); mask: bool, the same shape.
 
     intensity: the stored values that became 0 and 1, and "ct" or "mr".
     """
@@ -201,7 +201,8 @@ def _resampled(
             f"{image.source or 'image'}: nothing of it lies in the network's field of view",
             "check the initial transform and the headers of both images",
         )
-    return np.clip(array, 0, 1)
+    # Rounding alone leads out of the source's range.
+    return np.clip(array, min(0, image.array.min()), max(1, image.array.max()))
 
 
 def _sampled_mask(

@@ -16,7 +16,8 @@ class IntensityRule(BaseModel):
     """Stored values → [0, 1], linear between two limits and clipped beyond them.
 
     CT: the limits are ct_window in Hounsfield units; None treats CT like all else. All else:
-    the limits are percentiles; lower_percentile None means that 0 stays 0 (a division).
+    the limits are percentiles; lower_percentile None means a division by the upper one: 0 stays 0
+    and nothing is clipped, so that air in a CT is below 0.
     percentiles_of: the voxels that count, all of the image or only those inside the box
     around the foreground, which makes the contrast independent of how much air was scanned.
 

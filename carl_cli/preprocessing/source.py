@@ -27,7 +27,7 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """image: float32 in [0, 1], in the centred frame, as is the mask (on its own grid).
+    """image: float32 in [0, 1] (beyond it where a rule divides), in the centred frame, as is the mask (on its own grid).
 
     offset_mm (D,): from that frame to the true one. box: around the foreground with its
     margin, or the field of view under the stretch rule. intensity: the stored values that
@@ -56,7 +56,7 @@ def load(
     if rule.grid_rule == "physical" or (window is None and _counts_foreground(intensities)):
         box = _foreground_box(image, mask if box_from_mask else None, rule.margin)
     limits = window or intensity.percentile_limits(_counted(image, box, intensities), intensities)
-    _scale(image, limits)
+    _scale(image, limits, clip=window is not None or intensities.lower_percentile is not None)
     return Source(image, stored.grid.centre_mm, mask, box, (*limits, modality))
 
 
@@ -126,8 +126,8 @@ def _counted(image: Image, box: Box, intensities: IntensityRule) -> Image:
     return grids.crop_image(image, start, size)
 
 
-def _scale(image: Image, limits: tuple[float, float]) -> None:
-    intensity.scale_to_unit(image.array, limits)
+def _scale(image: Image, limits: tuple[float, float], clip: bool) -> None:
+    intensity.scale_to_unit(image.array, limits, clip)
     if image.array.max() <= image.array.min():
         raise InputError(
             f"{image.source or 'image'}: no contrast between {limits[0]:g} and {limits[1]:g}",

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, identity, sample
-from carl_cli.model.network import attention_of
+from carl_cli.model.network import ModelConfig, attention_of
 from carl_cli.model.operators import Registrar
 from carl_cli.model.regularity import diffusion, gradicon
 from carl_cli.model.similarity import by_name
-from carl_cli.training.config import StageConfig
 from carl_cli.training.losses import (
     BACKGROUND_WEIGHT,
     FOREGROUND_WEIGHT,
@@ -32,21 +31,26 @@ from carl_cli.training.losses import (
 )
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.synthesis.pairs import Pair
+from carl_cli.training.tables import StageConfig
 
 Term = tuple[str, Tensor]
 
 
 class Objective(nn.Module):
-    """Loss of one stage. forward(pairs, chance) → (scalar loss, {term: detached mean})."""
+    """Loss of one stage. forward(pairs, chance) → (scalar loss, {term: detached mean}).
 
-    def __init__(
-        self, network: Registrar, stage: StageConfig, coarse_scale: int, align_corners: bool
-    ) -> None:
+    model: the network's description, as the stage runs it (cut to its levels). For one pair, the
+    similarity and regularity are Eq. 17 and 18, averaged over the two orders in which a pair may
+    be given; the order only matters for Eq. 17, whose regulariser looks at one direction.
+    """
+
+    def __init__(self, network: Registrar, stage: StageConfig, model: ModelConfig) -> None:
         super().__init__()
         self.network = network
         self.stage = stage
-        self.coarse_scale = coarse_scale
-        self.align_corners = align_corners
+        self.align_corners = model.align_corners
+        self.image_scale = model.coarse_scale  # of the images that Ξ sees
+        self.feature_scale = model.coarse_scale * 2**model.encoder.halvings  # of its matches
 
     def forward(self, pairs: Sequence[Pair], chance: Chance) -> tuple[Tensor, dict[str, Tensor]]:
         fixed = torch.cat([pair.fixed for pair in pairs])
@@ -78,23 +82,24 @@ class Objective(nn.Module):
     ) -> Iterator[Term]:
         coarse = attention_of(self.network)
         assert coarse is not None
-        images = pooled(torch.cat([fixed, moving]), self.coarse_scale)
+        images = pooled(torch.cat([fixed, moving]), self.image_scale)
         features = coarse.features(images)
         yield "zero", features.sum() * 0  # every parameter takes part, whatever the pair
-        for pair, query, key in zip(pairs, *features.chunk(2), strict=True):
-            yield from self._rows_terms(pair, query, key, coarse.padding, chance)
+        queries, keys = (coarse.sharpness * features[: len(pairs)]), features[len(pairs) :]
+        for pair, query, key in zip(pairs, queries, keys, strict=True):
+            yield from self._rows_terms(pair, query, key, coarse.margin, chance)
 
     def _rows_terms(
-        self, pair: Pair, query: Tensor, key: Tensor, padding: int, chance: Chance
+        self, pair: Pair, query: Tensor, key: Tensor, margin: int, chance: Chance
     ) -> Iterator[Term]:
-        scale, loss = self.coarse_scale, self.stage.loss
+        scale, loss = self.feature_scale, self.stage.loss
         labels = most_frequent(pair.fixed_labels[0, 0], scale)
         weights = torch.where(labels > 0, FOREGROUND_WEIGHT, BACKGROUND_WEIGHT).flatten()
         if pair.valid is None:
             weights = (labels > 0).float().flatten()
         else:
             weights = weights * (pooled(pair.valid.float(), scale).flatten() > 0.99)
-        rows = attention_rows(chance, query, key, padding, weights, loss.queries)
+        rows = attention_rows(chance, query, key, margin, weights, loss.queries)
         if rows is None:
             return
         if pair.phi is None:
@@ -110,8 +115,8 @@ class Objective(nn.Module):
         self, pairs: Sequence[Pair], fixed: Tensor, moving: Tensor, chance: Chance
     ) -> Iterator[Term]:
         shape, loss = fixed.shape[2:], self.stage.loss
-        ahead, back = self.network.both(fixed, moving)
-        phi, phi_back = ahead.on_grid(shape), back.on_grid(shape)
+        forward, backward = self.network.both(fixed, moving)
+        phi, phi_back = forward.on_grid(shape), backward.on_grid(shape)
         yield "zero", (phi.sum() + phi_back.sum()) * 0
         for k, pair in enumerate(pairs):
             own = slice(k, k + 1)
@@ -123,18 +128,19 @@ class Objective(nn.Module):
                 yield "field", self._field(pair, phi[own])
         if loss.regularity:
             # For the whole batch at once, hence times the number of pairs.
-            yield "regularity", self._regularity(ahead, back, phi, phi_back, chance) * len(pairs)
+            regular = self._regularity(forward, backward, phi, phi_back, chance)
+            yield "regularity", regular * len(pairs)
         if loss.refinement:
-            energies = [*_refinement_energies(ahead), *_refinement_energies(back)]
+            energies = [*_refinement_energies(forward), *_refinement_energies(backward)]
             yield "refinement", torch.stack(energies).sum() / 2 * len(pairs)
 
     def _similarity(self, pair: Pair, phi: Tensor, phi_back: Tensor) -> Tensor:
-        """Mean of both directions, each where both images see something."""
-        ahead = self._alike(pair.fixed, pair.moving, phi, pair.fixed_visible, pair.moving_visible)
-        back = self._alike(
+        """Sum of both directions (Eq. 17, 18), each where both images see something."""
+        forward = self._alike(pair.fixed, pair.moving, phi, pair.fixed_visible, pair.moving_visible)
+        backward = self._alike(
             pair.moving, pair.fixed, phi_back, pair.moving_visible, pair.fixed_visible
         )
-        return (ahead + back) / 2
+        return forward + backward
 
     def _alike(
         self, image: Tensor, other: Tensor, phi: Tensor, visible: Tensor, other_visible: Tensor
@@ -146,13 +152,15 @@ class Objective(nn.Module):
         return by_name(loss.metric, loss.sigma)(image, warped, mask)
 
     def _dice(self, pair: Pair, phi: Tensor, phi_back: Tensor, chance: Chance) -> Iterator[Term]:
+        """Mean of both directions, where both images have labels in common."""
         fixed, moving = pair.fixed_labels, pair.moving_labels
         labels = common_labels(chance, fixed, moving, self.stage.loss.dice_labels)
         if len(labels) == 0:
             return
-        ahead = soft_dice(fixed, moving, phi, pair.fixed_visible, labels, self.align_corners)
-        back = soft_dice(moving, fixed, phi_back, pair.moving_visible, labels, self.align_corners)
-        yield "dice", (ahead + back) / 2
+        corners = self.align_corners
+        forward = soft_dice(fixed, moving, phi, pair.fixed_visible, labels, corners)
+        backward = soft_dice(moving, fixed, phi_back, pair.moving_visible, labels, corners)
+        yield "dice", (forward + backward) / 2
 
     def _field(self, pair: Pair, phi: Tensor) -> Tensor:
         assert pair.phi is not None
@@ -162,14 +170,14 @@ class Objective(nn.Module):
         return field_error(voxels, pair.phi, weights * pair.valid)
 
     def _regularity(
-        self, ahead: Map, back: Map, phi: Tensor, phi_back: Tensor, chance: Chance
+        self, forward: Map, backward: Map, phi: Tensor, phi_back: Tensor, chance: Chance
     ) -> Tensor:
         shape = phi.shape[2:]
         if self.stage.loss.regulariser == "diffusion":
             grid = identity(shape, self.align_corners, phi.device)
             return (diffusion(phi, grid) + diffusion(phi_back, grid)) / 2
         generator, stride = chance.host_generator, self.stage.loss.gradicon_stride
-        return gradicon(ahead, back, shape, self.align_corners, generator, stride, phi.device)
+        return gradicon(forward, backward, shape, self.align_corners, generator, stride, phi.device)
 
 
 def _refinement_energies(map_: Map) -> Iterator[Tensor]:

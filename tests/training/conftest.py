@@ -37,7 +37,7 @@ def make_config() -> Callable[..., TrainConfig]:
             "model": TINY_MODEL,
             "data": {"kind": "synthetic", "synthesis": EASY},
             "keeping": QUIET_KEEPING,
-            "runtime": {"device": "cpu"},
+            "runtime": {"device": "cpu", "bfloat16": False, "prefetch": False},
             "stages": [{**common, **stage} for stage in stages],
         }
         return TrainConfig.model_validate({**tables, **changes})

@@ -30,13 +30,13 @@ MATCH = {
     "loss": {"attention": 0.3, "position": 1.0, "same_label": 0.3, "queries": 100},
 }
 REGISTER = {
-    "loss": {"similarity": 1.0, "sigma": 2, "dice": 1.0, "field": 0.5, "regularity": 0.5},
+    "loss": {"similarity": 0.5, "sigma": 2, "dice": 1.0, "field": 0.5, "regularity": 0.5},
     "batch_norm": "frozen",
 }
 # Terms without draws of their own: the same sum however the pairs are shared out.
 PLAIN = {
     "loss": {
-        "similarity": 1.0,
+        "similarity": 0.5,
         "sigma": 2,
         "similar_contrasts": ("same", "near", "unrelated"),
         "field": 0.5,
@@ -195,8 +195,38 @@ def test_a_finished_run_is_not_overwritten(
     other = config.model_copy(
         update={"model": config.model.model_copy(update={"coordinates": "corners"})}
     )
-    with pytest.raises(UsageError, match="another model"):
+    with pytest.raises(UsageError, match=r"model\.coordinates = centres, the config says corners"):
         train(other, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"seed": 5}, "seed = 0, the config says 5"),
+        ({"stages": {"steps": 4}}, "stages.0.steps = 1"),
+        ({"stages": {"loss": {"similarity": 1.0, "regularity": 150.0}}}, "stages.0.loss"),
+        ({"keeping": {"average_decay": 0.5}}, "average_decay"),
+    ],
+)
+def test_another_experiment_is_not_resumed(
+    change: dict[str, Any],
+    place: str,
+    make_config: Callable[..., TrainConfig],
+    tmp_path: Path,
+) -> None:
+    stage = {**MATCH, "steps": 1}
+    train(make_config([stage]), tmp_path)
+    stages = [stage | change.pop("stages", {})]
+    with pytest.raises(UsageError, match=place):
+        train(make_config(stages, **change), tmp_path, resume=True)
+
+
+def test_how_it_runs_may_change(make_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    stage = {**MATCH, "steps": 2}
+    train(make_config([stage]), tmp_path, max_seconds=0)
+    keeping = {"checkpoint_seconds": 7, "validation_pairs": 0, "average_decay": 0.9}
+    other = make_config([stage], keeping=keeping, runtime={"device": "cpu", "prefetch": True})
+    assert train(other, tmp_path, resume=True) == "finished"
 
 
 def test_only_the_chosen_part_learns(
@@ -305,7 +335,7 @@ def test_a_run_starts_from_the_weights_of_another(
     first, second = tmp_path / "first", tmp_path / "second"
     train(make_config([{**MATCH, "steps": 2}]), first)
     slow = {**REGISTER, "steps": 1, "learning_rate": 1e-12}
-    train(make_config([slow], initial=first, initial_part="coarse"), second)
+    train(make_config([slow], initial=str(first), initial_part="coarse"), second)
     a, b = (load_state(folder, "last")["average"] for folder in (first, second))
     for name in (k for k in a if "encoder" in k):
         torch.testing.assert_close(a[name], b[name])

@@ -106,7 +106,7 @@ def test_attention_on_the_right_key_has_no_error() -> None:
     places = torch.tensor([[0.0, 1.0, 3.0]]).expand(12, 3)
     key, _ = rows.key_of(places)
     sharp = torch.full_like(rows.logits, -50.0).scatter(1, key[:, None], 50.0)
-    rows = Rows(sharp, rows.index, rows.positions, rows.shape, rows.padding)
+    rows = Rows(sharp, rows.index, rows.positions, rows.shape, rows.margin)
     _, huber, errors = attention_to_place(rows, places)
     assert errors.max() < 1e-4
     assert huber < 1e-4

@@ -29,7 +29,7 @@ def evaluated(
     pairs = [p for p in map(source.pair, range(60)) if pick(p)][:count]
     torch.manual_seed(0)
     network = build_network(config.model).train()
-    objective = Objective(network, stage, config.model.coarse_scale, config.model.align_corners)
+    objective = Objective(network, stage, config.model)
     loss, terms = objective(pairs, Chance(0))
     return float(loss.detach()), {k: float(v) for k, v in terms.items()}, pairs
 

@@ -12,6 +12,7 @@ image its own u.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -112,6 +113,9 @@ class PairSynthesiser:
         self.seed = seed
         self._maps = [m.to(self.device) for m in maps]
         self._drawn: OrderedDict[int, list[LabelMap]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sys.maxsize  # they never end
 
     @torch.no_grad()
     def pair(self, index: int, same_map: bool | None = None) -> Pair:
