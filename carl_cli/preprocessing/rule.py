@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +31,14 @@ class IntensityRule(BaseModel):
     lower_percentile: float | None = Field(default=1.0, ge=0, lt=100)
     upper_percentile: float = Field(default=99.0, gt=0, le=100)
     percentiles_of: Literal["image", "foreground"] = "foreground"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_by_name(cls, values: Any) -> Any:
+        """ "none" stands for None in files that have no word for it (TOML)."""
+        if not isinstance(values, dict):
+            return values
+        return {key: None if value == "none" else value for key, value in values.items()}
 
     @model_validator(mode="after")
     def _ordered(self) -> IntensityRule:

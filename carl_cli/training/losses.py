@@ -19,6 +19,7 @@ from carl_cli.training.synthesis.chance import Chance
 
 TARGET_SIGMA = 0.6  # voxels of Ξ
 FOREGROUND_WEIGHT, BACKGROUND_WEIGHT = 1.0, 0.1
+LEAST_QUERIES = 10  # fewer are no mean
 DICE_VOXELS = 30  # smaller labels are too noisy to follow
 
 
@@ -123,13 +124,13 @@ def attention_rows(
     chance: Chance, queries: Tensor, keys: Tensor, margin: int, weights: Tensor, count: int
 ) -> Rows | None:
     """Rows of up to `count` queries drawn where weights (D·H·W,) is positive, more often
-    where it is large; None if there are fewer than ten.
+    where it is large; None if there are hardly any.
 
     queries, keys: (C, D + 2 margin, …) features; the queries' margin is cut off here.
     """
     shape = tuple(n - 2 * margin for n in queries.shape[1:])
     count = min(count, int((weights > 0).sum()))
-    if count < 10:
+    if count < LEAST_QUERIES:
         return None
     # Largest of u^(1/w): a weighted draw without replacement, in one pass.
     score = chance.rand(weights.numel()).clamp_min(1e-20) ** (1 / weights.clamp_min(1e-9))

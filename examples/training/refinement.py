@@ -1,6 +1,6 @@
 """Ψ behind a frozen Ξ and Λ, by the method of carl-base: on one core, in about an hour.
 
-    python benchmarks/prepare_label_maps.py FOLDER runs/data
+    carl train prepare FOLDER --freesurfer -o runs/data/brains-2mm.npz
     python examples/training/refinement.py runs/data/brains-2mm.npz runs/refinement --minutes 75
 
 Ξ and Λ take most of the time of a step, so what they found is kept: a pair is rendered and matched
@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torch.optim.swa_utils import AveragedModel
 
 from carl_cli.model.fields import DisplacementMap, identity, sample
 from carl_cli.model.layers import pool
@@ -34,7 +35,7 @@ from carl_cli.model.regularity import diffusion
 from carl_cli.model.similarity import lncc
 from carl_cli.model.unet import DisplacementUNet
 from carl_cli.training.losses import common_labels, field_error, most_frequent, soft_dice, to_voxels
-from carl_cli.training.optimiser import MovingAverage
+from carl_cli.training.optimiser import averaged_model
 from carl_cli.training.start import parts
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.synthesis.pairs import PairSynthesiser, SynthesisSettings
@@ -199,9 +200,9 @@ def _labelled(view: View, phi: Tensor, seen: Tensor, chance: Chance) -> list[Ten
     labels = common_labels(chance, view.labels[:1], view.labels[1:], 10)
     if not len(labels):
         return []
-    ahead = soft_dice(view.labels[:1], view.labels[1:], phi[:1], seen[:1], labels, False)
-    back = soft_dice(view.labels[1:], view.labels[:1], phi[1:], seen[1:], labels, False)
-    return [(ahead + back) / 2]
+    forward = soft_dice(view.labels[:1], view.labels[1:], phi[:1], seen[:1], labels, False)
+    backward = soft_dice(view.labels[1:], view.labels[:1], phi[1:], seen[1:], labels, False)
+    return [(forward + backward) / 2]
 
 
 def views(weights: Weights, maps: Path, unet: DisplacementUNet, seed: int) -> Iterator[View]:
@@ -227,10 +228,10 @@ def parts_before(network: Registrar) -> Registrar:
     return network
 
 
-def learn(weights: Weights, maps: Path, out: Path, minutes: float, seed: int) -> MovingAverage:
+def learn(weights: Weights, maps: Path, out: Path, minutes: float, seed: int) -> AveragedModel:
     unet = next(m for m in weights.network.modules() if isinstance(m, DisplacementUNet))
     optimiser = torch.optim.Adam(unet.parameters(), betas=(0.9, 0.98))
-    average, begun = MovingAverage(unet, DECAY), time.monotonic()
+    average, begun = averaged_model(unet, DECAY), time.monotonic()
     with (out / "log.jsonl").open("a") as log:
         for step, view in enumerate(views(weights, maps, unet, seed)):
             if (done := (time.monotonic() - begun) / 60 / minutes) >= 1:
@@ -243,14 +244,14 @@ def learn(weights: Weights, maps: Path, out: Path, minutes: float, seed: int) ->
             loss.backward()
             torch.nn.utils.clip_grad_norm_(unet.parameters(), CLIP)
             optimiser.step()
-            average.update(unet)
+            average.update_parameters(unet)
             log.write(json.dumps({"step": step, "loss": loss.item(), "shape": view.shape}) + "\n")
     raise AssertionError("views end never")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("maps", type=Path, help="as benchmarks/prepare_label_maps.py writes them")
+    parser.add_argument("maps", type=Path, help="as `carl train prepare` writes them")
     parser.add_argument("out", type=Path)
     parser.add_argument("--weights", default="carl-base", help="whose Ξ and Λ, and Ψ to begin with")
     parser.add_argument("--minutes", type=float, default=75.0)
@@ -268,7 +269,7 @@ def main() -> None:
     mine, *_, first, second = parts(network)
     mine.load_state_dict(coarse.state_dict())
     for refinement in (first, second):
-        refinement.load_state_dict(average.values)
+        refinement.load_state_dict(average.module.state_dict())
     config = weights.config.model_copy(update={"model": model, "files": {}, "self_test": ()})
     save_weights(arguments.out / "weights", network, config, "Trained by refinement.py.\n")
 
