@@ -37,9 +37,9 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class NetworkImage:
-    """array: float32 (z, y, x) in [0, 1] (beyond it where a rule divides) on `grid` (LPS mm); mask: bool, the same shape.
+    """array: float32 (z, y, x) on `grid` (LPS mm); mask: bool, the same shape.
 
-    intensity: the stored values that became 0 and 1, and "ct" or "mr".
+    Values lie in [0, 1], or beyond it where the rule divides. intensity: the stored values that became 0 and 1, and "ct" or "mr".
     """
 
     array: NDArray[np.float32]

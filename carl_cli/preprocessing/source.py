@@ -27,8 +27,9 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """image: float32 in [0, 1] (beyond it where a rule divides), in the centred frame, as is the mask (on its own grid).
+    """image: float32, in the centred frame, as is the mask (on its own grid).
 
+    Values lie in [0, 1], or beyond it where the rule divides.
     offset_mm (D,): from that frame to the true one. box: around the foreground with its
     margin, or the field of view under the stretch rule. intensity: the stored values that
     became 0 and 1, and the modality.

@@ -1,4 +1,4 @@
-"""`carl train --processes`: stopped, queued again, and ended with the bits of an undisturbed run."""
+"""`carl train --processes`: stopped and queued again, with the bits of an undisturbed run."""
 
 from __future__ import annotations
 
