@@ -39,7 +39,8 @@ __all__ = [
 class NetworkImage:
     """array: float32 (z, y, x) on `grid` (LPS mm); mask: bool, the same shape.
 
-    Values lie in [0, 1], or beyond it where the rule divides. intensity: the stored values that became 0 and 1, and "ct" or "mr".
+    Values lie in [0, 1], or beyond it where the rule divides. intensity: the stored values that
+    became 0 and 1, and "ct" or "mr".
     """
 
     array: NDArray[np.float32]

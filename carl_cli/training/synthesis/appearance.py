@@ -22,13 +22,12 @@ CONTRASTS = ("same", "near", "unrelated")
 
 @dataclass(frozen=True)
 class Contrast:
-    """mean, texture: (labels,) mean and relative texture of each label; background: mean
-    of label 0; clutter: strength of the structures in the background."""
+    """The intensities by which a label map is painted."""
 
-    mean: Tensor
-    texture: Tensor
-    background: float
-    clutter: float
+    mean: Tensor  # (labels,)
+    texture: Tensor  # (labels,) strength of each label's texture
+    background: float  # mean of label 0
+    clutter: float  # strength of the structures in the background
 
 
 def random_contrast(chance: Chance, map_: LabelMap) -> Contrast:

@@ -22,19 +22,15 @@ LEFT_OFFSET = 32  # labels of the mirrored half of a symmetric random body
 
 @dataclass(frozen=True)
 class LabelMap:
-    """labels: (D, H, W) int64, 0 = background, dense below `tissue.shape[0]`.
+    """One person's anatomy, and what is known of its labels."""
 
-    tissue[label]: the class that decides the intensity (left and right share one).
-    inner[label]: True where the label stays when all else is stripped (the brain); all
-    False when there is nothing to strip. t1[label]: mean of a T1-like rendering, or None.
-    low, high: corners of the foreground's box in voxels.
-    """
-
-    labels: Tensor
-    tissue: Tensor
+    labels: Tensor  # (D, H, W) int64, 0 = background, dense below `tissue.shape[0]`
+    tissue: Tensor  # (labels,) class that decides the intensity (left and right share one)
+    # (labels,) True where the label stays when all else is stripped (the brain); all False when
+    # there is nothing to strip.
     inner: Tensor
-    t1: Tensor | None = None
-    low: tuple[float, ...] = field(default=())
+    t1: Tensor | None = None  # (labels,) means of a T1-like rendering
+    low: tuple[float, ...] = field(default=())  # corners of the foreground's box, voxels
     high: tuple[float, ...] = field(default=())
 
     def to(self, device: torch.device | str) -> LabelMap:
