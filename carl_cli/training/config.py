@@ -60,7 +60,12 @@ class TrainConfig(Strict):
         return self
 
     def _check(self, stage: StageConfig) -> None:
-        if stage.loss.refinement and self.model.refine_symmetric:
+        model, refines = self.model, stage.kind == "refinement"
+        if refines and not (model.refine_symmetric and model.refine_scales == (2, 1)):
+            raise ValueError(f"stage {stage.name}: needs refine_scales = 2, 1 and refine_symmetric")
+        if refines and (self.data.kind != "synthetic" or stage.levels is not None):
+            raise ValueError(f"stage {stage.name}: needs rendered pairs and all levels")
+        if stage.loss.refinement and model.refine_symmetric and not refines:
             raise ValueError(
                 f"stage {stage.name}: refine_symmetric leaves nothing to tell loss.refinement "
                 f"what a Ψ added; take loss.regularity"

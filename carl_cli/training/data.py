@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -152,10 +152,10 @@ class ImagePairs:
         turn = _random_turn(chance) if self.data.flips else torch.eye(3)
         grids = [self._random_grid(chance, turn) for _ in "12"]
         pair = self._made(which, grids)
-        if pair.contrast == "same" and chance.coin(self.data.recolour):
-            fixed, moving = recoloured(chance, pair.fixed, pair.moving)
-            return Pair(**{**vars(pair), "fixed": fixed, "moving": moving})
-        return pair
+        if not chance.coin(self.data.recolour):
+            return pair
+        fixed, moving = recoloured(chance, pair.fixed, pair.moving, pair.contrast == "same")
+        return replace(pair, fixed=fixed, moving=moving)
 
     def _drawn(self, chance: Chance) -> Numbers:
         """A set by its weight, and two of its images that are not held out."""

@@ -15,7 +15,7 @@ from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, identity, s
 from carl_cli.model.network import ModelConfig, attention_of
 from carl_cli.model.operators import Registrar
 from carl_cli.model.regularity import diffusion, gradicon
-from carl_cli.model.similarity import by_name
+from carl_cli.model.similarity import by_name as metric_by_name
 from carl_cli.training.losses import (
     BACKGROUND_WEIGHT,
     FOREGROUND_WEIGHT,
@@ -31,7 +31,7 @@ from carl_cli.training.losses import (
 )
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.synthesis.pairs import Pair
-from carl_cli.training.tables import StageConfig
+from carl_cli.training.tables import LossWeights, StageConfig
 
 Term = tuple[str, Tensor]
 
@@ -60,22 +60,7 @@ class Objective(nn.Module):
             terms += self._attention_terms(pairs, fixed, moving, chance)
         if self.stage.kind == "registration":
             terms += self._map_terms(pairs, fixed, moving, chance)
-        return self._weighted(terms, len(pairs))
-
-    def _weighted(self, terms: list[Term], pairs: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum over terms and pairs; a term that only some pairs have counts for those."""
-        by_name: dict[str, list[Tensor]] = defaultdict(list)
-        for name, value in terms:
-            by_name[name].append(value)
-        weights = {"zero": 1.0, **self.stage.loss.model_dump()}
-        weighted = [
-            weights[name] * torch.stack(values).sum() / pairs
-            for name, values in by_name.items()
-            if name in weights
-        ]
-        loss = torch.stack(weighted).sum()
-        means = {n: torch.stack(v).mean().detach() for n, v in by_name.items() if n != "zero"}
-        return loss, means
+        return weighted(terms, self.stage.loss, len(pairs))
 
     def _attention_terms(
         self, pairs: Sequence[Pair], fixed: Tensor, moving: Tensor, chance: Chance
@@ -84,7 +69,7 @@ class Objective(nn.Module):
         assert coarse is not None
         images = pooled(torch.cat([fixed, moving]), self.image_scale)
         features = coarse.features(images)
-        yield "zero", features.sum() * 0  # every parameter takes part, whatever the pair
+        yield "zero", features.sum() * 0
         queries, keys = (coarse.sharpness * features[: len(pairs)]), features[len(pairs) :]
         for pair, query, key in zip(pairs, queries, keys, strict=True):
             yield from self._rows_terms(pair, query, key, coarse.margin, chance)
@@ -149,7 +134,7 @@ class Objective(nn.Module):
         warped = sample(other, phi, self.align_corners)
         with torch.no_grad():
             mask = visible & (sample(other_visible.float(), phi, self.align_corners) > 0.5)
-        return by_name(loss.metric, loss.sigma)(image, warped, mask)
+        return metric_by_name(loss.metric, loss.sigma)(image, warped, mask)
 
     def _dice(self, pair: Pair, phi: Tensor, phi_back: Tensor, chance: Chance) -> Iterator[Term]:
         """Mean of both directions, where both images have labels in common."""
@@ -178,6 +163,22 @@ class Objective(nn.Module):
             return (diffusion(phi, grid) + diffusion(phi_back, grid)) / 2
         generator, stride = chance.host_generator, self.stage.loss.gradicon_stride
         return gradicon(forward, backward, shape, self.align_corners, generator, stride, phi.device)
+
+
+def weighted(terms: list[Term], loss: LossWeights, pairs: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum over terms and pairs, and each term's mean; a term that only some pairs have counts for
+    those. `zero` is 0, and there so that every parameter takes part, whatever the pair."""
+    by_name: dict[str, list[Tensor]] = defaultdict(list)
+    for name, value in terms:
+        by_name[name].append(value)
+    weights = {"zero": 1.0, **loss.model_dump()}
+    parts = [
+        weights[name] * torch.stack(values).sum() / pairs
+        for name, values in by_name.items()
+        if name in weights
+    ]
+    means = {n: torch.stack(v).mean().detach() for n, v in by_name.items() if n != "zero"}
+    return torch.stack(parts).sum(), means
 
 
 def _refinement_energies(map_: Map) -> Iterator[Tensor]:

@@ -20,6 +20,7 @@ from carl_cli.training.data import Batches, training_pairs, validation_pairs
 from carl_cli.training.distributed import World
 from carl_cli.training.objective import Objective
 from carl_cli.training.optimiser import averaged_model, scheduler, speed_up
+from carl_cli.training.refining import KeptPairs, RefinementObjective, tied_refinements
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.tables import StageConfig
 
@@ -47,11 +48,9 @@ class Work:
         self.config, self.stage = config, config.stages[number]
         self.network, self.here, self.number = network, here, number
         self.bad_steps = 0
-        source = training_pairs(config, self.stage, here.device)
-        self.batches = Batches(source, self.stage.batch, here.size, config.runtime)
+        self.batches, objective = self._source_and_loss()
         self.held_out = validation_pairs(config, self.stage, here.device)
         _choose_parameters(network, self.stage)
-        objective = Objective(network, self.stage, model_at(config, number))
         # Before its calls are replaced: a copy would still call the network's.
         self.average = averaged_model(network, config.keeping.average_decay)
         self.parameters = [p for p in network.parameters() if p.requires_grad]
@@ -63,6 +62,16 @@ class Work:
         self.objective = here.wrap(objective)
         self.objective.train()
         _freeze_norms(network, self.stage)
+
+    def _source_and_loss(self) -> tuple[Batches | KeptPairs, nn.Module]:
+        source = training_pairs(self.config, self.stage, self.here.device)
+        if self.stage.kind == "refinement":
+            matching, unet = tied_refinements(self.network)
+            kept = KeptPairs(source, matching, self.stage, self.config.seed)
+            return kept, RefinementObjective(unet, self.stage)
+        batches = Batches(source, self.stage.batch, self.here.size, self.config.runtime)
+        described = model_at(self.config, self.number)
+        return batches, Objective(self.network, self.stage, described)
 
     def one_step(self, total: int) -> StepFigures:
         """Accumulate, average over processes, update; total counts the steps of the run.
@@ -127,7 +136,8 @@ class Work:
 
 
 def _choose_parameters(network: Registrar, stage: StageConfig) -> None:
-    part = "coarse" if stage.kind == "correspondence" else stage.train
+    fixed = {"correspondence": "coarse", "refinement": "refinements"}
+    part = fixed.get(stage.kind, stage.train)
     own = {id(p) for p in coarse_network(network).parameters()}
     for parameter in network.parameters():
         chosen = part == "all" or (id(parameter) in own) == (part == "coarse")

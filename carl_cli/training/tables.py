@@ -121,8 +121,9 @@ class StageConfig(Strict):
     """One stretch of training with one loss and an optimiser of its own."""
 
     name: str
-    # correspondence: Ξ alone on sampled attention rows; registration: the whole network.
-    kind: Literal["correspondence", "registration"] = "registration"
+    # correspondence: Ξ alone on sampled attention rows; registration: the whole network;
+    # refinement: one Ψ for both scales, behind a Ξ whose maps are kept (see `refining`).
+    kind: Literal["correspondence", "registration", "refinement"] = "registration"
     steps: int = Field(ge=1)
     # Of the pairs, voxels. None: large enough for all images (not for rendered pairs).
     shape_zyx: tuple[int, int, int] | None = None
@@ -142,6 +143,7 @@ class StageConfig(Strict):
     padding: int | None = Field(default=None, ge=0)  # of Ξ in this stage, if not the model's
     extra_step: bool = False  # first append one more Ψ at full resolution
     new_refinement: Literal["identity", "copy"] = "identity"  # a new Ψ starts so; copy: of the last
+    fresh_every: int = Field(default=12, ge=1)  # steps for a new pair, if kind = refinement
     patience: int = Field(default=0, ge=0)  # end after so many validations without gain; 0: never
     loss: LossWeights
     synthesis: dict[str, Any] = {}  # changes to that of the data

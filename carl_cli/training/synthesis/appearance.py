@@ -120,12 +120,12 @@ def _with_lesion(chance: Chance, image: Tensor) -> Tensor:
     return image + inside * chance.uniform(-0.6, 0.6)
 
 
-def recoloured(chance: Chance, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """Two images of one contrast with other intensities: each another gamma (up to twice as
-    steep, usually), and three times in ten both inverted, so that they are of one contrast still.
-    Values below 0 and above 1 are clipped."""
+def recoloured(chance: Chance, fixed: Tensor, moving: Tensor, alike: bool) -> tuple[Tensor, Tensor]:
+    """Two images with other intensities: each another gamma (up to twice as steep, usually). If
+    they are alike, of one contrast, three times in ten both are inverted. Values below 0 and above
+    1 are clipped."""
     images = [x.clamp(0, 1) ** (2 ** (0.4 * float(chance.normal(1)))) for x in (fixed, moving)]
-    if chance.coin(0.3):
+    if alike and chance.coin(0.3):
         images = [x.amax() - x for x in images]
     return images[0], images[1]
 
