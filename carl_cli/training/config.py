@@ -142,7 +142,12 @@ def check_same_experiment(before: dict[str, Any], now: TrainConfig, out: Path) -
 
     What may change: runtime, keeping, and where the cache lies.
     """
-    old, new = (dict(_flat(c)) for c in (before, now.model_dump(mode="json")))
+    try:  # what a newer version has more is at its default
+        began = TrainConfig.model_validate(before)
+    except ValidationError as error:
+        hint = "name another --out, or go on with that version"
+        raise UsageError(f"{out} holds a run of another version of carl", hint) from error
+    old, new = (dict(_flat(c.model_dump(mode="json"))) for c in (began, now))
     for key in sorted({*old, *new}):
         a, b = old.get(key, ABSENT), new.get(key, ABSENT)
         free = key.startswith(MAY_CHANGE) and key != "keeping.average_decay"
