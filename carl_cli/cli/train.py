@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,7 +148,8 @@ def run(
         modality=modality,
     )
     _run(further.config(folder.name), folder, resume, max_seconds, count)
-    _export(folder, folder / "weights", None, False)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one writes
+        _export(folder, folder / "weights", None, False)
 
 
 def _in_processes(processes: int, threads: int) -> None:
