@@ -41,7 +41,7 @@ class View:
     visible have a third entry: the true displacement, and where it counts."""
 
     images: Tensor
-    labels: Tensor  # int64
+    labels: Tensor  # int16: hundreds of pairs are kept
     visible: Tensor  # bool
     u: Tensor
     alike: bool  # of one contrast
@@ -111,7 +111,7 @@ class KeptPairs:
             maps = self.matching.both(half[:1], half[1:])
             u = torch.cat([map_.on_grid(half.shape[2:]) for map_ in maps])
         u = u - identity(half.shape[2:], False, u.device)
-        coarse = torch.stack([most_frequent(one[0], 2)[None] for one in labels])
+        coarse = torch.stack([most_frequent(one[0], 2)[None] for one in labels]).short()
         if pair.phi is not None:
             assert pair.valid is not None
             voxels = torch.tensor(shape, device=u.device).view(1, 3, 1, 1, 1)
@@ -119,7 +119,7 @@ class KeptPairs:
             visible = torch.cat([visible, pair.valid & (pair.fixed_labels > 0)])
             u = torch.cat([u, pool(true)])
         seen, alike = pool(visible.float()) > 0.9, pair.contrast == "same"
-        return View(half, coarse, seen, u, alike), View(images, labels, visible, u, alike)
+        return View(half, coarse, seen, u, alike), View(images, labels.short(), visible, u, alike)
 
 
 class RefinementObjective(nn.Module):
@@ -163,10 +163,11 @@ class RefinementObjective(nn.Module):
 
 
 def _labelled(view: View, phi: Tensor, seen: Tensor, chance: Chance, count: int) -> Iterator[Term]:
-    labels = common_labels(chance, view.labels[:1], view.labels[1:], count)
+    fixed, moving = view.labels.long().split(1)
+    labels = common_labels(chance, fixed, moving, count)
     if len(labels):
-        forward = soft_dice(view.labels[:1], view.labels[1:], phi[:1], seen[:1], labels, False)
-        backward = soft_dice(view.labels[1:], view.labels[:1], phi[1:], seen[1:], labels, False)
+        forward = soft_dice(fixed, moving, phi[:1], seen[:1], labels, False)
+        backward = soft_dice(moving, fixed, phi[1:], seen[1:], labels, False)
         yield "dice", (forward + backward) / 2
 
 
