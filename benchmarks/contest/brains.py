@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from benchmarks.prepare_label_maps import MIRROR, T1
+from carl_cli.training.label_maps import MIRROR, T1
 
 SPACING_MM = 2.0
 BRAIN_BELOW = 500

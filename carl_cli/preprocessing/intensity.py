@@ -85,9 +85,10 @@ def percentile_limits(image: Image, rule: IntensityRule) -> tuple[float, float]:
     return lower, upper
 
 
-def scale_to_unit(array: NDArray[Any], limits: tuple[float, float]) -> None:
-    """Map [low, high] to [0, 1] and clip, in place; float32."""
+def scale_to_unit(array: NDArray[Any], limits: tuple[float, float], clip: bool = True) -> None:
+    """Map [low, high] to [0, 1], and clip if asked, in place; float32."""
     low, high = limits
     array -= np.float32(low)
     array /= np.float32(high - low)
-    np.clip(array, 0, 1, out=array)
+    if clip:
+        np.clip(array, 0, 1, out=array)

@@ -40,7 +40,7 @@ __all__ = [
 class NetworkImage:
     """One image as the network sees it."""
 
-    array: NDArray[np.float32]  # (z, y, x) or (y, x), in [0, 1]
+    array: NDArray[np.float32]  # (z, y, x) or (y, x), in [0, 1], or beyond where the rule divides
     grid: Grid  # of the array, LPS mm
     mask: NDArray[np.bool_] | None  # of the array's shape
     intensity: Intensity  # how the stored values became these
@@ -197,7 +197,8 @@ def _resampled(
             f"{image.source or 'image'}: nothing of it lies in the network's field of view",
             "check the initial transform and the headers of both images",
         )
-    return np.clip(array, 0, 1)
+    # Rounding alone leads out of the source's range.
+    return np.clip(array, min(0, image.array.min()), max(1, image.array.max()))
 
 
 def _sampled_mask(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,12 +23,21 @@ class IntensityRule(BaseModel):
 
     # The limits of CT, HU; None: CT is treated like all else.
     ct_window: tuple[float, float] | None = (-1000.0, 1000.0)
-    # The limits of all else; lower None: 0 stays 0, so that values are only divided.
+    # The limits of all else; lower None: a division by the upper one: 0 stays 0 and nothing is
+    # clipped, so that air in a CT is below 0.
     lower_percentile: float | None = Field(default=1.0, ge=0, lt=100)
     upper_percentile: float = Field(default=99.0, gt=0, le=100)
     # Which voxels count: all, or those in the box around the foreground, which makes the contrast
     # independent of how much air was scanned.
     percentiles_of: Literal["image", "foreground"] = "foreground"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_by_name(cls, values: Any) -> Any:
+        """ "none" stands for None in files that have no word for it (TOML)."""
+        if not isinstance(values, dict):
+            return values
+        return {key: None if value == "none" else value for key, value in values.items()}
 
     @model_validator(mode="after")
     def _ordered(self) -> IntensityRule:

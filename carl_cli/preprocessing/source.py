@@ -31,7 +31,7 @@ class Request:
 class Source:
     """One image cleaned, scaled and placed in its centred frame."""
 
-    image: Image  # float32 in [0, 1]
+    image: Image  # float32 in [0, 1], or beyond where the rule divides
     offset_mm: NDArray[np.float64]  # (D,) LPS, from the centred frame to the true one
     mask: Image | None  # in the centred frame too, on a grid of its own
     box: Box  # around the foreground with its margin; under the stretch rule the field of view
@@ -57,7 +57,7 @@ def load(
     if rule.grid_rule == "physical" or (window is None and _counts_foreground(intensities)):
         box = _foreground_box(image, mask if box_from_mask else None, rule.margin)
     limits = window or intensity.percentile_limits(_counted(image, box, intensities), intensities)
-    _scale(image, limits)
+    _scale(image, limits, clip=window is not None or intensities.lower_percentile is not None)
     return Source(image, stored.grid.centre_mm, mask, box, Intensity(*limits, modality))
 
 
@@ -127,8 +127,8 @@ def _counted(image: Image, box: Box, intensities: IntensityRule) -> Image:
     return grids.crop_image(image, start, size)
 
 
-def _scale(image: Image, limits: tuple[float, float]) -> None:
-    intensity.scale_to_unit(image.array, limits)
+def _scale(image: Image, limits: tuple[float, float], clip: bool) -> None:
+    intensity.scale_to_unit(image.array, limits, clip)
     if image.array.max() <= image.array.min():
         raise InputError(
             f"{image.source or 'image'}: no contrast between {limits[0]:g} and {limits[1]:g}",

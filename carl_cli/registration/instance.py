@@ -9,6 +9,8 @@ map moving → fixed; the best state seen is kept. Scope "field" moves the maps 
 from __future__ import annotations
 
 import copy
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -30,6 +32,8 @@ from carl_cli.registration.diffeomorphic import SCALES, Descent, refine
 from carl_cli.weights.folder import AlignmentRule, InstanceDefaults
 from carl_cli.weights.options import Seed
 
+log = logging.getLogger(__name__)
+NO_NUMBER = "instance optimisation: no finite loss after %d steps; the best state before is taken"
 STAGE = "instance optimisation"
 ALIGNED_SCALES = SCALES[2:]  # half and all of the grid
 SETTLED = 1e-3  # of the loss: less than this in `patience` steps is worth no more of them
@@ -66,8 +70,7 @@ def optimise(
     best = _Best(trained)
     for step in range(options.steps):
         loss = measure(private, pair)
-        best.note(loss.item())
-        if best.settled(options.patience):
+        if not best.note(loss.item()) or best.settled(options.patience):
             break
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -134,14 +137,18 @@ class _Best:
 
     def __init__(self, trained: Sequence[Tensor]) -> None:
         self.trained = trained
-        self.values = [torch.empty_like(p) for p in trained]
+        self.values = [p.detach().clone() for p in trained]
         self.losses: list[float] = []
 
-    def note(self, loss: float) -> None:
-        """The loss of the parameters as they are now."""
+    def note(self, loss: float) -> bool:
+        """The loss of the parameters as they are now; False, with a warning, if it is no number."""
+        if not math.isfinite(loss):
+            log.warning(NO_NUMBER, len(self.losses))
+            return False
         if not self.losses or loss < min(self.losses):
             _copy(self.trained, self.values)
         self.losses.append(loss)
+        return True
 
     def settled(self, patience: int) -> bool:
         """Whether the last `patience` steps gained next to nothing; never, if that is 0."""

@@ -1,26 +1,34 @@
-"""One process or many (torchrun): the few questions that training asks."""
+"""One process or many: the few questions that training asks, and how many are started."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from carl_cli.errors import UsageError
 
+UNFINISHED = 75  # EX_TEMPFAIL: stopped in good order, run again with --resume
+POLL_SECONDS = 0.2
+
 
 @dataclass(frozen=True)
 class World:
-    """rank: of this process; size: how many there are; device: of this process."""
+    """The processes of a training, seen from one of them."""
 
-    rank: int
-    size: int
-    device: torch.device
+    rank: int  # of this process
+    size: int  # how many there are
+    device: torch.device  # of this process
 
     @property
     def leads(self) -> bool:
@@ -39,14 +47,6 @@ class World:
         raised = torch.tensor([float(flag)], device=self.device)
         distributed.all_reduce(raised, distributed.ReduceOp.MAX)
         return bool(raised.item())
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Average over the processes."""
-        if self.size == 1:
-            return values
-        total = values.clone()
-        distributed.all_reduce(total)
-        return total / self.size
 
     def wait(self) -> None:
         if self.size > 1:
@@ -85,3 +85,47 @@ def _device(name: str, local_rank: int | None) -> torch.device:
         device = torch.device("cuda", local_rank if local_rank is not None else device.index or 0)
         torch.cuda.set_device(device)
     return device
+
+
+def run_processes(count: int, arguments: Sequence[str]) -> int:
+    """`carl ARGUMENTS` in so many processes of one machine; the exit code of the whole.
+
+    In place of torchrun, which gives its processes 30 seconds after SIGTERM and turns their exit
+    code 75 into 1. SIGTERM is handed on, and all are waited for; if one fails, the rest ends.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    children = [_child(rank, arguments, shared) for rank in range(count)]
+
+    def hand_on(number: int, _frame: object) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        return _joint_code(children)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for child in children:
+            child.kill()
+
+
+def _child(rank: int, arguments: Sequence[str], shared: dict[str, str]) -> subprocess.Popen[bytes]:
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    words = [*arguments, *(["--quiet"] if rank else [])]
+    command = [sys.executable, "-m", "carl_cli.cli.app", *words]
+    return subprocess.Popen(command, env={**os.environ, **shared, **own})
+
+
+def _joint_code(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """0 if all end well, 75 if they were stopped in order, else the code of the first to fail."""
+    while True:
+        codes = [child.poll() for child in children]
+        bad = [code for code in codes if code not in (None, 0, UNFINISHED)]
+        if bad:
+            return bad[0] if bad[0] > 0 else 128 - bad[0]
+        if None not in codes:
+            return UNFINISHED if UNFINISHED in codes else 0
+        time.sleep(POLL_SECONDS)

@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from carl_cli.errors import InputError, WeightsError
-from carl_cli.preprocessing.pair import PreprocessRule
-from carl_cli.training.config import SyntheticData, TrainConfig
+from carl_cli.training.config import TrainConfig
 from carl_cli.training.run_folder import has_state, load_state
 from carl_cli.training.start import averaged
+from carl_cli.training.tables import SyntheticData
 from carl_cli.weights.folder import WeightsConfig, save_weights
 from carl_cli.weights.locate import local_folder
 
@@ -28,19 +28,26 @@ def export(run: Path, folder: Path, name: str | None = None, last: bool = False)
     state = load_state(run, which)
     training = TrainConfig.model_validate(state["config"])
     network, model = averaged(state)
-    config = WeightsConfig(
-        name=name or training.name,
-        model=model,
-        preprocess=PreprocessRule.model_validate(training.preprocess or {"grid_rule": "physical"}),
-        provenance={
-            "checkpoint": which,
-            "steps": state["at"]["total"],
-            "validation": state["scores"],
-            "training": state["config"],
-        },
-    )
+    provenance = {
+        "checkpoint": which,
+        "steps": state["at"]["total"],
+        "validation": state["scores"],
+        "training": state["config"],
+    }
+    fields = {
+        "name": name or training.name,
+        "model": model,
+        "preprocess": training.preprocess or {"grid_rule": "physical"},
+        "provenance": provenance | training.weights.get("provenance", {}),
+    }
+    config = WeightsConfig.model_validate(training.weights | fields | _own_rule(training))
     parameters = sum(p.numel() for p in network.parameters())
     save_weights(folder, network, config, model_card(config, training, state, parameters))
+
+
+def _own_rule(training: TrainConfig) -> dict[str, Any]:
+    """The rule for those who use the weights, if it isn't the training's."""
+    return {k: v for k, v in training.weights.items() if k == "preprocess"}
 
 
 @contextmanager
@@ -69,6 +76,7 @@ def model_card(
             "Registers 3D medical images. Use: "
             f"`carl register FIXED MOVING -o T.h5 --weights FOLDER`. {parameters / 1e6:.2f} M "
             "parameters.",
+            *_origin_lines(training),
             *("", "## Data", _data_words(training)),
             *("", "## Recipe", *_stage_lines(training)),
             f"- {state['at']['total']} steps done in all; exponential moving average of weights",
@@ -80,10 +88,19 @@ def model_card(
     )
 
 
+def _origin_lines(training: TrainConfig) -> list[str]:
+    if training.initial is None:
+        return []
+    known = training.weights.get("provenance", {}).get("made_from", {})
+    digest = f" (SHA-256 of its model.safetensors {known['sha256']})" if "sha256" in known else ""
+    part = "The weights" if training.initial_part == "all" else "Ξ's weights"
+    return ["", "## Made from", f"{part} of {training.initial}{digest} were trained further."]
+
+
 def _data_words(training: TrainConfig) -> str:
     data = training.data
     if not isinstance(data, SyntheticData):
-        return f"Images of {data.images.name}."
+        return f"Images of {', '.join(one.images.name for one in data.sets)}."
     words = "Pairs rendered from random shapes"
     if data.maps is not None:
         words += f" and from the label maps of {len(data.train)} subjects ({data.maps.name})"
@@ -95,7 +112,7 @@ def _stage_lines(training: TrainConfig) -> list[str]:
     lines = []
     for stage in training.stages:
         terms = stage.loss.model_dump(exclude_defaults=True)
-        shape = "×".join(map(str, stage.shape_zyx))
+        shape = "×".join(map(str, stage.shape_zyx or ("the images' size",)))
         settings = ", ".join(f"{k} {v}" for k, v in terms.items())
         lines.append(
             f"- {stage.name}: {stage.kind}, {stage.steps} steps at {shape}, batch "

@@ -19,11 +19,12 @@ from carl_cli.errors import UsageError
 from carl_cli.model.network import build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.progress import Progress, silent
-from carl_cli.training.config import StageConfig, TrainConfig, model_at
+from carl_cli.training.config import TrainConfig, check_same_experiment, model_at
 from carl_cli.training.distributed import World, world
 from carl_cli.training.run_folder import Flag, Journal, has_state, load_state, save_state, sigterm
 from carl_cli.training.stage import Work
 from carl_cli.training.start import initialised, take_over
+from carl_cli.training.tables import ImageData
 from carl_cli.training.validation import Scores, validate
 
 Outcome = Literal["finished", "time", "signal"]
@@ -37,13 +38,20 @@ def train(
     max_seconds: float = math.inf,
     progress: Progress = silent,
 ) -> Outcome:
-    """Run or continue a training in folder `out`; under torchrun, one process of it.
+    """Run or continue a training in folder `out`; one process of it, where there are several.
 
-    Leaves log.jsonl, last.json and best.json (see `checkpoint`). Returns `time` when
+    Leaves log.jsonl, last.json and best.json (see `run_folder`). Returns `time` when
     max_seconds ran out and `signal` after SIGTERM, both with a checkpoint to resume from.
-    Raises UsageError if `out` holds a run and resume is False, DivergedError when 20 steps
-    in a row have no finite gradient.
+    Raises UsageError if `out` holds a run and resume is False, or a run of another config;
+    InputError for data that can't be used; DivergedError when 20 steps in a row have no finite
+    gradient.
     """
+    if isinstance(config.data, ImageData):
+        from carl_cli.training.cache import (
+            fill_cache,
+        )  # reads images: not needed for rendered pairs
+
+        fill_cache(config.data, config.preprocess, progress)
     with world(config.runtime.device) as here:
         run = Run(config, out, here, resume, progress)
         return run.to_the_end(max_seconds)
@@ -51,11 +59,12 @@ def train(
 
 @dataclass
 class Position:
-    """stage: its number; step: done in this stage; total: done in the run."""
+    """Where a run is."""
 
-    stage: int = 0
-    step: int = 0
-    total: int = 0
+    stage: int = 0  # its number
+    step: int = 0  # done in this stage
+    total: int = 0  # done in the run
+    stale: int = 0  # validations since the best one of this stage
 
 
 class Run:
@@ -88,10 +97,9 @@ class Run:
         if not resume:
             raise UsageError(f"{self.out} holds a run", "add --resume, or name another --out")
         state = load_state(self.out, "last", "cpu")
+        check_same_experiment(state["config"], self.config, self.out)
         self.at = Position(**state["at"])
         self.best = state["best"]
-        if state["model"] != self.config.model.model_dump(mode="json"):
-            raise UsageError(f"{self.out} holds a run of another model", "name another --out")
         return state
 
     def _journal(self) -> Journal:
@@ -99,28 +107,34 @@ class Run:
 
     def _stage(self, journal: Journal | None, deadline: float, terminated: Flag) -> Outcome:
         """Run the rest of the present stage."""
-        stage = self.config.stages[self.at.stage]
-        work = self._begin(stage)
+        work = self._begin()
+        if self.at.total == 0 and self.config.initial is not None:
+            self._measure(work, journal)  # what is to be improved on
         last_save = time.monotonic()
-        while self.at.step < stage.steps:
+        while not self._ended(work):
             self._step(work, journal)
             if self.at.total % self.config.keeping.validate_steps == 0:
                 self._measure(work, journal)
             stopping = self._why_stop(deadline, terminated)
             due = time.monotonic() - last_save >= self.config.keeping.checkpoint_seconds
-            if self.at.step < stage.steps and (due or stopping):
+            ended = self._ended(work)
+            if not ended and (due or stopping):
                 self._save(work)
                 last_save = time.monotonic()
             if stopping:
-                if self.at.step == stage.steps:
+                if ended:
                     self._leave(work, journal)
                 return stopping
         self._leave(work, journal)
         return "finished"
 
+    def _ended(self, work: Work) -> bool:
+        patience = work.stage.patience
+        return self.at.step >= work.stage.steps or 0 < patience <= self.at.stale
+
     def _step(self, work: Work, journal: Journal | None) -> None:
         """One step, and what is told of it."""
-        figures = work.one_step(self.at.step, self.at.total)
+        figures = work.one_step(self.at.total)
         self.at.step, self.at.total = self.at.step + 1, self.at.total + 1
         stage, loss = work.stage, figures.means["loss"]
         detail = f"step {self.at.step}/{stage.steps} loss {loss:.4f} {figures.seconds:.2f} s"
@@ -135,58 +149,57 @@ class Run:
             return "signal"
         return "time" if self.here.any(time.monotonic() >= deadline) else None
 
-    def _begin(self, stage: StageConfig) -> Work:
+    def _begin(self) -> Work:
         torch.manual_seed(self.config.seed + self.at.stage)
         previous, self.network = self.network, None
-        network = self._network(stage, previous)
-        work = Work(self.config, stage, network, self.here, self.at.stage)
+        network = self._network(previous)
+        work = Work(self.config, network, self.here, self.at.stage)
         if self.state is not None and self.at.step > 0:
             work.load(self.state)
         self.network, self.state = network, None
         return work
 
-    def _network(self, stage: StageConfig, previous: Registrar | None) -> Registrar:
+    def _network(self, previous: Registrar | None) -> Registrar:
         """The network of the present stage, from the previous stage, a checkpoint or anew."""
-        model = model_at(self.config, self.at.stage)
-        network = build_network(model)
+        network = build_network(model_at(self.config, self.at.stage))
         if self.state is not None:
             previous = build_network(model_at(self.config, self.state["number"]))
             previous.load_state_dict(self.state["network"])
         if previous is None:
             network = initialised(network, self.config)
         else:
-            take_over(network, previous, stage.new_refinement == "copy")
+            copied = self.config.stages[self.at.stage].new_refinement == "copy"
+            take_over(network, previous, copied)
         return network.to(self.here.device)
 
     def _leave(self, work: Work, journal: Journal | None) -> None:
         """End of a stage: the next one starts from the average."""
         if self.at.total % self.config.keeping.validate_steps:  # else it was measured just now
             self._measure(work, journal)
-        work.network.load_state_dict(work.average.values)
+        work.network.load_state_dict(work.average.module.state_dict())
         self.at = Position(self.at.stage + 1, 0, self.at.total)
         self.best = -math.inf  # scores on other grids and levels don't compare
         self._save(work)
 
     def _measure(self, work: Work, journal: Journal | None) -> None:
         """Validate on the leading process; keep the average if it is the stage's best."""
-        count = self.config.keeping.validation_pairs
+        count = min(self.config.keeping.validation_pairs, len(work.held_out))
+        better = False
         if count and journal is not None:
-            with work.average.in_place_of(work.network):
-                scores = validate(
-                    work.network, work.held_out, count, self.config.model.align_corners
-                )
+            network: Any = work.average.module
+            scores = validate(network, work.held_out, count, self.config.model.align_corners)
             journal.write("validation", self.at.total, stage=work.stage.name, **scores)
-            if scores["score"] > self.best:
+            better = scores["score"] > self.best
+            if better:
                 self.best = scores["score"]
-                save_state(
-                    self.out, "best", self._summary(work, scores), self.config.keeping.part_mib
-                )
+                save_state(self.out, "best", self._summary(work, scores))
+        if count:
+            self.at.stale = 0 if self.here.any(better) else self.at.stale + 1
         self.here.wait()
 
     def _summary(self, work: Work, scores: Scores | None = None) -> dict[str, Any]:
         return {
-            "average": {k: v.cpu() for k, v in work.average.values.items()},
-            "model": self.config.model.model_dump(mode="json"),
+            "average": {k: v.cpu() for k, v in work.average.module.state_dict().items()},
             "number": work.number,
             "config": self.config.model_dump(mode="json"),
             "at": vars(self.at),
@@ -196,5 +209,5 @@ class Run:
     def _save(self, work: Work) -> None:
         if self.here.leads:
             state = self._summary(work) | work.state() | {"best": self.best}
-            save_state(self.out, "last", state, self.config.keeping.part_mib)
+            save_state(self.out, "last", state)
         self.here.wait()

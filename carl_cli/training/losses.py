@@ -7,6 +7,7 @@ Coordinates: unit coordinates as in `carl_cli.model.fields` where a name says so
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from carl_cli.training.synthesis.chance import Chance
 
 TARGET_SIGMA = 0.6  # voxels of Ξ
 FOREGROUND_WEIGHT, BACKGROUND_WEIGHT = 1.0, 0.1
+LEAST_QUERIES = 10  # fewer are no mean
 DICE_VOXELS = 30  # smaller labels are too noisy to follow
 
 
@@ -78,20 +80,40 @@ def common_labels(chance: Chance, fixed: Tensor, moving: Tensor, count: int) -> 
 
 @dataclass(frozen=True)
 class Rows:
-    """Attention rows of sampled queries. logits (N, M) over the padded keys; index (N,) of
-    each query among the voxels of Ξ; positions (M, 3) of the keys in voxels of Ξ."""
+    """Attention rows of N sampled queries over M keys, the voxels of Ξ and the padding around."""
 
-    logits: Tensor
-    index: Tensor
-    positions: Tensor
-    shape: tuple[int, ...]
-    padding: int
+    logits: Tensor  # (N, M)
+    index: Tensor  # (N,) of each query among the voxels of Ξ
+    positions: Tensor  # (M, 3) of the keys, voxels of Ξ
+    shape: tuple[int, ...]  # of Ξ's voxels
+    margin: int  # voxels of padding on each side
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """(N, M) exp of the logits; they are bounded, so that nothing needs to be subtracted."""
+        return self.logits.exp()
+
+    @cached_property
+    def _moments(self) -> Tensor:
+        """(N, 4): the sum of the weights, and of the weights times positions, in one product."""
+        ones = torch.ones_like(self.positions[:, :1])
+        return self.weights @ torch.cat([ones, self.positions], 1)
+
+    @property
+    def total(self) -> Tensor:
+        """(N,) sum of the weights."""
+        return self._moments[:, 0]
+
+    @property
+    def mean(self) -> Tensor:
+        """(N, 3) mean position."""
+        return self._moments[:, 1:] / self._moments[:, :1]
 
     def key_of(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Voxels (…, 3) of Ξ → number of the key (…) and whether there is one."""
-        padded = [n + 2 * self.padding for n in self.shape]
+        padded = [n + 2 * self.margin for n in self.shape]
         sizes = torch.tensor(padded, device=places.device)
-        index = places.long() + self.padding
+        index = places.long() + self.margin
         inside = ((index >= 0) & (index < sizes)).all(-1)
         index = index.clamp(min=0).minimum(sizes - 1)
         flat = (index[..., 0] * padded[1] + index[..., 1]) * padded[2] + index[..., 2]
@@ -99,25 +121,25 @@ class Rows:
 
 
 def attention_rows(
-    chance: Chance, queries: Tensor, keys: Tensor, padding: int, weights: Tensor, count: int
+    chance: Chance, queries: Tensor, keys: Tensor, margin: int, weights: Tensor, count: int
 ) -> Rows | None:
     """Rows of up to `count` queries drawn where weights (D·H·W,) is positive, more often
-    where it is large; None if there are fewer than ten.
+    where it is large; None if there are hardly any.
 
-    queries, keys: (C, D + 2P, …) features with padding; the queries' is cut off here.
+    queries, keys: (C, D + 2 margin, …) features; the queries' margin is cut off here.
     """
-    shape = tuple(n - 2 * padding for n in queries.shape[1:])
+    shape = tuple(n - 2 * margin for n in queries.shape[1:])
     count = min(count, int((weights > 0).sum()))
-    if count < 10:
+    if count < LEAST_QUERIES:
         return None
     # Largest of u^(1/w): a weighted draw without replacement, in one pass.
     score = chance.rand(weights.numel()).clamp_min(1e-20) ** (1 / weights.clamp_min(1e-9))
     index = torch.where(weights > 0, score, -1.0).topk(count).indices
-    crop = slice(padding, -padding or None)
+    crop = slice(margin, -margin or None)
     inner = queries[:, crop, crop, crop].flatten(1).T
-    axes = [torch.arange(-padding, n + padding, device=keys.device).float() for n in shape]
+    axes = [torch.arange(-margin, n + margin, device=keys.device).float() for n in shape]
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    return Rows(inner[index] @ keys.flatten(1), index, positions, shape, padding)
+    return Rows(inner[index] @ keys.flatten(1), index, positions, shape, margin)
 
 
 def attention_to_place(rows: Rows, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,11 +151,11 @@ def attention_to_place(rows: Rows, places: Tensor) -> tuple[Tensor, Tensor, Tens
     key, inside = rows.key_of(corners)
     gap = (corners - places[:, None]).square().sum(-1)
     target = torch.exp(-gap / (2 * TARGET_SIGMA**2)) * inside
-    total = target.sum(1)
-    logits = (target * rows.logits.gather(1, key)).sum(1) / total.clamp_min(1e-6)
-    reachable = (total > 1e-3).float()
-    entropy = weighted_mean(rows.logits.logsumexp(1) - logits, reachable)
-    errors = (rows.logits.softmax(1) @ rows.positions - places).norm(dim=1)
+    share = target.sum(1)
+    logits = (target * rows.logits.gather(1, key)).sum(1) / share.clamp_min(1e-6)
+    reachable = (share > 1e-3).float()
+    entropy = weighted_mean(rows.total.log() - logits, reachable)
+    errors = (rows.mean - places).norm(dim=1)
     huber = huber_loss(errors, torch.zeros_like(errors), reduction="none")
     return entropy, weighted_mean(huber, reachable), errors.detach()
 
@@ -143,13 +165,12 @@ def attention_to_label(rows: Rows, fixed_labels: Tensor, moving_labels: Tensor) 
 
     fixed_labels, moving_labels: (D, H, W) int64 on the grid of Ξ.
     """
-    p = rows.padding
-    padded = torch.nn.functional.pad(moving_labels, [p] * 6).flatten()
+    padded = torch.nn.functional.pad(moving_labels, [rows.margin] * 6).flatten()
     wanted = fixed_labels.flatten()[rows.index]
     same = padded[None] == wanted[:, None]
-    found = same.any(1).float()
-    mass = rows.logits.masked_fill(~same, -1e4).logsumexp(1) - rows.logits.logsumexp(1)
-    return weighted_mean(-mass, found)
+    found = same.any(1)
+    on_label = torch.where(found, (rows.weights * same).sum(1), 1.0)
+    return weighted_mean(rows.total.log() - on_label.log(), found.float())
 
 
 def most_frequent(labels: Tensor, scale: int) -> Tensor:

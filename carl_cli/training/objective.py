@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, identity, sample
-from carl_cli.model.network import attention_of
+from carl_cli.model.network import ModelConfig, attention_of
 from carl_cli.model.operators import Registrar
 from carl_cli.model.regularity import diffusion, gradicon
-from carl_cli.model.similarity import by_name
-from carl_cli.training.config import StageConfig
+from carl_cli.model.similarity import by_name as metric_by_name
 from carl_cli.training.losses import (
     BACKGROUND_WEIGHT,
     FOREGROUND_WEIGHT,
@@ -32,21 +31,26 @@ from carl_cli.training.losses import (
 )
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.synthesis.pairs import Pair
+from carl_cli.training.tables import LossWeights, StageConfig
 
 Term = tuple[str, Tensor]
 
 
 class Objective(nn.Module):
-    """Loss of one stage. forward(pairs, chance) → (scalar loss, {term: detached mean})."""
+    """Loss of one stage. forward(pairs, chance) → (scalar loss, {term: detached mean}).
 
-    def __init__(
-        self, network: Registrar, stage: StageConfig, coarse_scale: int, align_corners: bool
-    ) -> None:
+    model: the network's description, as the stage runs it (cut to its levels). For one pair, the
+    similarity and regularity are Eq. 17 and 18, averaged over the two orders in which a pair may
+    be given; the order only matters for Eq. 17, whose regulariser looks at one direction.
+    """
+
+    def __init__(self, network: Registrar, stage: StageConfig, model: ModelConfig) -> None:
         super().__init__()
         self.network = network
         self.stage = stage
-        self.coarse_scale = coarse_scale
-        self.align_corners = align_corners
+        self.align_corners = model.align_corners
+        self.image_scale = model.coarse_scale  # of the images that Ξ sees
+        self.feature_scale = model.coarse_scale * 2**model.encoder.halvings  # of its matches
 
     def forward(self, pairs: Sequence[Pair], chance: Chance) -> tuple[Tensor, dict[str, Tensor]]:
         fixed = torch.cat([pair.fixed for pair in pairs])
@@ -56,45 +60,31 @@ class Objective(nn.Module):
             terms += self._attention_terms(pairs, fixed, moving, chance)
         if self.stage.kind == "registration":
             terms += self._map_terms(pairs, fixed, moving, chance)
-        return self._weighted(terms, len(pairs))
-
-    def _weighted(self, terms: list[Term], pairs: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum over terms and pairs; a term that only some pairs have counts for those."""
-        by_name: dict[str, list[Tensor]] = defaultdict(list)
-        for name, value in terms:
-            by_name[name].append(value)
-        weights = {"zero": 1.0, **self.stage.loss.model_dump()}
-        weighted = [
-            weights[name] * torch.stack(values).sum() / pairs
-            for name, values in by_name.items()
-            if name in weights
-        ]
-        loss = torch.stack(weighted).sum()
-        means = {n: torch.stack(v).mean().detach() for n, v in by_name.items() if n != "zero"}
-        return loss, means
+        return weighted(terms, self.stage.loss, len(pairs))
 
     def _attention_terms(
         self, pairs: Sequence[Pair], fixed: Tensor, moving: Tensor, chance: Chance
     ) -> Iterator[Term]:
         coarse = attention_of(self.network)
         assert coarse is not None
-        images = pooled(torch.cat([fixed, moving]), self.coarse_scale)
+        images = pooled(torch.cat([fixed, moving]), self.image_scale)
         features = coarse.features(images)
-        yield "zero", features.sum() * 0  # every parameter takes part, whatever the pair
-        for pair, query, key in zip(pairs, *features.chunk(2), strict=True):
-            yield from self._rows_terms(pair, query, key, coarse.padding, chance)
+        yield "zero", features.sum() * 0
+        queries, keys = (coarse.sharpness * features[: len(pairs)]), features[len(pairs) :]
+        for pair, query, key in zip(pairs, queries, keys, strict=True):
+            yield from self._rows_terms(pair, query, key, coarse.margin, chance)
 
     def _rows_terms(
-        self, pair: Pair, query: Tensor, key: Tensor, padding: int, chance: Chance
+        self, pair: Pair, query: Tensor, key: Tensor, margin: int, chance: Chance
     ) -> Iterator[Term]:
-        scale, loss = self.coarse_scale, self.stage.loss
+        scale, loss = self.feature_scale, self.stage.loss
         labels = most_frequent(pair.fixed_labels[0, 0], scale)
         weights = torch.where(labels > 0, FOREGROUND_WEIGHT, BACKGROUND_WEIGHT).flatten()
         if pair.valid is None:
             weights = (labels > 0).float().flatten()
         else:
             weights = weights * (pooled(pair.valid.float(), scale).flatten() > 0.99)
-        rows = attention_rows(chance, query, key, padding, weights, loss.queries)
+        rows = attention_rows(chance, query, key, margin, weights, loss.queries)
         if rows is None:
             return
         if pair.phi is None:
@@ -123,21 +113,19 @@ class Objective(nn.Module):
                 yield "field", self._field(pair, phi[own])
         if loss.regularity:
             # For the whole batch at once, hence times the number of pairs.
-            yield (
-                "regularity",
-                self._regularity(forward, backward, phi, phi_back, chance) * len(pairs),
-            )
+            regular = self._regularity(forward, backward, phi, phi_back, chance)
+            yield "regularity", regular * len(pairs)
         if loss.refinement:
             energies = [*_refinement_energies(forward), *_refinement_energies(backward)]
             yield "refinement", torch.stack(energies).sum() / 2 * len(pairs)
 
     def _similarity(self, pair: Pair, phi: Tensor, phi_back: Tensor) -> Tensor:
-        """Mean of both directions, each where both images see something."""
+        """Sum of both directions (Eq. 17, 18), each where both images see something."""
         forward = self._alike(pair.fixed, pair.moving, phi, pair.fixed_visible, pair.moving_visible)
         backward = self._alike(
             pair.moving, pair.fixed, phi_back, pair.moving_visible, pair.fixed_visible
         )
-        return (forward + backward) / 2
+        return forward + backward
 
     def _alike(
         self, image: Tensor, other: Tensor, phi: Tensor, visible: Tensor, other_visible: Tensor
@@ -146,17 +134,17 @@ class Objective(nn.Module):
         warped = sample(other, phi, self.align_corners)
         with torch.no_grad():
             mask = visible & (sample(other_visible.float(), phi, self.align_corners) > 0.5)
-        return by_name(loss.metric, loss.sigma)(image, warped, mask)
+        return metric_by_name(loss.metric, loss.sigma)(image, warped, mask)
 
     def _dice(self, pair: Pair, phi: Tensor, phi_back: Tensor, chance: Chance) -> Iterator[Term]:
+        """Mean of both directions, where both images have labels in common."""
         fixed, moving = pair.fixed_labels, pair.moving_labels
         labels = common_labels(chance, fixed, moving, self.stage.loss.dice_labels)
         if len(labels) == 0:
             return
-        forward = soft_dice(fixed, moving, phi, pair.fixed_visible, labels, self.align_corners)
-        backward = soft_dice(
-            moving, fixed, phi_back, pair.moving_visible, labels, self.align_corners
-        )
+        corners = self.align_corners
+        forward = soft_dice(fixed, moving, phi, pair.fixed_visible, labels, corners)
+        backward = soft_dice(moving, fixed, phi_back, pair.moving_visible, labels, corners)
         yield "dice", (forward + backward) / 2
 
     def _field(self, pair: Pair, phi: Tensor) -> Tensor:
@@ -175,6 +163,22 @@ class Objective(nn.Module):
             return (diffusion(phi, grid) + diffusion(phi_back, grid)) / 2
         generator, stride = chance.host_generator, self.stage.loss.gradicon_stride
         return gradicon(forward, backward, shape, self.align_corners, generator, stride, phi.device)
+
+
+def weighted(terms: list[Term], loss: LossWeights, pairs: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum over terms and pairs, and each term's mean; a term that only some pairs have counts for
+    those. `zero` is 0, and there so that every parameter takes part, whatever the pair."""
+    by_name: dict[str, list[Tensor]] = defaultdict(list)
+    for name, value in terms:
+        by_name[name].append(value)
+    weights = {"zero": 1.0, **loss.model_dump()}
+    parts = [
+        weights[name] * torch.stack(values).sum() / pairs
+        for name, values in by_name.items()
+        if name in weights
+    ]
+    means = {n: torch.stack(v).mean().detach() for n, v in by_name.items() if n != "zero"}
+    return torch.stack(parts).sum(), means
 
 
 def _refinement_energies(map_: Map) -> Iterator[Tensor]:

@@ -1,6 +1,5 @@
-"""Exponential moving average of a network's weights and running statistics.
-
-bfloat16, gradient checkpointing and compilation, around the convolutions only.
+"""What turns gradients into weights: the learning rate, the average of weights, and what makes
+the convolutions quick.
 
 The heavy parts are Conv_θ and each Ψ; what they hand on (features, displacements) stays
 float32, because positions need more than the 8 bits of bfloat16.
@@ -9,74 +8,83 @@ float32, because positions need more than the 8 bits of bfloat16.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import re
+from functools import cache
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    SequentialLR,
+)
+from torch.optim.swa_utils import AveragedModel
 
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.execution import set_execution
 from carl_cli.model.unet import DisplacementUNet
-from carl_cli.training.config import RuntimeConfig, StageConfig
+from carl_cli.training.tables import RuntimeConfig, StageConfig
+
+LAST_FRACTION = 0.01  # of the learning rate, at the end of a cosine
 
 
-class MovingAverage:
-    """values ← d values + (1 - d) weights; d grows from 0.1 to `decay` in the first steps,
-    so that the random start is soon forgotten."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.values = {k: v.clone() for k, v in network.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                self.values[name].lerp_(value, 1 - decay)
-            else:
-                self.values[name].copy_(value)
-        self.updates += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "values": self.values}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates = state["updates"]
-        for name, value in self.values.items():
-            value.copy_(state["values"][name])
-
-    @contextmanager
-    def in_place_of(self, network: nn.Module) -> Iterator[None]:
-        """The network computes with the average inside the block, in eval mode."""
-        own = {k: v.clone() for k, v in network.state_dict().items()}
-        modes = [(module, module.training) for module in network.modules()]
-        network.load_state_dict(self.values)
-        network.eval()
-        try:
-            yield
-        finally:
-            network.load_state_dict(own)
-            for module, training in modes:
-                module.training = training
+def scheduler(optimiser: torch.optim.Optimizer, stage: StageConfig) -> LRScheduler:
+    """A linear warm-up, then constant or half a cosine."""
+    rest = stage.steps - stage.warmup_steps
+    after: LRScheduler = ConstantLR(optimiser, factor=1.0, total_iters=0)
+    if stage.schedule == "cosine":
+        lowest = LAST_FRACTION * stage.learning_rate
+        after = CosineAnnealingLR(optimiser, max(rest - 1, 1), lowest)
+    if not stage.warmup_steps:
+        return after
+    first = 1 / (stage.warmup_steps + 1)
+    rise = LinearLR(optimiser, start_factor=first, total_iters=stage.warmup_steps)
+    return SequentialLR(optimiser, [rise, after], [stage.warmup_steps])
 
 
-def speed_up(network: nn.Module, runtime: RuntimeConfig) -> None:
+def averaged_model(network: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and running statistics, in eval mode.
+
+    The decay grows from 0.1 to `decay` in the first steps, so that the start is soon forgotten.
+    """
+
+    def blended(average: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+        if not average.is_floating_point():
+            return new
+        return average.lerp(new, 1 - min(decay, (1 + int(updates)) / (10 + int(updates))))
+
+    return AveragedModel(network, avg_fn=blended, use_buffers=True).eval()
+
+
+def speed_up(network: nn.Module, runtime: RuntimeConfig, device: torch.device) -> None:
     """Make the heavy parts compute as the configuration says. State dicts don't change."""
-    if runtime.channels_last:
+    low = runtime.bfloat16
+    if low == "auto":
+        low = device.type == "cpu" and multiplies_bfloat16()
+    last = runtime.channels_last
+    if low and device.type == "cpu" if last == "auto" else last:
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     set_execution(
         network,
         (Encoder, DisplacementUNet),
         recompute=runtime.gradient_checkpointing,
-        bfloat16=runtime.bfloat16,
+        bfloat16=low,
         compiled=runtime.compile,
     )
     if runtime.gradient_checkpointing:
         _halve_momentum(network)
+
+
+@cache
+def multiplies_bfloat16(processor: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this processor has instructions for it: elsewhere bfloat16 is slower, not faster."""
+    try:
+        return bool(re.search(r"\b(amx_bf16|avx512_bf16)\b", processor.read_text()))
+    except OSError:
+        return False
 
 
 def _halve_momentum(module: nn.Module) -> None:
@@ -85,16 +93,3 @@ def _halve_momentum(module: nn.Module) -> None:
     for norm in module.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             norm.momentum = 1 - math.sqrt(1 - (norm.momentum or 0.0))
-
-
-LAST_FRACTION = 0.01  # of the learning rate, at the end of a cosine
-
-
-def learning_rate(stage: StageConfig, step: int) -> float:
-    """Of step 0 … stage.steps - 1: a linear warm-up, then constant or half a cosine."""
-    rise = min(1.0, (step + 1) / (stage.warmup_steps + 1))
-    if stage.schedule == "constant":
-        return stage.learning_rate * rise
-    part = step / max(stage.steps - 1, 1)
-    fall = LAST_FRACTION + (1 - LAST_FRACTION) * (0.5 + 0.5 * math.cos(math.pi * min(part, 1.0)))
-    return stage.learning_rate * rise * fall

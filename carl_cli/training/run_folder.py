@@ -1,4 +1,4 @@
-"""State on disk: whole or not at all, in parts when asked, checked when read."""
+"""A run's folder: checkpoints, whole or not at all and checked when read, and the log."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ import torch
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.atomic import atomic_path
 
-MIB = 2**20
 
-
-def save_state(folder: Path, name: str, state: dict[str, Any], part_mib: int | None = None) -> None:
-    """Write `state` as NAME-DIGEST.NNN files of at most `part_mib`, then NAME.json that
-    lists them. A reader, or a kill at any moment, sees the old state or the new one."""
+def save_state(folder: Path, name: str, state: dict[str, Any]) -> None:
+    """Write `state` as NAME-DIGEST.pt, then NAME.json that names it. A reader, or a kill at any
+    moment, sees the old state or the new one. Raises OutputError."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    parts = [_write_part(folder, name, k, b) for k, b in enumerate(_split(buffer, part_mib))]
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    file = f"{name}-{digest[:12]}.pt"
+    with atomic_path(folder / file) as path:
+        path.write_bytes(buffer.getbuffer())
     with atomic_path(folder / f"{name}.json") as path:
-        path.write_text(json.dumps({"parts": parts}, indent=1))
-    _remove_stale(folder, name, {str(part["file"]) for part in parts})
+        path.write_text(json.dumps({"file": file, "sha256": digest}))
+    for path in folder.glob(f"{name}-*.pt"):
+        if path.name != file:
+            with suppress(OSError):
+                path.unlink()
 
 
 def has_state(folder: Path, name: str) -> bool:
@@ -40,39 +44,15 @@ def load_state(folder: Path, name: str, device: torch.device | str = "cpu") -> d
     """The state last saved under this name. Raises InputError if absent or damaged."""
     index = folder / f"{name}.json"
     try:
-        parts = json.loads(index.read_text())["parts"]
-        blocks = [(folder / part["file"]).read_bytes() for part in parts]
+        named = json.loads(index.read_text())
+        block = (folder / named["file"]).read_bytes()
+        digest = named["sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{index}: no checkpoint can be read: {error}") from error
-    for part, block in zip(parts, blocks, strict=True):
-        if hashlib.sha256(block).hexdigest() != part["sha256"]:
-            raise InputError(f"{folder / part['file']} is damaged", "start from another checkpoint")
-    state: dict[str, Any] = torch.load(
-        io.BytesIO(b"".join(blocks)), map_location=device, weights_only=True
-    )
+    if hashlib.sha256(block).hexdigest() != digest:
+        raise InputError(f"{folder / named['file']} is damaged", "start from another checkpoint")
+    state: dict[str, Any] = torch.load(io.BytesIO(block), map_location=device, weights_only=True)
     return state
-
-
-def _split(buffer: io.BytesIO, part_mib: int | None) -> Iterator[bytes]:
-    whole = buffer.getbuffer()
-    size = len(whole) if part_mib is None else part_mib * MIB
-    for start in range(0, len(whole), size):
-        yield bytes(whole[start : start + size])
-
-
-def _write_part(folder: Path, name: str, number: int, block: bytes) -> dict[str, str | int]:
-    digest = hashlib.sha256(block).hexdigest()
-    file = f"{name}-{digest[:12]}.{number:03d}"
-    with atomic_path(folder / file) as path:
-        path.write_bytes(block)
-    return {"file": file, "sha256": digest, "bytes": len(block)}
-
-
-def _remove_stale(folder: Path, name: str, current: set[str]) -> None:
-    for path in folder.glob(f"{name}-*.[0-9][0-9][0-9]"):
-        if path.name not in current:
-            with suppress(OSError):
-                path.unlink()
 
 
 class Journal:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from carl_cli.errors import CarlError
 from carl_cli.model.network import coarse_network
 from carl_cli.model.operators import Registrar
-from carl_cli.training.config import StageConfig, TrainConfig
-from carl_cli.training.data import PairSource, training_pairs, validation_pairs
+from carl_cli.training.config import TrainConfig, model_at
+from carl_cli.training.data import Batches, training_pairs, validation_pairs
 from carl_cli.training.distributed import World
 from carl_cli.training.objective import Objective
-from carl_cli.training.optimiser import MovingAverage, learning_rate, speed_up
+from carl_cli.training.optimiser import averaged_model, scheduler, speed_up
+from carl_cli.training.refining import KeptPairs, RefinementObjective, tied_refinements
 from carl_cli.training.synthesis.chance import Chance
+from carl_cli.training.tables import StageConfig
 
 MOST_BAD_STEPS = 20
 
@@ -31,61 +33,65 @@ class DivergedError(CarlError):
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What a step tells: means of the loss and its terms, the learning rate, the norm of the
-    gradient before clipping."""
+    """What a step tells."""
 
-    means: dict[str, float]
-    rate: float
-    gradient: float
+    means: dict[str, float]  # of the loss and its terms
+    rate: float  # of learning
+    gradient: float  # norm before clipping
     seconds: float
 
 
 class Work:
     """A stage of a run on its network; number: the position of the stage."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        stage: StageConfig,
-        network: Registrar,
-        here: World,
-        number: int,
-    ) -> None:
-        self.config, self.stage, self.network = config, stage, network
-        self.here, self.number = here, number
+    def __init__(self, config: TrainConfig, network: Registrar, here: World, number: int) -> None:
+        self.config, self.stage = config, config.stages[number]
+        self.network, self.here, self.number = network, here, number
         self.bad_steps = 0
-        self.source: PairSource = training_pairs(config, stage, here.device)
-        self.held_out: PairSource = validation_pairs(config, stage, here.device)
-        _choose_parameters(network, stage)
-        objective = Objective(network, stage, config.model.coarse_scale, config.model.align_corners)
-        self.average = MovingAverage(network, config.keeping.average_decay)
+        self.batches, objective = self._source_and_loss()
+        self.held_out = validation_pairs(config, self.stage, here.device)
+        _choose_parameters(network, self.stage)
+        # Before its calls are replaced: a copy would still call the network's.
+        self.average = averaged_model(network, config.keeping.average_decay)
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(
-            self.parameters, lr=stage.learning_rate, betas=stage.betas
+            self.parameters, lr=self.stage.learning_rate, betas=self.stage.betas
         )
-        speed_up(network, config.runtime)
+        self.scheduler = scheduler(self.optimiser, self.stage)
+        speed_up(network, config.runtime, here.device)
         self.objective = here.wrap(objective)
         self.objective.train()
-        _freeze_norms(network, stage)
+        _freeze_norms(network, self.stage)
 
-    def one_step(self, step: int, total: int) -> StepFigures:
-        """Accumulate, average over processes, update; step counts in the stage, total in the
-        run. Raises DivergedError after MOST_BAD_STEPS in a row without a finite gradient."""
+    def _source_and_loss(self) -> tuple[Batches | KeptPairs, nn.Module]:
+        source = training_pairs(self.config, self.stage, self.here.device)
+        if self.stage.kind == "refinement":
+            matching, unet = tied_refinements(self.network)
+            kept = KeptPairs(source, matching, self.stage, self.config.seed)
+            return kept, RefinementObjective(unet, self.stage)
+        batches = Batches(source, self.stage.batch, self.here.size, self.config.runtime)
+        described = model_at(self.config, self.number)
+        return batches, Objective(self.network, self.stage, described)
+
+    def one_step(self, total: int) -> StepFigures:
+        """Accumulate, average over processes, update; total counts the steps of the run.
+
+        Raises DivergedError after MOST_BAD_STEPS in a row without a finite gradient.
+        """
         begun = time.monotonic()
-        rate = learning_rate(self.stage, step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         means = self._gradients(total)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm or math.inf))
+        rate = float(self.scheduler.get_last_lr()[0])
         self._update(norm, total)
+        self.scheduler.step()
         return StepFigures(means, rate, norm, time.monotonic() - begun)
 
     def _update(self, norm: float, total: int) -> None:
         self.bad_steps = 0 if math.isfinite(norm) else self.bad_steps + 1
         if self.bad_steps == 0 and norm > 0:  # 0: pairs without anything to learn
             self.optimiser.step()
-            self.average.update(self.network)
+            self.average.update_parameters(self.network)
         elif self.bad_steps >= MOST_BAD_STEPS:
             raise DivergedError(
                 f"step {total}: {MOST_BAD_STEPS} steps in a row without a finite gradient",
@@ -97,9 +103,7 @@ class Work:
         collected: dict[str, list[Tensor]] = {}
         for part in range(self.stage.accumulate):
             number = (total * self.stage.accumulate + part) * self.here.size + self.here.rank
-            pairs = [
-                self.source.pair(number * self.stage.batch + k) for k in range(self.stage.batch)
-            ]
+            pairs = self.batches.batch(number)
             chance = Chance(self.config.seed, "loss", number, device=self.here.device)
             with self._synchronised(part == self.stage.accumulate - 1):
                 loss, terms = self.objective(pairs, chance)
@@ -121,16 +125,19 @@ class Work:
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
             "moving": self.average.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         self.optimiser.load_state_dict(state["optimiser"])
+        self.scheduler.load_state_dict(state["scheduler"])
         self.average.load_state_dict(state["moving"])
 
 
 def _choose_parameters(network: Registrar, stage: StageConfig) -> None:
-    part = "coarse" if stage.kind == "correspondence" else stage.train
+    fixed = {"correspondence": "coarse", "refinement": "refinements"}
+    part = fixed.get(stage.kind, stage.train)
     own = {id(p) for p in coarse_network(network).parameters()}
     for parameter in network.parameters():
         chosen = part == "all" or (id(parameter) in own) == (part == "coarse")

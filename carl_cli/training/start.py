@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from carl_cli.errors import InputError, WeightsError
+from carl_cli.errors import OutputError, UsageError, WeightsError
+from carl_cli.io.atomic import atomic_path
 from carl_cli.model.network import ModelConfig, build_network, coarse_network
-from carl_cli.model.operators import Down, Registrar, TwoStep
+from carl_cli.model.operators import Blurred, Down, Registrar, TwoStep
 from carl_cli.training.config import TrainConfig, model_at, whole_model
 from carl_cli.training.run_folder import has_state, load_state
 
@@ -29,16 +30,17 @@ def initialised(network: Registrar, config: TrainConfig) -> Registrar:
     return network
 
 
-def trained(path: Path) -> Registrar:
-    """The averaged network of a run (best, else last), or that of a weights folder."""
+def trained(source: str) -> Registrar:
+    """The averaged network of a run (best, else last), or that of weights by name, folder or
+    repository. Raises WeightsError if there are none."""
     for name in ("best", "last"):
-        if has_state(path, name):
-            return averaged(load_state(path, name))[0]
-    if (path / "config.json").is_file():
-        from carl_cli.weights.folder import load_weights  # reads images' rules: not on GPU nodes
+        if has_state(Path(source), name):
+            return averaged(load_state(Path(source), name))[0]
+    # Read images' rules: not needed where a training starts from nothing.
+    from carl_cli.weights.folder import load_weights
+    from carl_cli.weights.locate import locate
 
-        return load_weights(path).network
-    raise InputError(f"{path} is neither a run nor a weights folder")
+    return load_weights(locate(source)).network
 
 
 def averaged(state: dict[str, Any]) -> tuple[Registrar, ModelConfig]:
@@ -65,17 +67,36 @@ def take_over(network: Registrar, previous: Registrar, copy_last: bool) -> None:
 def parts(network: Registrar) -> list[Registrar]:
     """The coarse network, then the refinements in the order of their use."""
     refinements: list[Registrar] = []
-    while isinstance(network, Down | TwoStep):
+    while isinstance(network, Down | Blurred | TwoStep):
         if isinstance(network, TwoStep):
             refinements.append(network.second)
-        network = network.inner if isinstance(network, Down) else network.first
+        network = network.first if isinstance(network, TwoStep) else network.inner
     return [network, *reversed(refinements)]
 
 
-def _load(target: nn.Module, source: nn.Module, path: Path) -> None:
+def _load(target: nn.Module, source: nn.Module, origin: str) -> None:
     try:
         target.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise WeightsError(
-            f"{path} holds another architecture", "set initial_part or the model to match"
+            f"{origin} holds another architecture", "set initial_part or the model to match"
         ) from error
+
+
+def example_configs() -> list[Path]:
+    """The example configs: in the package, or at the top of a source checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "_examples"
+    folder = installed if installed.is_dir() else package.parent / "examples" / "training"
+    return sorted(folder.glob("*.toml"))
+
+
+def write_example(name: str, target: Path, overwrite: bool = False) -> None:
+    """Copy an example config. Raises UsageError (no such example), OutputError (it exists)."""
+    known = {path.stem: path for path in example_configs()}
+    if name not in known:
+        raise UsageError(f"no example {name!r}", f"choose one of {', '.join(known)}")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already", "use --overwrite, or name another file")
+    with atomic_path(target) as path:
+        path.write_bytes(known[name].read_bytes())

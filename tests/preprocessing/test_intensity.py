@@ -253,3 +253,20 @@ def test_two_masks_decide_what_is_centred_and_one_does_not() -> None:
     assert one.fixed.grid == none.fixed.grid
     np.testing.assert_allclose(both.fixed.grid.centre_mm, (9, -4, -2), atol=0.3)
     assert np.prod(both.fixed.grid.size_xyz) < np.prod(none.fixed.grid.size_xyz)
+
+
+def test_division_by_the_maximum_keeps_what_lies_below_0() -> None:
+    """Air in a CT is as far below 0 as it was: the paper divides, and clips nothing."""
+    rule = IntensityRule(
+        ct_window=None, lower_percentile=None, upper_percentile=100, percentiles_of="image"
+    )
+    image = ct()
+    prepared = prepare_pair(image, image, stretch(rule)).fixed.array
+    np.testing.assert_allclose(prepared, image.array / 900, atol=1e-5)
+    assert (prepared < 0).mean() > 0.5
+
+
+def test_a_ct_in_a_window_is_clipped() -> None:
+    prepared = prepare_pair(ct(), ct(), stretch(IntensityRule(ct_window=(-160, 240)))).fixed.array
+    assert prepared.min() == 0
+    assert prepared.max() == 1

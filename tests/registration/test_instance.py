@@ -135,3 +135,27 @@ def test_diffusion_of_a_linear_map_is_closed_form() -> None:
     step = 1 / 19
     expected = 400 * step**2 * (matrix - torch.eye(2)).square().sum() / 2
     torch.testing.assert_close(diffusion(phi, grid), expected, rtol=1e-4, atol=0)
+
+
+def test_a_loss_that_is_no_number_ends_the_fit_at_the_best_state(
+    network: Registrar,
+    pair: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from carl_cli.registration import instance
+
+    expected, _, losses = optimise(network, pair, _options("all", 3), align_corners=False)
+    measured: list[int] = []
+    gradicon_of = instance.gradicon
+
+    def failing(*arguments: object, **named: object) -> Tensor:
+        measured.append(1)
+        good: Tensor = gradicon_of(*arguments, **named)  # type: ignore[arg-type]
+        return good * (float("nan") if len(measured) > 4 else 1.0)
+
+    monkeypatch.setattr(instance, "gradicon", failing)
+    found, _, kept = optimise(network, pair, _options("all", 12), align_corners=False)
+    assert kept == losses
+    assert torch.equal(found.on_grid((32, 32)), expected.on_grid((32, 32)))
+    assert "no finite loss after 4 steps" in caplog.text

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from carl_cli.geometry import Grid
+from carl_cli.io.images.files import Image, write_image
 from carl_cli.training.config import TrainConfig
+from carl_cli.training.tables import ImageData
 
 TINY_MODEL: dict[str, Any] = {
     "coarse_scale": 2,
@@ -18,6 +22,7 @@ TINY_MODEL: dict[str, Any] = {
     "unet": {"down": (4, 8), "up": (4, 8)},
 }
 QUIET_KEEPING = {"validation_pairs": 0, "average_decay": 0.9, "checkpoint_seconds": 1e9}
+RULE = {"grid_rule": "stretch", "shape_zyx": (16, 16, 16)}  # for images in files
 EASY = {"rotation_degrees": 5.0, "crop_fraction": 0.0, "slab_fraction": 0.0, "reuse": 64}
 
 
@@ -37,9 +42,27 @@ def make_config() -> Callable[..., TrainConfig]:
             "model": TINY_MODEL,
             "data": {"kind": "synthetic", "synthesis": EASY},
             "keeping": QUIET_KEEPING,
-            "runtime": {"device": "cpu"},
+            "runtime": {"device": "cpu", "bfloat16": False, "prefetch": False},
             "stages": [{**common, **stage} for stage in stages],
         }
         return TrainConfig.model_validate({**tables, **changes})
 
     return build
+
+
+@pytest.fixture
+def folder(tmp_path: Path, grids: dict[str, Grid], make_image: Callable[..., Image]) -> Path:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("plain", "oblique", "flipped"):
+        write_image(images / f"{name}.nii.gz", make_image(grids[name]))
+    return images
+
+
+@pytest.fixture
+def data(folder: Path, tmp_path: Path) -> ImageData:
+    return images_data(images=folder, cache=tmp_path / "cache")
+
+
+def images_data(**values: Any) -> ImageData:
+    return ImageData.model_validate({"kind": "images", "cache": "unused", **values})

@@ -11,83 +11,120 @@ import pytest
 import torch
 
 from carl_cli.errors import InputError
-from carl_cli.geometry import Grid
-from carl_cli.io.images.files import Image, write_image
-from carl_cli.preprocessing.pair import PreprocessRule, prepare_pair
-from carl_cli.training.cache import fill_cache, listed
 from carl_cli.training.config import TrainConfig
-from carl_cli.training.data import ImagePairs, _random_turn, read_cache
+from carl_cli.training.data import CachedSet, HeldOutPairs, ImagePairs, _random_turn
 from carl_cli.training.loop import train
 from carl_cli.training.synthesis.chance import Chance
+from carl_cli.training.tables import StageConfig
+from tests.training.conftest import RULE, images_data
 from tests.training.test_loop import records
 
-RULE = {"grid_rule": "stretch", "shape_zyx": (16, 16, 16)}
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, grids: dict[str, Grid], make_image: Callable[..., Image]) -> Path:
-    images = tmp_path / "images"
-    images.mkdir()
-    for name in ("plain", "oblique", "flipped"):
-        write_image(images / f"{name}.nii.gz", make_image(grids[name]))
-    return images
+def stage(shape: tuple[int, int, int] | None) -> StageConfig:
+    loss = {"similarity": 1.0}
+    return StageConfig.model_validate({"name": "s", "steps": 1, "shape_zyx": shape, "loss": loss})
 
 
-def test_the_cache_holds_what_the_network_would_see(folder: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    fill_cache(folder, cache, RULE)
-    arrays, pairs = read_cache(cache)
-    assert pairs == []
-    paths, _ = listed(folder)
-    assert [p.name for p in paths] == ["flipped.nii.gz", "oblique.nii.gz", "plain.nii.gz"]
-    from carl_cli.io.images.files import read_image
-
-    image = read_image(paths[1])
-    expected = prepare_pair(image, image, PreprocessRule.model_validate(RULE)).fixed.array
-    np.testing.assert_allclose(arrays[1], expected, atol=5e-4)  # float16
-
-
-def test_a_cache_is_made_again_only_when_files_or_rule_change(folder: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    fill_cache(folder, cache, RULE)
-    first = (cache / "image-00000.npy").stat().st_mtime_ns
-    fill_cache(folder, cache, RULE)
-    assert (cache / "image-00000.npy").stat().st_mtime_ns == first
-    fill_cache(folder, cache, {**RULE, "shape_zyx": (8, 8, 8)})
-    assert read_cache(cache)[0][0].shape == (8, 8, 8)
+def source(
+    images: list[np.ndarray],
+    shape: tuple[int, int, int] | None = None,
+    *,
+    kind: type[ImagePairs] = ImagePairs,
+    labels: list[np.ndarray] | None = None,
+    masks: list[np.ndarray] | None = None,
+    pairs: list[tuple[int, int]] | None = None,
+    seed: int = 0,
+    **values: Any,
+) -> ImagePairs:
+    none = [None] * len(images)
+    cached = CachedSet(images, labels or none, masks or none, pairs or [])
+    return kind(images_data(images="unused", **values), [cached], stage(shape), seed, CPU)
 
 
-def test_tables_name_images_or_pairs(folder: Path, tmp_path: Path) -> None:
-    table = tmp_path / "t.csv"
-    a, b, c = (str(folder / f"{n}.nii.gz") for n in ("plain", "oblique", "flipped"))
-    table.write_text(f"fixed,moving\n{a},{b}\n{a},{c}\n")
-    paths, pairs = listed(table)
-    assert [(str(paths[i]), str(paths[j])) for i, j in pairs] == [(a, b), (a, c)]
-    table.write_text(f"image\n{a}\n{c}\n")
-    assert listed(table) == ([Path(a), Path(c)], [])
-    table.write_text(f"picture\n{a}\n")
-    with pytest.raises(InputError, match="picture"):
-        listed(table)
-    with pytest.raises(InputError, match="two or more"):
-        listed(tmp_path)
-
-
-def arrays(count: int = 2) -> list[np.ndarray]:
+def arrays(count: int = 2, side: int = 6) -> list[np.ndarray]:
     draw = np.random.default_rng(0)
-    return [draw.random((6, 8, 10)).astype(np.float16) for _ in range(count)]
+    return [draw.random((side, 8, 10)).astype(np.float16) for _ in range(count)]
 
 
 def test_images_are_centred_on_the_grid_of_the_stage() -> None:
-    source = ImagePairs(arrays(), [(0, 1)], (8, 4, 10), 0, CPU, flips=False, affine_noise=0)
-    drawn = {bool(torch.equal(source.pair(k).fixed, source.pair(0).fixed)) for k in range(20)}
+    pairs = source(arrays(), (8, 8, 10), pairs=[(0, 1)])
+    drawn = {bool(torch.equal(pairs.pair(k).fixed, pairs.pair(0).fixed)) for k in range(20)}
     assert drawn == {True, False}  # both orders of the pair
-    whole = torch.zeros(8, 4, 10)
+    whole = torch.zeros(8, 8, 10)
     for array in arrays():
-        whole[1:7] = torch.from_numpy(array[:, 2:6].astype(np.float32))
-        pair = next(p for p in map(source.pair, range(20)) if torch.equal(p.fixed[0, 0], whole))
+        whole[1:7] = torch.from_numpy(array.astype(np.float32))
+        pair = next(p for p in map(pairs.pair, range(20)) if torch.equal(p.fixed[0, 0], whole))
         assert not torch.equal(pair.moving, pair.fixed)
         assert pair.fixed_visible.all()
+
+
+def test_a_grid_that_would_cut_images_is_refused() -> None:
+    with pytest.raises(InputError, match="6×8×10 voxels, its grid has 8×4×10"):
+        source(arrays(), (8, 4, 10))
+    images = [*arrays(1), *arrays(1, side=12)]
+    assert source(images).pair(0).fixed.shape[2:] == (12, 8, 10)
+
+
+def test_ten_thousand_images_need_no_list_of_pairs() -> None:
+    pairs = source(arrays(1) * 10_000)
+    assert len(pairs) == 10_000 * 9_999
+    numbers = {pairs._drawn(Chance(k))[1:] for k in range(200)}
+    assert len(numbers) == 200
+    assert all(i != j for i, j in numbers)
+
+
+def test_held_out_images_are_never_trained_on() -> None:
+    images = [np.full((4, 4, 4), k / 8, np.float16) for k in range(6)]
+
+    def seen(pairs: ImagePairs, count: int) -> set[tuple[int, int]]:
+        drawn = [pairs.pair(k) for k in range(count)]
+        return {(round(float(p.fixed.max()) * 8), round(float(p.moving.max()) * 8)) for p in drawn}
+
+    trained = seen(source(images, held_out=2), 200)
+    assert trained == {(i, j) for i in range(4) for j in range(4) if i != j}
+    assert seen(source(images, held_out=2, kind=HeldOutPairs), 2) == {(4, 5), (5, 4)}
+    alone = source(images, held_out=1, kind=HeldOutPairs)
+    assert seen(alone, len(alone)) == {p for k in range(5) for p in ((k, 5), (5, k))}
+    listed_pairs = [(0, 1), (2, 3), (4, 5)]
+    assert seen(source(images, held_out=1, pairs=listed_pairs), 40) == {
+        (0, 1), (1, 0), (2, 3), (3, 2)
+    }  # fmt: skip
+    last = source(images, held_out=1, pairs=listed_pairs, kind=HeldOutPairs)
+    assert seen(last, len(last)) == {(4, 5)}
+
+
+def test_sets_are_drawn_by_weight_and_never_mixed() -> None:
+    sets = [{"images": "a", "weight": 3}, {"images": "b", "contrast": "unrelated"}]
+    cached = [CachedSet([a] * 3, [None] * 3, [None] * 3, []) for a in arrays(2)]
+    pairs = ImagePairs(images_data(sets=sets), cached, stage(None), 0, CPU)
+    contrasts = [pairs.pair(k).contrast for k in range(200)]
+    assert contrasts.count("same") == pytest.approx(150, abs=25)  # four standard deviations
+    assert set(contrasts) == {"same", "unrelated"}
+    for pair in map(pairs.pair, range(20)):
+        assert torch.equal(pair.fixed, pair.moving)
+
+
+def test_recoloured_pairs_keep_their_order_of_intensities() -> None:
+    ramp = [np.linspace(0, 1, 240, dtype=np.float16).reshape(4, 6, 10)] * 2
+    pairs = list(map(source(ramp, recolour=1.0).pair, range(40)))
+    steps = [torch.stack([p.fixed, p.moving]).flatten(1).diff() for p in pairs]
+    rising, falling = ([bool((s * sign >= 0).all()) for s in steps] for sign in (1, -1))
+    assert all(a or b for a, b in zip(rising, falling, strict=True))  # both images alike
+    assert 4 <= sum(falling) <= 20
+    assert any(not torch.allclose(p.fixed, p.moving, atol=0.05) for p in pairs)
+    assert all(torch.equal(p.fixed, p.moving) for p in map(source(ramp).pair, range(5)))
+
+
+def test_labels_move_with_their_image() -> None:
+    cube = np.zeros((8, 8, 8), np.float16)
+    cube[1:4, 2:7, 3:5] = 1
+    labels = [(cube > 0).astype(np.uint16) * 9] * 2
+    pairs = source([cube] * 2, labels=labels, masks=[cube > 0] * 2, flips=True)
+    for pair in map(pairs.pair, range(10)):
+        assert torch.equal(pair.fixed_labels == 9, pair.fixed > 0.5)
+        assert torch.equal(pair.moving_visible, pair.moving > 0.5)
 
 
 def test_turns_are_the_48_signed_permutations() -> None:
@@ -100,8 +137,7 @@ def test_turns_are_the_48_signed_permutations() -> None:
 
 def test_flips_are_exact_and_alike_for_both_images() -> None:
     cube = [np.random.default_rng(k).random((6, 6, 6)).astype(np.float16) for k in range(2)]
-    source = ImagePairs(cube, [(0, 1)], (6, 6, 6), 3, CPU, flips=True, affine_noise=0)
-    pair = source.pair(0)
+    pair = source(cube, seed=3, flips=True).pair(0)
     both = [torch.from_numpy(a.astype(np.float32)) for a in cube]
     found = [
         (order, flips)
@@ -118,7 +154,7 @@ def test_the_recipe_of_the_paper_runs_on_a_folder(
     folder: Path, tmp_path: Path, make_config: Callable[..., TrainConfig]
 ) -> None:
     data: dict[str, Any] = {"kind": "images", "images": folder, "cache": tmp_path / "cache"}
-    data |= {"held_out": 0, "flips": True, "affine_noise": 0.05}
+    data |= {"flips": True, "affine_noise": 0.05}
     loss = {"similarity": 1.0, "sigma": 2, "regularity": 1.5}
     stages = [
         {"steps": 2, "loss": {**loss, "regulariser": "diffusion"}},
@@ -126,10 +162,11 @@ def test_the_recipe_of_the_paper_runs_on_a_folder(
         {"steps": 1, "loss": {**loss, "regulariser": "gradicon"}, "extra_step": True},
     ]
     keeping = {"validation_pairs": 1, "validate_steps": 100}
-    config = make_config(stages, data={**data, "held_out": 0}, preprocess=RULE)
-    fill_cache(folder, data["cache"], RULE)
+    config = make_config(stages, data=data, preprocess=RULE)
     assert train(config, tmp_path / "run") == "finished"
     assert [r["stage"] for r in records(tmp_path / "run")] == ["s"] * 5
     assert all({"similarity", "regularity"} <= r.keys() for r in records(tmp_path / "run"))
+    held = {**data, "held_out": 2}
+    config = make_config(stages, data=held, keeping=keeping, preprocess=RULE)
     with pytest.raises(InputError, match="make no training pair"):
-        train(make_config(stages, data={**data, "held_out": 2}, keeping=keeping), tmp_path / "none")
+        train(config, tmp_path / "none")

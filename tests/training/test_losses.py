@@ -106,10 +106,28 @@ def test_attention_on_the_right_key_has_no_error() -> None:
     places = torch.tensor([[0.0, 1.0, 3.0]]).expand(12, 3)
     key, _ = rows.key_of(places)
     sharp = torch.full_like(rows.logits, -50.0).scatter(1, key[:, None], 50.0)
-    rows = Rows(sharp, rows.index, rows.positions, rows.shape, rows.padding)
+    rows = Rows(sharp, rows.index, rows.positions, rows.shape, rows.margin)
     _, huber, errors = attention_to_place(rows, places)
     assert errors.max() < 1e-4
     assert huber < 1e-4
+
+
+def test_rows_agree_with_softmax_and_logsumexp() -> None:
+    """Values and gradients, for logits as far apart as the network's can be (sharpness 4)."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 6, 5, 4, 6, generator=generator)
+    features = (4 * features / features.norm(dim=1, keepdim=True)).requires_grad_()
+    places = torch.rand(24, 3, generator=generator) * 2
+    rows = attention_rows(Chance(0), 4 * features[0], features[1], 1, torch.ones(24), 24)
+    assert rows is not None
+    _, huber, errors = attention_to_place(rows, places)
+    mean = rows.logits.softmax(1) @ rows.positions
+    torch.testing.assert_close(errors, (mean - places).norm(dim=1))
+    torch.testing.assert_close(rows.total.log(), rows.logits.logsumexp(1))
+    distance = (mean - places).norm(dim=1)
+    plain = torch.nn.functional.huber_loss(distance, torch.zeros(24), reduction="none").mean()
+    ours, theirs = (torch.autograd.grad(x, features, retain_graph=True)[0] for x in (huber, plain))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_even_attention_on_labels_costs_the_log_of_their_share() -> None:

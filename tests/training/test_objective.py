@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from carl_cli.model.fields import ComposedMap, DisplacementMap
-from carl_cli.model.network import build_network
-from carl_cli.training.config import TrainConfig
+from carl_cli.model.network import attention_of, build_network
+from carl_cli.training import losses as losses_module
+from carl_cli.training import objective as objective_module
+from carl_cli.training.config import TrainConfig, model_at
 from carl_cli.training.data import training_pairs
+from carl_cli.training.losses import Rows, pooled, to_voxels
 from carl_cli.training.objective import Objective, _refinement_energies
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.synthesis.pairs import Pair
+from tests.training.conftest import TINY_MODEL
 
 ALL = {"similarity": 2.0, "sigma": 2, "dice": 3.0, "field": 0.5, "regularity": 0.7}
 ALL |= {"attention": 0.2, "position": 0.4, "same_label": 0.6, "refinement": 0.1}
@@ -29,7 +34,7 @@ def evaluated(
     pairs = [p for p in map(source.pair, range(60)) if pick(p)][:count]
     torch.manual_seed(0)
     network = build_network(config.model).train()
-    objective = Objective(network, stage, config.model.coarse_scale, config.model.align_corners)
+    objective = Objective(network, stage, config.model)
     loss, terms = objective(pairs, Chance(0))
     return float(loss.detach()), {k: float(v) for k, v in terms.items()}, pairs
 
@@ -75,3 +80,57 @@ def test_refinement_energy_is_that_of_each_displacement() -> None:
     map_ = ComposedMap(ComposedMap(coarse, DisplacementMap(linear, False)), flat)
     energies = [float(e) for e in _refinement_energies(map_)]
     assert energies == pytest.approx([0.0, 0.25 / 3])  # mean over three components
+
+
+@pytest.mark.parametrize(
+    ("levels", "halvings", "grid"), [(None, 0, 4), (0, 0, 16), (1, 0, 8), (None, 1, 2)]
+)
+def test_rows_are_those_of_the_network_that_runs(
+    levels: int | None,
+    halvings: int,
+    grid: int,
+    make_config: Callable[..., TrainConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the grid, margin and sharpness of Ξ as the stage runs it, against the right places."""
+    encoder = {"width": 8, "blocks": 1, "padding": 4, "halvings": halvings, "sharpness": 2.0}
+    model = {**TINY_MODEL, "coarse_scale": 4, "refine_scales": (2, 1), "encoder": encoder}
+    stage = {"kind": "correspondence", "loss": {"position": 1.0, "queries": 8**3}, "levels": levels}
+    config = make_config([stage], model=model)
+    described = model_at(config, 0)
+    torch.manual_seed(0)
+    network = build_network(described)
+    seen: list[tuple[Rows, torch.Tensor]] = []
+    measured = objective_module.attention_to_place
+
+    def noted(rows: Rows, places: torch.Tensor) -> object:
+        seen.append((rows, places))
+        return measured(rows, places)
+
+    monkeypatch.setattr(objective_module, "attention_to_place", noted)
+    monkeypatch.setattr(losses_module, "LEAST_QUERIES", 1)
+    pair = still_pair()
+    with torch.no_grad():
+        Objective(network, config.stages[0], described)([pair], Chance(0))
+        images = (pooled(image, described.coarse_scale) for image in (pair.fixed, pair.moving))
+        coarse = attention_of(network)
+        assert coarse is not None
+        found = to_voxels(coarse(*images).on_grid((grid,) * 3), (grid,) * 3, False)
+    ((rows, places),) = seen
+    assert rows.shape == (grid,) * 3
+    voxels = torch.stack(torch.meshgrid(*[torch.arange(float(grid))] * 3, indexing="ij"))
+    torch.testing.assert_close(places, voxels.flatten(1).T[rows.index])
+    expected = found[0].flatten(1).T[rows.index]
+    torch.testing.assert_close(rows.mean, expected, atol=1e-4, rtol=0)
+
+
+def still_pair(fixed: Tensor | None = None, moving: Tensor | None = None) -> Pair:
+    """Two images (random ones) that correspond voxel by voxel, all of them seen."""
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.rand(2, 1, 1, 16, 16, 16, generator=generator)
+    fixed, moving = (drawn[0] if fixed is None else fixed, drawn[1] if moving is None else moving)
+    ones = torch.ones_like(fixed, dtype=torch.long)
+    axes = [torch.arange(float(n)) for n in fixed.shape[2:]]
+    phi = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+    seen = ones > 0
+    return Pair(fixed, moving, ones, ones, seen, seen, "same", True, phi, seen)

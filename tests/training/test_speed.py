@@ -11,8 +11,8 @@ from torch import Tensor
 
 from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
-from carl_cli.training.config import RuntimeConfig
 from carl_cli.training.optimiser import speed_up
+from carl_cli.training.tables import RuntimeConfig
 from tests.training.conftest import TINY_MODEL
 
 SHAPE = (16, 16, 16)
@@ -38,7 +38,7 @@ def step(net: Registrar) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
 
 def changed(**runtime: Any) -> Registrar:
     net = network()
-    speed_up(net, RuntimeConfig.model_validate(runtime))
+    speed_up(net, RuntimeConfig.model_validate({"bfloat16": False, **runtime}), torch.device("cpu"))
     return net
 
 

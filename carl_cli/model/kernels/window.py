@@ -19,6 +19,7 @@ from carl_cli.model.fields import cut
 
 Frame = tuple[Tensor, Tensor, Tensor]
 BLOCK = 4  # queries along each axis of a block
+LEAST_VARIANCE = 1e-12  # voxels²: the derivative of a root at 0 is infinite
 AT_ONCE = 16  # blocks: their logits, 4 MB in 3D at radius 3, stay in the cache
 
 
@@ -40,7 +41,7 @@ def window_offset(queries_BCx: Tensor, keys_BCx: Tensor, radius: int) -> tuple[T
         for k in rows
     ]
     mean, square = cut(torch.cat(slabs, 2), [slice(n) for n in shape]).split(len(shape), dim=1)
-    return mean, (square - mean**2).clamp_min(0).sqrt()
+    return mean, (square - mean**2).clamp_min(LEAST_VARIANCE).sqrt()
 
 
 def _light_slab(queries: Tensor, keys: Tensor, frame: Frame) -> Tensor:

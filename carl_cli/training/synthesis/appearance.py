@@ -22,13 +22,12 @@ CONTRASTS = ("same", "near", "unrelated")
 
 @dataclass(frozen=True)
 class Contrast:
-    """mean, texture: (labels,) mean and relative texture of each label; background: mean
-    of label 0; clutter: strength of the structures in the background."""
+    """The intensities by which a label map is painted."""
 
-    mean: Tensor
-    texture: Tensor
-    background: float
-    clutter: float
+    mean: Tensor  # (labels,)
+    texture: Tensor  # (labels,) strength of each label's texture
+    background: float  # mean of label 0
+    clutter: float  # strength of the structures in the background
 
 
 def random_contrast(chance: Chance, map_: LabelMap) -> Contrast:
@@ -119,6 +118,16 @@ def _with_lesion(chance: Chance, image: Tensor) -> Tensor:
     wavy = radius[None] + smooth_noise(chance, 1, shape, 8) * 0.3
     inside = (2 * (1.2 - wavy)).clamp(0, 1)
     return image + inside * chance.uniform(-0.6, 0.6)
+
+
+def recoloured(chance: Chance, fixed: Tensor, moving: Tensor, alike: bool) -> tuple[Tensor, Tensor]:
+    """Two images with other intensities: each another gamma (up to twice as steep, usually). If
+    they are alike, of one contrast, three times in ten both are inverted. Values below 0 and above
+    1 are clipped."""
+    images = [x.clamp(0, 1) ** (2 ** (0.4 * float(chance.normal(1)))) for x in (fixed, moving)]
+    if alike and chance.coin(0.3):
+        images = [x.amax() - x for x in images]
+    return images[0], images[1]
 
 
 def normalise(chance: Chance, image: Tensor, visible: Tensor, strength: float) -> Tensor:

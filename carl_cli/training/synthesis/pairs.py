@@ -12,6 +12,7 @@ image its own u.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,11 +43,11 @@ LEAST_SHOWN = 0.01  # of the grid
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """shape_zyx: grid of both images. `*_fraction` are probabilities."""
+    """What is rendered. `*_fraction` are probabilities."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic: no unknown keys)
 
-    shape_zyx: Shape = (64, 64, 64)
+    shape_zyx: Shape = (64, 64, 64)  # grid of both images
     real_fraction: float = 0.6  # of pairs from prepared maps, where there are any
     same_map_fraction: float = 0.6  # of pairs with known correspondence
     contrast_weights: tuple[float, float, float] = (0.4, 0.25, 0.35)  # same, near, unrelated
@@ -71,25 +72,21 @@ class SynthesisSettings:
 
 @dataclass(frozen=True)
 class Pair:
-    """All tensors (1, C, D, H, W) on one grid shape, on the training device.
+    """All tensors (1, C, D, H, W) on one grid shape, on the training device."""
 
-    fixed, moving: (1, 1, …) float32 in [0, 1]. *_labels: int64, 0 = background and where
-    not visible. *_visible: bool, inside that image's field of view. phi: (1, 3, …) position
-    in voxels of the moving image (z, y, x) of each fixed voxel, exact everywhere, or None
-    for two people. valid: bool, the fixed voxel is shown and phi lands where the moving
-    image shows it too (in view, not stripped); None for two people. contrast: same, near,
-    unrelated. real: rendered from a prepared map.
-    """
-
-    fixed: Tensor
+    fixed: Tensor  # (1, 1, …) float32; rendered images lie in [0, 1]
     moving: Tensor
-    fixed_labels: Tensor
+    fixed_labels: Tensor  # int64, 0 = background and where not visible
     moving_labels: Tensor
-    fixed_visible: Tensor
+    fixed_visible: Tensor  # bool, inside the field of view, or the mask, of that image
     moving_visible: Tensor
-    contrast: str
-    real: bool
+    contrast: str  # same, near, unrelated
+    real: bool  # a real image, or rendered from a prepared map
+    # (1, 3, …) place in voxels (z, y, x) of the moving image of each fixed voxel, exact
+    # everywhere; None for two people.
     phi: Tensor | None = None
+    # bool, the fixed voxel is shown and phi lands where the moving image shows it too (in view,
+    # not stripped); None for two people.
     valid: Tensor | None = None
 
 
@@ -112,6 +109,9 @@ class PairSynthesiser:
         self.seed = seed
         self._maps = [m.to(self.device) for m in maps]
         self._drawn: OrderedDict[int, list[LabelMap]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sys.maxsize  # they never end
 
     @torch.no_grad()
     def pair(self, index: int, same_map: bool | None = None) -> Pair:

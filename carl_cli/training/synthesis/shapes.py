@@ -22,19 +22,15 @@ LEFT_OFFSET = 32  # labels of the mirrored half of a symmetric random body
 
 @dataclass(frozen=True)
 class LabelMap:
-    """labels: (D, H, W) int64, 0 = background, dense below `tissue.shape[0]`.
+    """One person's anatomy, and what is known of its labels."""
 
-    tissue[label]: the class that decides the intensity (left and right share one).
-    inner[label]: True where the label stays when all else is stripped (the brain); all
-    False when there is nothing to strip. t1[label]: mean of a T1-like rendering, or None.
-    low, high: corners of the foreground's box in voxels.
-    """
-
-    labels: Tensor
-    tissue: Tensor
+    labels: Tensor  # (D, H, W) int64, 0 = background, dense below `tissue.shape[0]`
+    tissue: Tensor  # (labels,) class that decides the intensity (left and right share one)
+    # (labels,) True where the label stays when all else is stripped (the brain); all False when
+    # there is nothing to strip.
     inner: Tensor
-    t1: Tensor | None = None
-    low: tuple[float, ...] = field(default=())
+    t1: Tensor | None = None  # (labels,) means of a T1-like rendering
+    low: tuple[float, ...] = field(default=())  # corners of the foreground's box, voxels
     high: tuple[float, ...] = field(default=())
 
     def to(self, device: torch.device | str) -> LabelMap:
@@ -197,19 +193,20 @@ def _dense_tissues(labels: Tensor) -> LabelMap:
 
 
 def load_label_maps(path: Path, names: list[str] | None = None) -> dict[str, LabelMap]:
-    """Prepared maps of an .npz (see benchmarks/prepare_label_maps.py), on the CPU.
+    """Prepared maps of an .npz (see `training.label_maps`), on the CPU.
 
-    The file holds one (D, H, W) integer array per subject and `tissue`, `inner`, `t1`, each
-    with one entry per label. Raises InputError if a name or an array is missing.
+    The file holds one (D, H, W) integer array per subject and `tissue`, `inner` and perhaps `t1`,
+    each with one entry per label. Raises InputError if a name or an array is missing.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file", "make it with benchmarks/prepare_label_maps.py")
+        raise InputError(f"{path}: no such file", "make it with `carl train prepare`")
     with np.load(path) as file:
         subjects = [n for n in sorted(file.files) if file[n].ndim == 3]
-        missing = [n for n in ["tissue", "inner", "t1", *(names or [])] if n not in file.files]
+        missing = [n for n in ["tissue", "inner", *(names or [])] if n not in file.files]
         if missing:
             raise InputError(f"{path} has no array {missing[0]}", f"subjects: {subjects}")
-        tissue, inner, t1 = (torch.from_numpy(file[n]) for n in ("tissue", "inner", "t1"))
+        tissue, inner = (torch.from_numpy(file[n]) for n in ("tissue", "inner"))
+        t1 = torch.from_numpy(file["t1"]) if "t1" in file.files else None
         return {
             n: with_box(LabelMap(torch.from_numpy(file[n].astype(np.int64)), tissue, inner, t1))
             for n in names or subjects

@@ -32,10 +32,10 @@ BEND_SIDE = 24  # samples per side of the displacement that deforms a map
 
 @dataclass(frozen=True)
 class Affine:
-    """x → matrix · x + offset, (3, 3) and (3,), voxels (z, y, x)."""
+    """x → matrix · x + offset, voxels (z, y, x)."""
 
-    matrix: Tensor
-    offset: Tensor
+    matrix: Tensor  # (3, 3)
+    offset: Tensor  # (3,)
 
     def __call__(self, points: Tensor) -> Tensor:
         return affine_points(self.matrix, self.offset, points)
@@ -80,11 +80,11 @@ def random_affine(chance: Chance, map_: LabelMap, shape: Shape, fill: float, pos
 
 @dataclass(frozen=True)
 class Person:
-    """A label map, the displacement (3, …, coarse) that deforms it, its texture (1, …)."""
+    """Who is seen."""
 
     map: LabelMap
-    texture: Tensor
-    bend: Tensor | None = None
+    texture: Tensor  # (1, D, H, W)
+    bend: Tensor | None = None  # (3, …) displacement that deforms the map, on a coarse grid
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Labels (…) and texture (1, …) at points (3, …) of the deformed map's frame."""
@@ -145,24 +145,22 @@ def random_window(chance: Chance, shape: Shape) -> Tensor:
 
 @dataclass(frozen=True)
 class View:
-    """points (3, D, H, W): place of each voxel in the person's frame; visible: field of
-    view; stripped: only the inner labels are shown."""
+    """From where a person is seen, and what of it."""
 
     person: Person
-    points: Tensor
-    visible: Tensor
-    stripped: bool = False
+    points: Tensor  # (3, D, H, W) place of each voxel in the person's frame
+    visible: Tensor  # (D, H, W) field of view
+    stripped: bool = False  # only the inner labels are shown
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """image (1, D, H, W) in [0, 1]; labels and shown (D, H, W): shown is False where the
-    voxel is out of view or its tissue was stripped."""
+    """What is seen."""
 
-    image: Tensor
-    labels: Tensor
-    visible: Tensor
-    shown: Tensor
+    image: Tensor  # (1, D, H, W) in [0, 1]
+    labels: Tensor  # (D, H, W)
+    visible: Tensor  # (D, H, W) field of view
+    shown: Tensor  # (D, H, W) False out of view, and where the tissue was stripped
 
 
 def render(chance: Chance, view: View, contrast: Contrast, strength: float) -> Rendered:

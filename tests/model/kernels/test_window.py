@@ -86,3 +86,15 @@ def test_equal_weights_have_the_moments_of_the_window() -> None:
     mean, spread = window_offset(queries, keys, 2)
     assert mean.abs().max() < 1e-5  # rounding of sums up to 20
     torch.testing.assert_close(spread, torch.full_like(spread, 2**0.5))
+
+
+def test_a_certain_match_has_finite_gradients() -> None:
+    """All weight on one key: the spread is 0, and a loss on it must not make NaN of gradients."""
+    queries = torch.ones(1, 3, 4, 4, 4, requires_grad=True)
+    keys = torch.full((1, 3, 6, 6, 6), -20.0)  # logits from -60 to 60
+    keys[..., 3, 3, 3] = 20
+    _, spread = window_offset(queries, keys, 1)
+    assert spread.min() < 1e-5
+    spread.sum().backward()
+    assert queries.grad is not None
+    assert queries.grad.isfinite().all()
