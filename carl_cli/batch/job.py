@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from carl_cli.batch.status import remove_partial
+from carl_cli.batch.status import make_folder, remove_partial
 from carl_cli.errors import CarlError, OutputError, as_carl_error
 from carl_cli.registration.register import RegistrationOptions
 from carl_cli.report.record import RunRecord, read_record, sha256_of
@@ -107,8 +107,8 @@ def clear_outputs(job: Job) -> None:
     The record goes first: without one a case counts as unfinished.
     """
     folder = job.record_path.parent
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
         for path in (job.record_path, *job.outputs.paths().values()):
             path.unlink(missing_ok=True)

@@ -72,15 +72,20 @@ class Batch:
         with self.claim:
             self.earlier = read_rows(self.claim.out_dir) if self.policy.resume else {}
             self.table.open(self._first_rows())
-            for row in self.table.rows.values():
-                if row.state == "failed":
-                    LOGGER.error("%s: %s", row.id, row.error)
-            jobs = self._needed()
-            if len(setups) > 1:
-                elsewhere(jobs, setups, self)
-            else:
-                here(jobs, self.weights, self)
+            self._work(setups)
+            self.claim.check()
+            self.table.close()
         return list(self.table.rows.values())
+
+    def _work(self, setups: list[Setup]) -> None:
+        for row in self.table.rows.values():
+            if row.state == "failed":
+                LOGGER.error("%s: %s", row.id, row.error)
+        jobs = self._needed()
+        if len(setups) > 1:
+            elsewhere(jobs, setups, self)
+        else:
+            here(jobs, self.weights, self)
 
     def _check_free(self) -> None:
         if self.policy.resume or self.policy.overwrite:
