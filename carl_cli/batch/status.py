@@ -155,8 +155,9 @@ def read_rows(out_dir: Path) -> dict[str, StatusRow]:
 def _rows(path: Path) -> dict[str, StatusRow]:
     """A table that someone has edited into something else counts as none: cases are redone."""
     try:
-        text = path.read_text(encoding="utf-8")
-        lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        written = path.read_bytes()
+        whole = written[: written.rfind(b"\n") + 1].decode()
+        lines = csv.DictReader(io.StringIO(whole, newline=""))
         last = {row["id"]: {k: v for k, v in row.items() if v} for row in lines}
         return {name: StatusRow.model_validate(row) for name, row in last.items()}
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValidationError):
