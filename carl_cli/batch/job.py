@@ -24,7 +24,7 @@ class Job:
     """Everything that a process needs to do a case, except the network."""
 
     name: str
-    line: int
+    line: int  # of the table, its header being line 1
     inputs: CaseInputs
     outputs: CaseOutputs
     options: RegistrationOptions
@@ -32,11 +32,13 @@ class Job:
 
     @property
     def record_path(self) -> Path:
+        """Its record, written last: with it the case is finished."""
         assert self.outputs.json is not None, "every case of a batch has a record"
         return self.outputs.json
 
     @property
     def plan(self) -> Plan:
+        """The same without its name, for what is checked and estimated beforehand."""
         return Plan(self.inputs, self.outputs, self.options, self.settings)
 
     def noting(self, fingerprint: str) -> Job:
@@ -47,12 +49,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """record None: it failed, and `error` says why."""
+    """How a case ended."""
 
-    seconds: float
+    seconds: float  # reading, computing and writing
     peak_memory_mib: float | None = None
-    record: RunRecord | None = None
-    error: str = ""
+    record: RunRecord | None = None  # None: it failed
+    error: str = ""  # why it failed, in one line
 
 
 def fingerprint(job: Job, weights: Weights) -> str:

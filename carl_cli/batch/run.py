@@ -30,14 +30,11 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Policy:
-    """resume: skip what is finished, and what failed unless retry_failed.
+    """What is done about earlier results. By default they are an error."""
 
-    Without resume, results that are there already are an error, or replaced with overwrite.
-    """
-
-    resume: bool = False
-    retry_failed: bool = False
-    overwrite: bool = False
+    resume: bool = False  # skip what is finished, and what failed
+    retry_failed: bool = False  # with resume: do what failed again
+    overwrite: bool = False  # do everything again
 
 
 class Batch:

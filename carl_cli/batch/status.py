@@ -31,13 +31,13 @@ def _now() -> str:
 
 
 class StatusRow(BaseModel):
-    """fingerprint: what a failure belongs to; it counts no more when inputs or options change."""
+    """One case; the fields are the columns. Figures are those of its record, None before."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     id: str
-    line: int
+    line: int  # of the table of pairs
     state: State = "waiting"
-    seconds: float | None = None
+    seconds: float | None = None  # by the clock, without waiting
     peak_memory_mib: float | None = None
     lncc_before: float | None = None
     lncc: float | None = None
@@ -48,11 +48,12 @@ class StatusRow(BaseModel):
     inverse_error_mm: float | None = None
     warnings: int | None = None
     error: str = ""
-    fingerprint: str = ""
-    updated: str = Field(default_factory=_now)
+    fingerprint: str = ""  # what a failure belongs to: it counts no more when inputs change
+    updated: str = Field(default_factory=_now)  # UTC, ISO 8601
 
 
 def done(name: str, line: int, record: RunRecord, fingerprint: str) -> StatusRow:
+    """The row of a case with this record."""
     metrics = record.metrics
     inverse, landmarks = metrics.inverse_consistency_mm, metrics.tre_mm
     return StatusRow(

@@ -19,9 +19,11 @@ NOT_DONE = {"waiting": "not started", "running": "not finished: running, or it w
 
 @dataclass(frozen=True)
 class Totals:
+    """Numbers of cases."""
+
     done: int
     failed: int
-    open: int
+    open: int  # waiting, running or interrupted
 
 
 def summarise(

@@ -28,8 +28,8 @@ _PR_SET_PDEATHSIG = 1
 class Setup:
     """What a worker computes with."""
 
-    weights: str
-    device: str
+    weights: str  # their folder
+    device: str  # torch's name of it
     threads: int
     deterministic: bool
 

@@ -45,6 +45,17 @@ def batch(
     A case that fails never stops the others: the exit code is 6 then, and the status and the
     summary tell why. A run that was killed goes on with --resume.
     """
+    run_batch(table, folder, schedule, cluster, method)
+
+
+def run_batch(
+    table: TableArguments,
+    folder: FolderArguments,
+    schedule: ScheduleArguments,
+    cluster: ClusterArguments,
+    method: MethodArguments,
+) -> None:
+    """`carl batch` for those who have its options already: tasks on a cluster."""
     threads = method.begin()
     check_cluster(cluster, folder, schedule)
     entries = _entries(table, method)

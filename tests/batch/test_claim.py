@@ -112,7 +112,7 @@ def test_a_file_system_without_locks_is_told(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(OutputError, match="no lock can be had.*No locks available"):
+    with pytest.raises(OutputError, match=r"no lock can be had.*No locks available"):
         Claim(tmp_path, Shard()).__enter__()
 
 

@@ -16,11 +16,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
-from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
 from typer.core import TyperGroup
-from typer.models import ArgumentInfo, OptionInfo
 
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:
@@ -67,36 +65,6 @@ def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
         default=empty if default is MISSING else default,
         annotation=annotation,
     )
-
-
-def spelled(group: Any) -> list[str]:
-    """The words of a command line that give this group, defaults left out, paths absolute."""
-    hints = get_type_hints(type(group), include_extras=True)
-    words: list[str] = []
-    for f in fields(group):
-        value = getattr(group, f.name)
-        if is_dataclass(value):
-            words += spelled(value)
-        elif value is not None and value != f.default:
-            words += _words(hints[f.name].__metadata__[0], value)
-    return words
-
-
-def _words(parameter: ArgumentInfo | OptionInfo, value: Any) -> list[str]:
-    if isinstance(parameter, ArgumentInfo):
-        return [_text(value)]
-    # Typer keeps the first name of an annotated option where a default would stand.
-    names = [parameter.default, *(parameter.param_decls or ())]
-    on, _, off = next(n for n in names if isinstance(n, str)).partition("/")
-    if isinstance(value, bool):
-        return [on if value else off]
-    if isinstance(value, list):
-        return [word for item in value for word in (on, _text(item))]
-    return [on, *map(_text, value if isinstance(value, tuple) else (value,))]
-
-
-def _text(value: Any) -> str:
-    return str(value.absolute() if isinstance(value, Path) else value)
 
 
 class DefaultGroup(TyperGroup):
