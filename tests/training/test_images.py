@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
-from carl_cli.io.images.files import Image, write_image
+from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.preprocessing.pair import PreprocessRule, prepare_pair
 from carl_cli.training.cache import fill_cache, listed
 from carl_cli.training.config import TrainConfig
@@ -41,8 +42,6 @@ def test_the_cache_holds_what_the_network_would_see(folder: Path, tmp_path: Path
     assert pairs == []
     paths, _ = listed(folder)
     assert [p.name for p in paths] == ["flipped.nii.gz", "oblique.nii.gz", "plain.nii.gz"]
-    from carl_cli.io.images.files import read_image
-
     image = read_image(paths[1])
     expected = prepare_pair(image, image, PreprocessRule.model_validate(RULE)).fixed.array
     np.testing.assert_allclose(arrays[1], expected, atol=5e-4)  # float16
@@ -58,6 +57,56 @@ def test_a_cache_is_made_again_only_when_files_or_rule_change(folder: Path, tmp_
     assert read_cache(cache)[0][0].shape == (8, 8, 8)
 
 
+def test_files_that_no_cache_made_are_left_alone(folder: Path, tmp_path: Path) -> None:
+    """Issue 19: every *.npy of the folder was removed, the user's own too."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    own = [cache / "mine.npy", tmp_path / "beside.npy"]
+    for path in own:
+        np.save(path, np.arange(3))
+    fill_cache(folder, cache, RULE)
+    fill_cache(folder, cache, {**RULE, "shape_zyx": (8, 8, 8)})
+    (cache / "index.json").write_text(json.dumps({"arrays": ["../beside.npy", "mine.npy"]}))
+    with pytest.raises(InputError, match=r"image-00000\.npy is there, and .* does not name it"):
+        fill_cache(folder, cache, RULE)
+    assert all(np.load(path).tolist() == [0, 1, 2] for path in own)
+    assert read_cache(cache)[0][0].shape == (8, 8, 8)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"arrays": 1}', '{"key": "k"}'])
+def test_a_damaged_index_counts_as_none(folder: Path, tmp_path: Path, text: str) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "index.json").write_text(text)
+    fill_cache(folder, cache, RULE)
+    assert len(read_cache(cache)[0]) == 3
+
+
+def test_a_cache_that_was_cut_short_is_made_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    with monkeypatch.context() as patched:
+        patched.setattr("carl_cli.training.cache.read_image", broken_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            fill_cache(folder, cache, RULE)
+    assert len(list(cache.glob("*.npy"))) == 2
+    fill_cache(folder, cache, RULE)
+    assert len(read_cache(cache)[0]) == 3
+
+
+def broken_after(count: int) -> Callable[[Path], Image]:
+    left = [count]
+
+    def read(path: Path) -> Image:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return read_image(path)
+
+    return read
+
+
 def test_tables_name_images_or_pairs(folder: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     a, b, c = (str(folder / f"{n}.nii.gz") for n in ("plain", "oblique", "flipped"))
@@ -66,8 +115,22 @@ def test_tables_name_images_or_pairs(folder: Path, tmp_path: Path) -> None:
     assert [(str(paths[i]), str(paths[j])) for i, j in pairs] == [(a, b), (a, c)]
     table.write_text(f"image\n{a}\n{c}\n")
     assert listed(table) == ([Path(a), Path(c)], [])
-    table.write_text(f"picture\n{a}\n")
-    with pytest.raises(InputError, match="picture"):
+    bad = {
+        f"picture\n{a}\n": "columns picture",
+        f"image\n{a}\n{a},{b}\n": "line 3: 2 cells, the header has 1",
+        f"fixed,moving\n{a}\n": "line 2: 1 cells, the header has 2",
+        f"fixed,moving\n{a},\n": "line 2: a cell is empty",
+        f"image\n{a}\n{a}x\n": "line 3: no such file",
+        f"image\n{a}\n{a}\0\n": "line 3: ",
+        "fixed,moving\n": "no images",
+        "": "no images",
+    }
+    for text, words in bad.items():
+        table.write_text(text)
+        with pytest.raises(InputError, match=words):
+            listed(table)
+    table.write_bytes(b"image\n\xff\n")
+    with pytest.raises(InputError, match="UTF-8"):
         listed(table)
     with pytest.raises(InputError, match="two or more"):
         listed(tmp_path)
