@@ -19,7 +19,7 @@ from carl_cli.batch.job import Job, Outcome, fingerprint, finished
 from carl_cli.batch.shards import Shard
 from carl_cli.batch.status import StatusRow, StatusTable, done, read_rows
 from carl_cli.batch.table import Entry
-from carl_cli.batch.workers import Setup, elsewhere, here
+from carl_cli.batch.workers import Setup, do_jobs
 from carl_cli.errors import OutputError
 from carl_cli.weights.folder import Weights
 
@@ -60,7 +60,7 @@ class Batch:
         self.fingerprints: dict[str, str] = {}
 
     def run(self, setups: list[Setup]) -> list[StatusRow]:
-        """Do what is to be done, here or in a process for each of several setups.
+        """Do what is to be done, in a process for each of the setups.
 
         Returns the final rows. Raises OutputError before any work when results are in the way
         or another run does this part, and later when another run has taken it over.
@@ -78,11 +78,7 @@ class Batch:
         for row in self.table.rows.values():
             if row.state == "failed":
                 LOGGER.error("%s: %s", row.id, row.error)
-        jobs = self._needed()
-        if len(setups) > 1:
-            elsewhere(jobs, setups, self)
-        else:
-            here(jobs, self.weights, self)
+        do_jobs(self._needed(), setups, self)
 
     def _check_free(self) -> None:
         if self.policy.resume or self.policy.overwrite:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Lock
@@ -174,7 +176,12 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"{folder} can't be made: {error.strerror}", hint) from error
 
 
-def remove_partial(folder: Path) -> None:
-    """Delete the temporary files that a killed process left (see `carl_cli.io.atomic`)."""
+def remove_partial(folder: Path, age_s: float = 0.0) -> None:
+    """Delete the temporary files that a killed process left (see `carl_cli.io.atomic`).
+
+    age_s: how old they must be, in a folder where others may be writing now.
+    """
     for path in folder.glob(".*.partial*"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime >= age_s:
+                path.unlink()

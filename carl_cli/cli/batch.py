@@ -70,8 +70,8 @@ def run_batch(
 
     shard = chosen_shard(schedule.shard)
     setups = _setups(method.network, threads, schedule)
-    # Workers load their own; this process then needs no more than what the weights say.
-    weights = method.load(setups[0].device if len(setups) == 1 else "cpu")
+    # Workers load their own; this process needs no more than what the weights say.
+    weights = method.load("cpu")
     mine = shard.of(entries)
     jobs = [
         _job(e, e.row, folder, method.but(e.row.options()), weights, setups)

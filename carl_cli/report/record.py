@@ -186,15 +186,19 @@ def input_file(
     path: str | Path,
     grid: Grid | None = None,
     *,
+    sha256: str | None = None,
     dtype: str = "",
     modality: str = "",
     intensity_window: tuple[float, float] | None = None,
 ) -> InputFile:
-    """Describe a file that was read; `grid` is left out for points and transforms."""
+    """Describe a file that was read; `grid` is left out for points and transforms.
+
+    sha256: of what was read; None: of what the file holds now.
+    """
     geometry = {} if grid is None else _geometry(grid)
     return InputFile(
         path=printable(path),
-        sha256=sha256_of(path),
+        sha256=sha256 or sha256_of(path),
         dtype=dtype,
         modality=modality,
         intensity_window=intensity_window,

@@ -20,6 +20,7 @@ _BLOCK_BYTES = 2**22
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in blocks. Raises WeightsError if it can't be read."""
     digest = hashlib.sha256()
+    _check_regular(path)
     try:
         with path.open("rb") as stream:
             while block := stream.read(_BLOCK_BYTES):
@@ -30,14 +31,21 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _check_regular(path: Path) -> None:
+    """A pipe would be waited for; what is absent is told of where it is opened."""
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path} is not a file")
+
+
 def stored_config(folder: Path) -> dict[str, Any]:
     """config.json as it stands there, unchecked. Raises WeightsError if it is no JSON object."""
     path = folder / CONFIG
+    _check_regular(path)
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}", "name a folder that holds it") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not JSON: {error}") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path}: an object was expected")
@@ -58,7 +66,7 @@ def check_files(folder: Path, expected: Mapping[str, str]) -> str:
     Raises WeightsError for a file that is missing, damaged, or outside the folder.
     """
     for name, digest in expected.items():
-        if Path(name).name != name:
+        if Path(name).name != name or "\0" in name:
             raise WeightsError(f"{folder / CONFIG}: {name!r} does not lie in the folder")
         _compare(folder / name, digest)
     return expected.get(MODEL) or sha256_of(folder / MODEL)

@@ -13,6 +13,7 @@ from carl_cli.io.images.files import WRITABLE as IMAGES
 from carl_cli.io.transforms.fields import WRITABLE as FIELDS
 from carl_cli.io.transforms.files import AFFINE
 from carl_cli.report.figure import FIGURE_SUFFIXES
+from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM
 
 if TYPE_CHECKING:
     from carl_cli.registration.register import RegistrationOptions
@@ -47,9 +48,10 @@ def spacing_of(field_spacing: str) -> float | None:
         spacing_mm = float(field_spacing)
     except ValueError:
         spacing_mm = math.nan
-    if not (math.isfinite(spacing_mm) and spacing_mm > 0):
+    if not FINEST_MM <= spacing_mm <= COARSEST_MM:
         raise UsageError(
-            f"--field-spacing {field_spacing}", "give native, network or millimetres above 0"
+            f"--field-spacing {field_spacing}",
+            f"give native, network or {FINEST_MM:g} to {COARSEST_MM:g} millimetres",
         )
     return spacing_mm
 

@@ -28,6 +28,7 @@ from carl_cli.transforms import (
     spaced_grid,
 )
 from carl_cli.transforms.folds import without_folds
+from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, VALUE_BYTES, VECTOR_BYTES, check_fits
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,19 @@ class Storage:
     moving: Path | None = None
 
     def grid(self, transform: Transform) -> Grid | None:
+        """Where a dense field is sampled; None: where its file has it. Raises InputError,
+        UsageError, OutOfMemoryError."""
         base = None if self.reference is None else read_grid(self.reference)
         if self.spacing_mm is None:
             return base
-        if not self.spacing_mm > 0:
-            raise UsageError(f"--field-spacing {self.spacing_mm}: a positive number of mm")
-        return spaced_grid(base or natural_grid(transform), self.spacing_mm)
+        if not FINEST_MM <= self.spacing_mm <= COARSEST_MM:
+            raise UsageError(
+                f"--field-spacing {self.spacing_mm:g}",
+                f"give {FINEST_MM:g} to {COARSEST_MM:g} millimetres",
+            )
+        wanted = spaced_grid(base or natural_grid(transform), self.spacing_mm)
+        check_fits(wanted, VECTOR_BYTES)
+        return wanted
 
     def write(self, path: Path, transform: Transform) -> None:
         write_transform(
@@ -160,6 +168,7 @@ def write_jacobian(
     """
     chain = parse_chain([item])
     grid = read_grid(reference) if reference else natural_grid(chain)
+    check_fits(grid, VALUE_BYTES)
     determinant = jacobian_determinant(chain, grid)
     logged = np.log(np.maximum(determinant, SMALLEST_LOG_ARGUMENT))
     write_image(output, Image(logged if logarithm else determinant, grid))

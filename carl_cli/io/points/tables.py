@@ -11,6 +11,7 @@ import numpy as np
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array
+from carl_cli.io.csv import inert_text
 from carl_cli.io.points.document import Document, number
 
 AXES = ("x", "y", "z")
@@ -72,7 +73,7 @@ def new_csv(values: Array, labels: tuple[str, ...]) -> bytes:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*AXES[: values.shape[1]], "t", "label"])
     for k, point in enumerate(values):
-        writer.writerow([*map(number, point), "0", labels[k]])
+        writer.writerow([*map(number, point), "0", inert_text(labels[k])])
     return stream.getvalue().encode()
 
 
@@ -111,7 +112,7 @@ def _check_others(lines: list[str], points: Container[int], name: str) -> None:
             raise InputError(f"{name}: line {k + 1} is no point: {text[:40]!r}")
     announced = lines[1].strip() if counted and len(lines) > 1 else ""
     found = sum(k in points for k in range(len(lines)))
-    if announced.isdigit() and int(announced) != found:
+    if re.fullmatch(r"[0-9]+", announced) and announced.lstrip("0") != str(found or ""):
         raise InputError(f"{name}: {announced} points were announced, {found} are there")
 
 

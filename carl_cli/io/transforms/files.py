@@ -173,5 +173,12 @@ def natural_grid(transform: Transform) -> Grid:
 
 
 def _write_affine(path: Path, transform: Transform) -> None:
-    affine = product(transform, f"a {path.suffix} file")
-    sitk.WriteTransform(to_sitk_transform(affine), str(path))
+    """ITK's writer says nothing of a disk that is full: what it wrote is read again."""
+    affine = to_sitk_transform(product(transform, f"a {path.suffix} file"))
+    sitk.WriteTransform(affine, str(path))
+    try:
+        found = sitk.ReadTransform(str(path)).GetParameters()
+    except RuntimeError:
+        found = ()
+    if found != affine.GetParameters():
+        raise RuntimeError("only a part of it was written")

@@ -1,0 +1,331 @@
+"""What was found by attacks where damaged bytes don't reach: each kind by a generator of its own."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from carl_cli.io.images.files import write_image
+from tests.cli.weights_folder import untrained_weights
+from tests.faults.runner import Ended, Server, environment, process
+from tests.faults.samples import TRANSFORMS, image
+
+MHD = "NDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {}\n"
+NRRD = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: {}\n\n"
+ENTRY = [sys.executable, "-m", "carl_cli.cli.entry"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """An image, an affine and points."""
+    write_image(tmp_path / "image.nii.gz", image())
+    TRANSFORMS["tfm affine"](tmp_path)
+    (tmp_path / "points.csv").write_text("x,y,z,label\n1,2,3,a\n4,5,6,b\n")
+    return tmp_path
+
+
+def refused(ended: Ended, code: int, *words: str) -> None:
+    """That code, one error line with these words; no bug, no traceback, no endless wait."""
+    assert (ended.code, ended.late) == (code, False), ended
+    assert "Traceback" not in ended.err
+    assert "this is a bug" not in ended.err
+    error = next(line for line in ended.err.splitlines() if line.startswith("error: "))
+    for word in words:
+        assert word in error
+
+
+# Headers that name other files
+
+REFERENCES = {
+    "words of printf": MHD.format("%s%s%s 1 4 1"),
+    "printf that writes": MHD.format("%n%n 1 4 1"),
+    "printf of a wide number": MHD.format("%99999999d 1 4 1"),
+    "pipe of MetaImage": MHD.format("pipe"),
+    "device of MetaImage": MHD.format("/dev/zero"),
+    "list with a pipe": MHD.format("LIST") + "pipe\n" * 4,
+    "pattern with a pipe": MHD.format("p%dpe 1 4 1"),
+    "99 axes": MHD.format("absent").replace("NDims = 3", "NDims = 99"),
+    "an axis of 2,000 digits": MHD.format("absent").replace("= 4 4 4", f"= {'9' * 2000} 4 4"),
+    "pipe of NRRD": NRRD.format("pipe"),
+    "device of NRRD": NRRD.format("/dev/zero"),
+    "list of NRRD with a pipe": NRRD.format("LIST").rstrip() + "\npipe\n",
+    "NRRD axis of 2,000 digits": NRRD.format("absent").replace(": 4 4 4", f": {'9' * 2000} 4 4"),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("command", ["info", "warp"])
+def test_headers_that_name_other_files(
+    server: Server, tmp_path: Path, name: str, command: str
+) -> None:
+    text = REFERENCES[name]
+    path = tmp_path / ("h.nhdr" if text.startswith("NRRD") else "h.mhd")
+    path.write_text(text)
+    os.mkfifo(tmp_path / "pipe")
+    more = ["-o", tmp_path / "w.nii.gz"] if command == "warp" else []
+    refused(server.run([command, path, *more], tmp_path), 3, path.name)
+
+
+@pytest.mark.parametrize("name", ["%d.raw 1 4 1", "s%02d.raw 1 4 1", "LIST"])
+def test_slices_in_files_of_their_own_are_still_read(
+    server: Server, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "h.mhd").write_text(MHD.format(name) + "1.raw\n2.raw\n3.raw\n4.raw\n")
+    for number in range(1, 5):
+        for file in (f"{number}.raw", f"s{number:02}.raw"):
+            (tmp_path / file).write_bytes(bytes([number]) * 16)
+    ended = server.run(["info", tmp_path / "h.mhd"], tmp_path)
+    assert ended.code == 0, ended.err
+    assert "largest_value" in ended.out
+
+
+@pytest.mark.parametrize("size", ["-5", "-1", str(2**70)])
+def test_sizes_of_packed_voxels(server: Server, tmp_path: Path, size: str) -> None:
+    text = MHD.format("LOCAL").replace("ElementType", f"CompressedData = True\n"
+                                       f"CompressedDataSize = {size}\nElementType")  # fmt: skip
+    path = tmp_path / "h.mha"
+    path.write_bytes(text.encode() + gzip.compress(bytes(64)))
+    refused(server.run(["warp", path, "-o", tmp_path / "w.nii.gz"], tmp_path), 3, "h.mha")
+
+
+# Numbers on the command line
+
+NUMBERS = {
+    **{f"size {n}": ("warp", "image.nii.gz", "--size", n) for n in ("nan", "inf", "1e400", "1e18")},
+    **{f"size {n}": ("warp", "image.nii.gz", "--size", n) for n in ("0", "-3", "2.5", "1,nan,3")},
+    **{
+        f"spacing {n}": ("warp", "image.nii.gz", "--spacing", n)
+        for n in ("nan", "inf", "1e-9", "1e-320", "0", "-1", "1e300")
+    },
+    **{
+        f"field spacing {n}": ("convert", "affine.tfm", "-r", "image.nii.gz", "--field-spacing", n)
+        for n in ("nan", "1e-6", "1e-300", "1e300", "0", "-1")
+    },
+    **{
+        f"threads {n}": ("warp", "image.nii.gz", "--threads", n)
+        for n in ("0", "-1", "1" + "0" * 30)
+    },
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_nobody_means(server: Server, inputs: Path, name: str) -> None:
+    words = [inputs / w if (inputs / w).exists() else w for w in NUMBERS[name]]
+    out = inputs / ("t.nii.gz" if words[0] == "convert" else "w.nii.gz")
+    refused(server.run([*words, "-o", out], inputs), 2)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("warp", "--size", "999999"), ("convert", "--field-spacing", "0.002")]
+)
+def test_what_can_not_fit_is_refused_before_any_work(
+    server: Server, inputs: Path, words: tuple[str, ...]
+) -> None:
+    command, *options = words
+    files = ["image.nii.gz"] if command == "warp" else ["affine.tfm", "-r", "image.nii.gz"]
+    out = inputs / "o.nii.gz"
+    ended = server.run([command, *files, *options, "-o", out], inputs)
+    refused(ended, 5, "takes at least", "GiB")
+
+
+# Points
+
+
+def mrk(label: str, position: str = "[1, 2, 3]") -> str:
+    point = f'{{"label": {json.dumps(label)}, "position": {position}}}'
+    return f'{{"markups": [{{"coordinateSystem": "LPS", "controlPoints": [{point}]}}]}}'
+
+
+BAD_POINTS = {
+    "long cell.csv": f"x,y,z,label\n1,2,3,{'a' * 140_000}\n",
+    "long cell.fcsv": f"# CoordinateSystem = LPS\n1,1,2,3,0,0,0,1,1,1,0,{'a' * 140_000},,\n",
+    "400 digits.mrk.json": mrk("a", f"[{'9' * 400}, 2, 3]"),
+    "5000 digits.mrk.json": mrk("a", f"[{'9' * 5000}, 2, 3]"),
+    "400 digits.csv": f"x,y,z\n{'9' * 400},2,3\n",
+    "count.txt": f"point\n{'9' * 5000}\n1 2 3\n",
+    "square.txt": "point\n\u00b2\n1 2 3\n",
+    "deep.mrk.json": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", BAD_POINTS)
+def test_points_in_numbers_and_cells_without_end(server: Server, inputs: Path, name: str) -> None:
+    (inputs / name).write_text(BAD_POINTS[name], encoding="utf-8")
+    call = ["points", inputs / name, "-t", inputs / "affine.tfm", "--from", "fixed"]
+    refused(server.run([*call, "-o", inputs / f"out{Path(name).suffix}"], inputs), 3, name)
+
+
+LABELS = ("a\nb", "a\r\nb", "\ud800", "=cmd|' /C calc'!A0", "@x", "-1+1", "a,b", 'a"b', " ", "")
+
+
+@pytest.mark.parametrize("label", LABELS, ids=ascii)
+@pytest.mark.parametrize("suffix", [".csv", ".fcsv", ".mrk.json"])
+def test_labels_are_written_so_that_they_can_be_read_back(
+    server: Server, inputs: Path, label: str, suffix: str
+) -> None:
+    source, out = inputs / "l.mrk.json", inputs / f"out{suffix}"
+    source.write_text(mrk(label))
+    call = ["points", "-t", inputs / "affine.tfm", "--from", "fixed"]
+    ended = server.run([*call, source, "-o", out], inputs)
+    assert ended.code == 0, ended.err
+    again = server.run([*call, out, "-o", inputs / f"again{suffix}"], inputs)
+    assert again.code == 0, again.err
+    if suffix == ".csv":
+        cells = list(csv.DictReader(out.read_text().splitlines()))
+        assert len(cells) == 1
+        assert not cells[0]["label"].startswith(("=", "+", "-", "@"))
+
+
+# Logs
+
+
+def test_a_log_is_added_to_logs_only(server: Server, inputs: Path) -> None:
+    call = ["warp", inputs / "image.nii.gz", "--overwrite", "-o", inputs / "w.nii.gz", "--log-file"]
+    before = (inputs / "image.nii.gz").read_bytes()
+    refused(server.run([*call, inputs / "image.nii.gz"], inputs), 7, "is not a log of carl")
+    assert (inputs / "image.nii.gz").read_bytes() == before
+    os.mkfifo(inputs / "pipe")
+    refused(server.run([*call, inputs / "pipe"], inputs), 7, "is no file")
+    refused(server.run([*call, inputs], inputs), 7, "is no file")
+    log = inputs / "log.txt"
+    log.write_bytes(b"")
+    assert server.run([*call, "/dev/null"], inputs).code == 0
+    verbose = [*call, log, "-t", inputs / "affine.tfm", "-v"]
+    sizes = []
+    for _ in range(2):
+        assert server.run(verbose, inputs).code == 0
+        sizes.append(log.stat().st_size)
+    assert sizes[0] <= sizes[1]
+
+
+# The process around it
+
+
+def test_closed_streams_take_no_file_in_their_place(inputs: Path) -> None:
+    """A file that got number 2 was given the warnings of libraries."""
+    for closed in ("2>&-", ">&-", "<&-", "<&- >&- 2>&-"):
+        out = inputs / "w.nii.gz"
+        words = f"warp image.nii.gz --overwrite -o {out} {closed}"
+        done = subprocess.run(
+            f'exec "{ENTRY[0]}" -m carl_cli.cli.entry {words}',
+            shell=True, cwd=inputs, env=environment(), capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert process(["info", out], inputs).code == 0
+        absent = f'exec "{ENTRY[0]}" -m carl_cli.cli.entry info absent.nii {closed}'
+        done = subprocess.run(
+            absent, shell=True, cwd=inputs, env=environment(), capture_output=True
+        )
+        assert done.returncode == 3
+        assert done.stdout == b""
+
+
+def test_names_that_are_no_text(inputs: Path) -> None:
+    name = os.fsencode(inputs) + b"/\xff\xe9.nii.gz"
+    os.rename(inputs / "image.nii.gz", name)
+    log = inputs / "log.txt"
+    for words in ([b"info", name], [b"warp", name, b"-o", os.fsencode(inputs) + b"/\xfe.nii.gz"]):
+        done = subprocess.run(
+            [*ENTRY, *words, *([b"--log-file", os.fsencode(log)] if words[0] == b"warp" else [])],
+            env=environment(), capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    done = subprocess.run([*ENTRY, b"info", name + b"x"], env=environment(), capture_output=True)
+    assert (done.returncode, b"Traceback" in done.stderr) == (3, False)
+
+
+@pytest.mark.parametrize("value", ["\u00b2", "\u0664", "9" * 5000, "1e3", "-4", ""])
+def test_numbers_of_schedulers(inputs: Path, value: str) -> None:
+    names = ("SLURM_CPUS_PER_TASK", "NSLOTS", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU")
+    done = process(["info", "image.nii.gz"], inputs, **dict.fromkeys(names, value))
+    assert done.code == 0, done.err
+
+
+@pytest.mark.slow
+def test_an_early_interruption_is_told_in_words(inputs: Path) -> None:
+    """At moments from the very start; before Python has begun it ends without a word."""
+    for tenth in range(1, 8):
+        child = subprocess.Popen(
+            [*ENTRY, "info", "image.nii.gz"], cwd=inputs, env=environment(),
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        time.sleep(0.15 * tenth)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate()
+        if "carl_cli" in err or "error" in err:
+            assert "Traceback" not in err
+            assert child.returncode == 130
+
+
+# Tables and patterns
+
+
+@pytest.mark.parametrize("pattern", ["/abs/*", "", "a**b", "**", "../*", "[", "{id}", "{id}{id}"])
+def test_patterns_of_a_batch(heavy: Server, inputs: Path, weights: Path, pattern: str) -> None:
+    folder = inputs / "images"
+    folder.mkdir()
+    call = ["batch", "--fixed-dir", folder, "--moving-dir", folder, "--pattern", pattern]
+    ended = heavy.run([*call, "-o", inputs / "out", "--weights", weights], inputs, 60)
+    assert ended.code in (2, 3), ended
+    refused(ended, ended.code)
+
+
+CELLS = ("~nosuchuser/x", "~", "\0", "a" * 5000, "/dev/zero", "pipe", "", "." * 300, "\ud7ff")
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=ascii)
+def test_cells_of_a_table_of_pairs(heavy: Server, inputs: Path, weights: Path, cell: str) -> None:
+    os.mkfifo(inputs / "pipe")
+    table = inputs / "pairs.csv"
+    table.write_text(f"fixed,moving\nimage.nii.gz,{cell}\n", encoding="utf-8")
+    call = ["batch", table, "-o", inputs / "out", "--weights", weights, "--dry-run"]
+    ended = heavy.run(call, inputs, 60)
+    assert ended.code in (3, 6), ended
+    refused(ended, ended.code)
+    refused(heavy.run(["batch", inputs / "pipe", *call[2:]], inputs, 60), 3, "is not a file")
+
+
+# Weights
+
+WEIGHTS = {
+    "deep": lambda folder: (folder / "config.json").write_text("[" * 200_000),
+    "nul": lambda folder: changed(folder, files={"a\0b": "0" * 64}),
+    "outside": lambda folder: changed(folder, files={"../x": "0" * 64}),
+    "pipe": lambda folder: piped(folder / "model.safetensors"),
+    "config pipe": lambda folder: piped(folder / "config.json"),
+}
+
+
+def changed(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_that_are_none(heavy: Server, inputs: Path, tmp_path: Path, name: str) -> None:
+    folder = untrained_weights(tmp_path / "weights")
+    WEIGHTS[name](folder)
+    call = ["register", inputs / "image.nii.gz", inputs / "image.nii.gz", "-o", inputs / "t.h5"]
+    refused(heavy.run([*call, "--weights", folder], inputs, 60), 4)
