@@ -45,5 +45,11 @@ def compose(
     run(
         transforms,
         output,
-        Storage(reference, field_spacing, precision, 1006 if intent == "1006" else 1007),
+        Storage(
+            reference,
+            field_spacing,
+            precision,
+            1006 if intent == "1006" else 1007,
+            overwrite=overwrite,
+        ),
     )

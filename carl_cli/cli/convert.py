@@ -58,6 +58,12 @@ def convert(
     start(verbose, quiet, log_file)
     check_outputs([output], overwrite)
     storage = Storage(
-        reference, field_spacing, precision, 1006 if intent == "1006" else 1007, target, moving
+        reference,
+        field_spacing,
+        precision,
+        1006 if intent == "1006" else 1007,
+        target,
+        moving,
+        overwrite,
     )
     run(transform, output, storage, source, repair_folds)

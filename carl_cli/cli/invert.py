@@ -39,7 +39,13 @@ def invert(
     residuals = run(
         transform,
         output,
-        Storage(reference, field_spacing, precision, 1006 if intent == "1006" else 1007),
+        Storage(
+            reference,
+            field_spacing,
+            precision,
+            1006 if intent == "1006" else 1007,
+            overwrite=overwrite,
+        ),
     )
     for name, residual in residuals.items():
         where, ordered = name.replace(" ", "_"), sorted(residual)

@@ -35,5 +35,6 @@ def jacobian(
 
     start(verbose, quiet, log_file)
     check_outputs([output], overwrite)
-    for name, value in write_jacobian(transform, output, reference, log).items():
+    summary = write_jacobian(transform, output, reference, log, overwrite)
+    for name, value in summary.items():
         typer.echo(f"{name} {value:.6g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ def register(pair: PairArguments, outputs: OutputArguments, method: MethodArgume
     weights = method.load(method.network.device)
     options = method.options(weights, bool(wanted.confidence or wanted.report))
     settings = method.settings(options, weights.device, threads)
+    settings = replace(settings, overwrite=outputs.overwrite)
     if method.run.dry_run:
         check_case(inputs, wanted, weights, options, settings)
         console.LOGGER.info("all inputs can be used; nothing was computed (--dry-run)")

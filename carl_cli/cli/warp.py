@@ -119,6 +119,7 @@ def warp(
         Resampling(interpolation, background, output_type, image_type),
         series_uid,
         DicomSeries(dicom_out, fixed) if dicom_out else None,
+        overwrite,
     )
 
 

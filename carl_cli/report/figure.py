@@ -86,6 +86,7 @@ def save_figure(
     *,
     jacobian: Image | None = None,
     labels: tuple[Image | None, Image | None] = (None, None),
+    replace: bool = True,
 ) -> None:
     """Write a .png, .svg or .pdf: each view of the pair in three planes.
 
@@ -95,9 +96,8 @@ def save_figure(
     file can't be written.
     """
     check_figure_path(path)
-    save_scene_figure(
-        path, build_scene(fixed, moving, warped, transform, jacobian=jacobian, labels=labels)
-    )
+    scene = build_scene(fixed, moving, warped, transform, jacobian=jacobian, labels=labels)
+    save_scene_figure(path, scene, replace=replace)
 
 
 def check_figure_path(path: str | Path) -> None:
@@ -108,7 +108,7 @@ def check_figure_path(path: str | Path) -> None:
         )
 
 
-def save_scene_figure(path: str | Path, scene: Scene) -> None:
+def save_scene_figure(path: str | Path, scene: Scene, *, replace: bool = True) -> None:
     """The figure of a scene that is already built."""
     from matplotlib import rc_context
 
@@ -117,7 +117,7 @@ def save_scene_figure(path: str | Path, scene: Scene) -> None:
         figure = _draw(scene)
         kind = Path(path).suffix.lower()
         stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(kind, {})
-        with atomic_path(Path(path)) as temporary:
+        with atomic_path(Path(path), replace=replace) as temporary:
             figure.savefig(temporary, dpi=130, metadata=stamp, facecolor="white")
 
 

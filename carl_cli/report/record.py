@@ -286,9 +286,9 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def write_record(path: str | Path, record: RunRecord) -> None:
+def write_record(path: str | Path, record: RunRecord, *, replace: bool = True) -> None:
     """Write the record as indented UTF-8 JSON. Raises OutputError, leaves no half file."""
-    with atomic_path(Path(path)) as temporary:
+    with atomic_path(Path(path), replace=replace) as temporary:
         temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 

@@ -116,7 +116,7 @@ def deliver_case(
     record = _record(computed, settings, delivery.measured)
     with watch.stage("pictures"):
         delivery.write_pictures(record)
-    return _closed(record, outputs, watch)
+    return _closed(record, outputs, watch, settings.overwrite)
 
 
 def check_case(
@@ -157,7 +157,9 @@ def _record(
     )
 
 
-def _closed(record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch) -> records.RunRecord:
+def _closed(
+    record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch, overwrite: bool
+) -> records.RunRecord:
     """The record with what is known last: hashes, times, memory. Written if asked."""
     written = {role: path for role, path in outputs.paths().items() if role != "json"}
     peaks = (record.peak_memory_mib, records.peak_memory_mib())
@@ -168,7 +170,7 @@ def _closed(record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch) -
     }
     record = record.model_copy(update=last)
     if outputs.json is not None:
-        records.write_record(outputs.json, record)
+        records.write_record(outputs.json, record, replace=overwrite)
     return record
 
 

@@ -60,7 +60,8 @@ class RunSettings:
     """How outputs are written, and what the record tells of the run.
 
     field_spacing: "native" (the image's grid), "network", or mm, of dense fields.
-    workers: processes like this one that share the machine's memory.
+    workers: processes like this one that share the machine's memory. overwrite: whether files may
+    stand in the place of outputs when these are written.
     """
 
     field_spacing: str = "native"
@@ -71,6 +72,7 @@ class RunSettings:
     deterministic: bool = False
     workers: int = 1
     noted: Mapping[str, Any] = field(default_factory=dict)
+    overwrite: bool = True
 
 
 DEFAULT_SETTINGS = RunSettings()

@@ -43,7 +43,8 @@ class Storage:
     """How a transform is written. reference: image whose grid a dense field gets.
 
     spacing_mm: a coarser or finer grid over the same field of view. intent: of NIfTI fields.
-    program and moving: for the files of other programs.
+    program and moving: for the files of other programs. overwrite: whether a file may stand there
+    when it is written.
     """
 
     reference: Path | None = None
@@ -52,6 +53,7 @@ class Storage:
     intent: Literal[1006, 1007] = 1007
     program: Program | None = None
     moving: Path | None = None
+    overwrite: bool = True
 
     def grid(self, transform: Transform) -> Grid | None:
         """Where a dense field is sampled; None: where its file has it. Raises InputError,
@@ -77,6 +79,7 @@ class Storage:
             intent=self.intent,
             program=self.program,
             moving_grid=None if self.moving is None else read_grid(self.moving),
+            replace=self.overwrite,
         )
 
 
@@ -141,7 +144,12 @@ def _log_residual(residual: Array, where: str) -> None:
 
 
 def map_points(
-    source: Path, items: Sequence[str], side: Side, output: Path, frame: Frame | None
+    source: Path,
+    items: Sequence[str],
+    side: Side,
+    output: Path,
+    frame: Frame | None,
+    overwrite: bool = True,
 ) -> Array | None:
     """Carry the points of a file from one image to the other.
 
@@ -151,7 +159,7 @@ def map_points(
     chain = parse_chain(items)
     points = read_points(source, frame=frame, dimension=chain.dimension)
     mapped = (chain if side == "fixed" else chain.inverse())(points.points_lps)
-    write_points(output, points.moved_to(mapped))
+    write_points(output, points.moved_to(mapped), replace=overwrite)
     if side == "fixed" or not len(mapped):
         return None
     residual = np.asarray(np.linalg.norm(chain(mapped) - points.points_lps, axis=-1))
@@ -160,7 +168,7 @@ def map_points(
 
 
 def write_jacobian(
-    item: str, output: Path, reference: Path | None, logarithm: bool
+    item: str, output: Path, reference: Path | None, logarithm: bool, overwrite: bool = True
 ) -> dict[str, float]:
     """Write det dT/dx (or its natural logarithm) on the reference's grid; returns a summary.
 
@@ -171,7 +179,8 @@ def write_jacobian(
     check_fits(grid, VALUE_BYTES)
     determinant = jacobian_determinant(chain, grid)
     logged = np.log(np.maximum(determinant, SMALLEST_LOG_ARGUMENT))
-    write_image(output, Image(logged if logarithm else determinant, grid))
+    image = Image(logged if logarithm else determinant, grid)
+    write_image(output, image, replace=overwrite)
     return {
         "smallest": float(determinant.min()),
         "largest": float(determinant.max()),

@@ -87,6 +87,7 @@ def warp_files(
     resampling: Resampling,
     series_uid: str | None = None,
     dicom_series: DicomSeries | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Resample each input onto `grid` (fixed, LPS mm) and write it to its output.
 
@@ -108,7 +109,7 @@ def warp_files(
             background=resampling.background,
             dtype=dtype,
         )
-        write_image(target, warped)
+        write_image(target, warped, replace=overwrite)
         log.info("%s", target)
         if dicom_series:
             dicom_series.write(warped)

@@ -1,8 +1,9 @@
-"""What was found by attacks where damaged bytes don't reach: each kind by a generator of its own."""
+"""What attacks found where damaged bytes don't reach: each kind by a generator of its own."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import json
 import os
@@ -10,15 +11,19 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pydicom
 import pytest
 
+from carl_cli.cli import outputs
 from carl_cli.io.images.files import write_image
+from tests.cli.conftest import Carl, carl  # noqa: F401 (a fixture)
 from tests.cli.weights_folder import untrained_weights
 from tests.faults.runner import Ended, Server, environment, process
-from tests.faults.samples import TRANSFORMS, image
+from tests.faults.samples import TRANSFORMS, dicom_folder, dicom_slice, image
 
 MHD = "NDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {}\n"
 NRRD = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: {}\n\n"
@@ -102,6 +107,80 @@ def test_sizes_of_packed_voxels(server: Server, tmp_path: Path, size: str) -> No
     path = tmp_path / "h.mha"
     path.write_bytes(text.encode() + gzip.compress(bytes(64)))
     refused(server.run(["warp", path, "-o", tmp_path / "w.nii.gz"], tmp_path), 3, "h.mha")
+
+
+# DICOM
+
+
+def test_files_of_macos_are_passed_over(server: Server, tmp_path: Path) -> None:
+    folder = dicom_folder(tmp_path / "series")
+    sound = server.run(["info", folder], tmp_path)
+    assert sound.code == 0, sound.err
+    for path in list(folder.iterdir()):
+        (folder / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02" + bytes(4000))
+    again = server.run(["info", folder], tmp_path)
+    assert (again.code, again.out) == (0, sound.out), again.err
+
+
+@pytest.mark.parametrize("frames", ["999999999", "0", "-1", "1e9", "nan"])
+def test_numbers_of_frames(server: Server, tmp_path: Path, frames: str) -> None:
+    made = dicom_slice(0)
+    made.add_new(0x00280008, "LO", frames)  # IS would not take them
+    path = tmp_path / "a.dcm"
+    made.save_as(path, enforce_file_format=True)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\x28\x00\x08\x00LO", b"\x28\x00\x08\x00IS"))
+    refused(server.run(["info", path], tmp_path), 3, "a.dcm")
+
+
+def test_deflated_elements_are_bounded(server: Server, tmp_path: Path) -> None:
+    made = dicom_slice(0)
+    made.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    made.Rows = made.Columns = 16_000
+    made.PixelData = bytes(2 * 16_000**2)
+    path = tmp_path / "a.dcm"
+    made.save_as(path, enforce_file_format=True)
+    ended = server.run(["info", path], tmp_path)
+    refused(ended, 3, "a.dcm")
+    assert ended.grown_bytes < 2**28
+
+
+def test_a_locked_zip_names_no_patient(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("DOE^JOHN.dcm", b"x" * 100)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # in the member's own header
+    content[content.index(b"PK\1\2") + 8] |= 1  # and in the directory
+    locked = bytes(content)
+    broken = path.read_bytes().replace(b"x" * 100, b"y" * 100)
+    for content in (locked, broken):
+        path.write_bytes(content)
+        ended = server.run(["info", path], tmp_path)
+        refused(ended, 3, "can't be unpacked")
+        assert "DOE" not in ended.err
+
+
+SECRET = "DOE^JOHN"
+TOLD = {
+    "field.mhd": MHD.format("x").replace("NDims", f"{SECRET}\nNDims"),
+    "value.mhd": MHD.format("x").replace("4 4 4", SECRET),
+    "name.mhd": MHD.format(SECRET),
+    "sizes.nhdr": NRRD.format("x").replace("4 4 4", SECRET),
+    "cell.csv": f"x,y,z\n{SECRET},2,3\n",
+    "line.txt": f"1 2 3\n{SECRET}\n",
+    "frame.fcsv": f"# CoordinateSystem = {SECRET}\n1,1,2,3\n",
+    "cell.fcsv": f"# CoordinateSystem = LPS\n1,{SECRET},2,3\n",
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_damaged_files_do_not_tell_what_they_hold(server: Server, inputs: Path, name: str) -> None:
+    (inputs / name).write_text(TOLD[name])
+    call = ["info", inputs / name, "--log-file", inputs / "log.txt"]
+    ended = server.run(call, inputs)
+    refused(ended, 3, name)
+    assert SECRET not in ended.err + ended.out + (inputs / "log.txt").read_text()
 
 
 # Numbers on the command line
@@ -191,6 +270,63 @@ def test_labels_are_written_so_that_they_can_be_read_back(
         cells = list(csv.DictReader(out.read_text().splitlines()))
         assert len(cells) == 1
         assert not cells[0]["label"].startswith(("=", "+", "-", "@"))
+
+
+# Outputs that appear while a command works
+
+COMMANDS = {
+    "warp": (["warp", "image.nii.gz"], "w.nii.gz"),
+    "convert": (["convert", "affine.tfm"], "t.h5"),
+    "convert to field": (["convert", "affine.tfm", "-r", "image.nii.gz"], "t.nii.gz"),
+    "convert to text": (["convert", "affine.tfm"], "t.txt"),
+    "compose": (["compose", "affine.tfm", "affine.tfm"], "t.h5"),
+    "invert": (["invert", "affine.tfm"], "t.tfm"),
+    "jacobian": (["jacobian", "affine.tfm", "-r", "image.nii.gz"], "j.nii.gz"),
+    "points": (["points", "points.csv", "-t", "affine.tfm", "--from", "fixed"], "p.csv"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile_is_kept(
+    carl: Carl, inputs: Path, monkeypatch: pytest.MonkeyPatch, name: str, links: bool
+) -> None:
+    """Both that another process made it, and on file systems without hard links."""
+    words, target = COMMANDS[name]
+    monkeypatch.chdir(inputs)
+
+    def appear(paths: list[Path], overwrite: bool) -> None:
+        for path in paths:
+            path.write_text("x")
+
+    monkeypatch.setattr(outputs, "check_outputs", appear)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    before = set(inputs.iterdir())
+    told = carl(*words, "-o", target)
+    assert (told.code, f"{target} exists already" in told.err) == (7, True), told.err
+    assert (inputs / target).read_text() == "x"
+    assert set(inputs.iterdir()) - before == {inputs / target}
+    assert carl(*words, "-o", target, "--overwrite").code == 0
+    assert (inputs / target).read_bytes() != b"x"
+
+
+def no_links(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.slow
+def test_of_two_registrations_with_one_output_one_is_refused(
+    weights: Path, sound_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    call = ["register", *sound_pair, "--weights", weights, "--threads", 1, "-o", tmp_path / "t.h5"]
+    both = [
+        subprocess.Popen([*ENTRY, *map(str, call)], env=environment(), stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    errors = [child.communicate()[1].decode() for child in both]
+    assert sorted(child.returncode for child in both) == [0, 7], errors
+    assert [path.name for path in tmp_path.iterdir()] == ["t.h5"]
 
 
 # Logs

@@ -41,6 +41,7 @@ META_NUMBERS = {
     "Orientation": MATRIX,
 }  # fmt: skip
 LINE = re.compile(r"\s*([^=:\s][^=:]*?)\s*[=:](.*)", re.ASCII)
+PLAIN = re.compile(r"[0-9eE+\-., ()]*|none|nan|-?inf")
 BLANKS = " \t\r\v\f"
 NRRD_FINITE = {"dimension", "space dimension", "sizes", "space directions", "space origin"}
 NRRD_WHOLE = {"dimension", "space dimension", "sizes"}
@@ -124,8 +125,8 @@ def check_numbers(header: TextHeader) -> None:
     zero bytes, where the libraries end a line."""
     if header.end is not None and "\0" in header.text:
         raise _damaged(header.path, "zero bytes in its header, text was expected")
-    if pipes := header.pipes:
-        raise _damaged(header.path, f"its data file {pipes[0].name!r} is a pipe or a device")
+    if header.pipes:
+        raise _damaged(header.path, "its data file is a pipe or a device")
     if header.path.suffix.lower() in META_SUFFIXES:
         _check_meta(header)
     else:
@@ -153,7 +154,7 @@ def _check_data_file(header: TextHeader, value: str) -> None:
     if "%" in value:
         named = NUMBERED.fullmatch(value) is not None
     if not named and len(header.data_files) != 1:
-        raise _damaged(header.path, f"ElementDataFile = {_shown(value)}, no such file")
+        raise _damaged(header.path, "its ElementDataFile is no file beside it")
 
 
 def _check_nrrd(header: TextHeader) -> None:
@@ -177,11 +178,11 @@ def _nrrd_words(value: str) -> Iterator[str]:
 
 
 def _meta_fields(header: TextHeader) -> Iterator[tuple[str, str]]:
-    for line in header.text.splitlines():
+    for number, line in enumerate(header.text.splitlines(), 1):
         if field := _field(line):
             yield field
         elif line.strip():
-            raise _damaged(header.path, f"{_shown(line)} in its header, a field was expected")
+            raise _damaged(header.path, f"line {number} of its header is no field")
 
 
 def _field(line: str) -> tuple[str, str] | None:
@@ -210,8 +211,8 @@ def _is_number(word: str, finite: bool) -> bool:
 
 
 def _shown(value: str) -> str:
-    """A value for a message: short, printable."""
-    return ascii(value[:60])
+    """A value for a message, if it is numbers: words may be a patient's name."""
+    return repr(value[:60]) if PLAIN.fullmatch(value) else "words"
 
 
 def says_spacing(header: TextHeader) -> bool:

@@ -102,7 +102,7 @@ def _flip(points: Array, frame: Frame) -> Array:
     return points * np.array([-1.0, -1.0, 1.0])[: points.shape[1]]
 
 
-def write_points(path: str | Path, points: PointSet) -> None:
+def write_points(path: str | Path, points: PointSet, *, replace: bool = True) -> None:
     """In the input's own format everything else is kept; in another, LPS points and labels.
 
     Raises UsageError for a suffix that can't be written, OutputError.
@@ -115,7 +115,7 @@ def write_points(path: str | Path, points: PointSet) -> None:
         content = WRITERS[suffix](points.points_lps, _labels(points))
     else:
         raise UsageError(f"{path}: can't write points so", f"Use {' '.join(WRITERS)}")
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         temporary.write_bytes(content)
 
 

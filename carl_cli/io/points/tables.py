@@ -63,8 +63,16 @@ def _labels(header: list[str], body: list[list[str]]) -> tuple[str, ...]:
 def _numbers(cells: list[list[str]], name: str, dimension: int) -> Array:
     try:
         return np.array(cells, float).reshape(len(cells), dimension)
-    except ValueError as error:
-        raise InputError(f"{name}: a coordinate is not a number: {error}") from error
+    except ValueError:
+        row = next(k for k, found in enumerate(cells, 1) if not _are_numbers(found))
+        raise InputError(f"{name}: point {row}: a coordinate is not a number") from None
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    try:
+        return len([float(cell) for cell in cells]) > 0
+    except ValueError:
+        return False
 
 
 def new_csv(values: Array, labels: tuple[str, ...]) -> bytes:
@@ -109,7 +117,7 @@ def _check_others(lines: list[str], points: Container[int], name: str) -> None:
         if k in points or not text or text.startswith("#") or (k == 1 and counted):
             continue
         if k > first or not WORDS.fullmatch(text):
-            raise InputError(f"{name}: line {k + 1} is no point: {text[:40]!r}")
+            raise InputError(f"{name}: line {k + 1} is no point")
     announced = lines[1].strip() if counted and len(lines) > 1 else ""
     found = sum(k in points for k in range(len(lines)))
     if re.fullmatch(r"[0-9]+", announced) and announced.lstrip("0") != str(found or ""):
