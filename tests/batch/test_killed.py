@@ -115,16 +115,17 @@ def test_real_pairs_killed_at_random_moments(study: Study, data_dir: Path) -> No
     assert not list(out.rglob(OWNER))
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_loses_its_case_only(study: Study) -> None:
-    """The second case's image is read by a worker that is made to kill itself over its name."""
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_worker_that_dies_loses_its_case_only(study: Study, workers: int) -> None:
+    """The second case's image is read by a worker that is made to kill itself over its name; a
+    single worker took the batch along, and the resumed one again (issue 19)."""
     table, out = study.pairs(3), study.folder / "out"
     site = study.folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(DEADLY_NAME)
     environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{Path.cwd()}"}
     command = [sys.executable, "-m", "carl_cli.cli.app"]
-    command += arguments(study, table, out, "--workers", 2)
+    command += arguments(study, table, out, "--workers", workers)
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 6, done.stderr
     assert done.stdout == "done 2\nfailed 1\n"

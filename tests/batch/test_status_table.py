@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from carl_cli.batch.shards import Shard
 from carl_cli.batch.status import StatusRow, StatusTable, read_rows
+from carl_cli.batch.summary import ABANDONED_S, summarise
 from carl_cli.errors import OutputError
 
 ERROR = 'b.nii.gz: "no, such" file; café'
@@ -79,3 +81,15 @@ def test_a_table_edited_into_something_else_counts_as_none(
 ) -> None:
     table.path.write_bytes(text.encode("latin-1"))
     assert read_rows(tmp_path) == {}
+
+
+def test_a_summary_leaves_alone_what_another_one_writes(tmp_path: Path, table: StatusTable) -> None:
+    """Of 32, in groups of eight at once, two ended with code 7: their files were removed."""
+    writing, left = (tmp_path / f".{name}.partial.csv" for name in ("writing", "left"))
+    for path in (writing, left):
+        path.touch()
+    past = time.time() - ABANDONED_S - 1
+    os.utime(left, (past, past))
+    summarise(tmp_path, list("abc"), {})
+    assert (writing.exists(), left.exists()) == (True, False)
+    assert len((tmp_path / "summary.csv").read_text().splitlines()) == 4

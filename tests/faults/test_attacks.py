@@ -289,7 +289,11 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_appears_meanwhile_is_kept(
-    carl: Carl, inputs: Path, monkeypatch: pytest.MonkeyPatch, name: str, links: bool
+    carl: Carl,  # noqa: F811
+    inputs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    links: bool,
 ) -> None:
     """Both that another process made it, and on file systems without hard links."""
     words, target = COMMANDS[name]
