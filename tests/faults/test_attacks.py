@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import pydicom
 import pytest
 
@@ -107,6 +108,58 @@ def test_sizes_of_packed_voxels(server: Server, tmp_path: Path, size: str) -> No
     path = tmp_path / "h.mha"
     path.write_bytes(text.encode() + gzip.compress(bytes(64)))
     refused(server.run(["warp", path, "-o", tmp_path / "w.nii.gz"], tmp_path), 3, "h.mha")
+
+
+# HDF5
+
+
+def hollow(file: h5py.File, path: Path) -> None:
+    """Numbers that were never written take no space in the file, and are read as zeros."""
+    parameters = h5py.h5d.create(
+        file["TransformGroup/1"].id,
+        b"TransformParameters",
+        h5py.h5t.IEEE_F64LE,
+        h5py.h5s.create_simple((2 * 10**8,)),
+    )
+    parameters.close()
+
+
+def external_link(file: h5py.File, path: Path) -> None:
+    file["TransformGroup/1/TransformParameters"] = h5py.ExternalLink(str(path), "x")
+
+
+def soft_link(file: h5py.File, path: Path) -> None:
+    file["TransformGroup/1/TransformParameters"] = h5py.SoftLink("/TransformGroup/1")
+
+
+def external_storage(file: h5py.File, path: Path) -> None:
+    group = file["TransformGroup/1"]
+    group.create_dataset("TransformParameters", (12,), "f8", external=[(str(path), 0, 96)])
+
+
+def virtual(file: h5py.File, path: Path) -> None:
+    layout = h5py.VirtualLayout((12,), "f8")
+    layout[:] = h5py.VirtualSource(str(path), "x", (12,))
+    file["TransformGroup/1"].create_virtual_dataset("TransformParameters", layout)
+
+
+HDF5 = (hollow, external_link, soft_link, external_storage, virtual)
+
+
+@pytest.mark.parametrize("change", HDF5, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("pipe", [True, False])
+def test_parameters_that_lie_elsewhere_or_nowhere(
+    server: Server, inputs: Path, change: Callable[[h5py.File, Path], None], pipe: bool
+) -> None:
+    path, other = inputs / "t.h5", inputs / "other"
+    assert server.run(["convert", inputs / "affine.tfm", "-o", path], inputs).code == 0
+    with h5py.File(path, "r+") as file:
+        del file["TransformGroup/1/TransformParameters"]
+        change(file, other)
+    os.mkfifo(other) if pipe else other.write_bytes(bytes(96))
+    ended = server.run(["info", path], inputs)
+    refused(ended, 3, "t.h5")
+    assert ended.grown_bytes < 2**30
 
 
 # DICOM
