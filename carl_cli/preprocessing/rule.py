@@ -64,7 +64,7 @@ class PreprocessRule(BaseModel):
     crop_uniform: int | None = Field(default=None, ge=0)
     multiple_of: int = Field(default=32, ge=1)
     max_voxels: int = Field(default=128**3, ge=1)
-    min_spacing_mm: float = Field(default=0.0, ge=0)
+    min_spacing_mm: float = Field(default=0.0, ge=0, le=1e4)
     margin: float = Field(default=0.08, ge=0)
     anti_alias: bool = True
     intensity: IntensityRule = IntensityRule()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import gzip
+import hashlib
 import json
 import os
 import signal
@@ -16,8 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pydicom
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from carl_cli.cli import outputs
 from carl_cli.io.images.files import write_image
@@ -501,6 +504,8 @@ WEIGHTS = {
     "deep": lambda folder: (folder / "config.json").write_text("[" * 200_000),
     "nul": lambda folder: changed(folder, files={"a\0b": "0" * 64}),
     "outside": lambda folder: changed(folder, files={"../x": "0" * 64}),
+    "not finite": lambda folder: undefined(folder),
+    "spacing": lambda folder: changed(folder, preprocess={"min_spacing_mm": 1e300}),
     "pipe": lambda folder: piped(folder / "model.safetensors"),
     "config pipe": lambda folder: piped(folder / "config.json"),
 }
@@ -509,6 +514,16 @@ WEIGHTS = {
 def changed(folder: Path, **values: object) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def undefined(folder: Path) -> None:
+    """A number that is none, its hash in order."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(key for key, value in tensors.items() if value.dtype.kind == "f" and value.size)
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    save_file(tensors, path)
+    changed(folder, files={path.name: hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
 def piped(path: Path) -> None:
