@@ -32,6 +32,8 @@ LIBRARY_LIMITS = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
 
+MOST_THREADS = 4096
+
 # Parameters of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD = -1
 _MMAP_MAX = -4
@@ -44,16 +46,16 @@ def thread_count(
     """Threads to compute with: the request, else the scheduler's allotment, else the machine's.
 
     The machine's are the cores that affinity and the cgroup quota leave to this process.
-    Raises UsageError when fewer than one thread is requested.
+    Raises UsageError when fewer than one thread is requested, or more than any machine has.
     """
     if requested is not None:
-        if requested < 1:
-            raise UsageError(f"--threads {requested}: at least 1 thread is needed")
+        if not 1 <= requested <= MOST_THREADS:
+            raise UsageError(f"--threads {requested}", f"give a number from 1 to {MOST_THREADS}")
         return requested
     for name in ALLOTMENTS:
         allotted = _first_number(environ.get(name, ""))
         if allotted:
-            return allotted
+            return min(allotted, MOST_THREADS)
     return usable_cores()
 
 
@@ -220,7 +222,7 @@ def _kibibytes(text: str, name: str) -> int:
 def _first_number(text: str) -> int:
     """The (first) number of "4" or "4,2"; 0 for anything else ("max", "-1", "")."""
     first = text.split(",")[0].strip()
-    return int(first) if first.isdigit() else 0
+    return int(first) if re.fullmatch(r"[0-9]{1,9}", first) else 0
 
 
 def _text(path: Path) -> str:

@@ -81,7 +81,7 @@ def _keyed(folder: Path, pattern: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder", "name the folder of the images")
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob(pattern.replace(ID, "*"))):
+    for path in _matching(folder, pattern.replace(ID, "*")):
         key = _key(path.relative_to(folder), pattern)
         if key is None or path.name.startswith("."):
             continue
@@ -91,6 +91,17 @@ def _keyed(folder: Path, pattern: str) -> dict[str, Path]:
     if not found:
         raise InputError(f"{folder}: no file matches {pattern!r}", "give another --pattern")
     return found
+
+
+def _matching(folder: Path, glob: str) -> list[Path]:
+    """Sorted. Raises UsageError for a pattern that pathlib does not take."""
+    try:
+        return sorted(folder.glob(glob))
+    except (ValueError, NotImplementedError) as error:
+        raise UsageError(
+            f"pattern {glob!r}: {str(error).lower()}",
+            "patterns are relative to the folder, as in 'sub-*/*_T1w.nii.gz'",
+        ) from error
 
 
 def _key(path: Path, pattern: str) -> str | None:

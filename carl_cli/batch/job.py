@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from carl_cli.batch.status import remove_partial
+from carl_cli.batch.status import make_folder, remove_partial
 from carl_cli.errors import CarlError, OutputError, as_carl_error
 from carl_cli.io.atomic import sha256_of
 from carl_cli.registration.register import RegistrationOptions
@@ -25,7 +25,7 @@ class Job:
     """Everything that a process needs to do a case, except the network."""
 
     name: str
-    line: int
+    line: int  # of the table, its header being line 1
     inputs: CaseInputs
     outputs: CaseOutputs
     options: RegistrationOptions
@@ -33,11 +33,13 @@ class Job:
 
     @property
     def record_path(self) -> Path:
+        """Its record, written last: with it the case is finished."""
         assert self.outputs.json is not None, "every case of a batch has a record"
         return self.outputs.json
 
     @property
     def plan(self) -> Plan:
+        """The same without its name, for what is checked and estimated beforehand."""
         return Plan(self.inputs, self.outputs, self.options, self.settings)
 
     def noting(self, fingerprint: str) -> Job:
@@ -48,12 +50,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """record None: it failed, and `error` says why."""
+    """How a case ended."""
 
-    seconds: float
+    seconds: float  # reading, computing and writing
     peak_memory_mib: float | None = None
-    record: RunRecord | None = None
-    error: str = ""
+    record: RunRecord | None = None  # None: it failed
+    error: str = ""  # why it failed, in one line
 
 
 def fingerprint(job: Job, weights: Weights) -> str:
@@ -108,8 +110,8 @@ def clear_outputs(job: Job) -> None:
     The record goes first: without one a case counts as unfinished.
     """
     folder = job.record_path.parent
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
         for path in (job.record_path, *job.outputs.paths().values()):
             path.unlink(missing_ok=True)

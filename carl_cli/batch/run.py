@@ -19,7 +19,7 @@ from carl_cli.batch.job import Job, Outcome, fingerprint, finished
 from carl_cli.batch.shards import Shard
 from carl_cli.batch.status import StatusRow, StatusTable, done, read_rows
 from carl_cli.batch.table import Entry
-from carl_cli.batch.workers import Setup, elsewhere, here
+from carl_cli.batch.workers import Setup, do_jobs
 from carl_cli.errors import OutputError
 from carl_cli.weights.folder import Weights
 
@@ -30,14 +30,11 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Policy:
-    """resume: skip what is finished, and what failed unless retry_failed.
+    """What is done about earlier results. By default they are an error."""
 
-    Without resume, results that are there already are an error, or replaced with overwrite.
-    """
-
-    resume: bool = False
-    retry_failed: bool = False
-    overwrite: bool = False
+    resume: bool = False  # skip what is finished, and what failed
+    retry_failed: bool = False  # with resume: do what failed again
+    overwrite: bool = False  # do everything again
 
 
 class Batch:
@@ -63,7 +60,7 @@ class Batch:
         self.fingerprints: dict[str, str] = {}
 
     def run(self, setups: list[Setup]) -> list[StatusRow]:
-        """Do what is to be done, here or in a process for each of several setups.
+        """Do what is to be done, in a process for each of the setups.
 
         Returns the final rows. Raises OutputError before any work when results are in the way
         or another run does this part, and later when another run has taken it over.
@@ -72,15 +69,16 @@ class Batch:
         with self.claim:
             self.earlier = read_rows(self.claim.out_dir) if self.policy.resume else {}
             self.table.open(self._first_rows())
-            for row in self.table.rows.values():
-                if row.state == "failed":
-                    LOGGER.error("%s: %s", row.id, row.error)
-            jobs = self._needed()
-            if len(setups) > 1:
-                elsewhere(jobs, setups, self)
-            else:
-                here(jobs, self.weights, self)
+            self._work(setups)
+            self.claim.check()
+            self.table.close()
         return list(self.table.rows.values())
+
+    def _work(self, setups: list[Setup]) -> None:
+        for row in self.table.rows.values():
+            if row.state == "failed":
+                LOGGER.error("%s: %s", row.id, row.error)
+        do_jobs(self._needed(), setups, self)
 
     def _check_free(self) -> None:
         if self.policy.resume or self.policy.overwrite:

@@ -39,7 +39,7 @@ def chosen_shard(text: str | None, environ: Mapping[str, str] = os.environ) -> S
 
 
 def _parsed(text: str) -> Shard:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"--shard {text}", "give I/N with I from 1 to N, e.g. 3/8")
     return Shard(int(match[1]), int(match[2]))
@@ -49,7 +49,7 @@ def _of_slurm(environ: Mapping[str, str]) -> Shard:
     """Slurm counts the tasks but not their places: these follow from the range's start and step."""
     names = ("ID", "MIN", "STEP", "COUNT")
     texts = [environ.get(f"SLURM_ARRAY_TASK_{name}", "1") for name in names]
-    if not all(text.isdigit() for text in texts):
+    if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in texts):
         raise UsageError("the SLURM_ARRAY_TASK_… variables are not numbers", "give --shard I/N")
     task, first, step, count = map(int, texts)
     place, rest = divmod(task - first, max(step, 1))

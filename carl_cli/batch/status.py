@@ -1,10 +1,16 @@
-"""The status of a batch: one row per case, in one file per shard, whole at every moment."""
+"""The status of a batch: a CSV table for each shard, which a spreadsheet can open at any time.
+
+While a batch runs, each change is a line at the table's end: the last line of a case counts. In
+the end the table has one line for each case. What follows the last line's end was cut off.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Lock
@@ -27,13 +33,13 @@ def _now() -> str:
 
 
 class StatusRow(BaseModel):
-    """fingerprint: what a failure belongs to; it counts no more when inputs or options change."""
+    """One case; the fields are the columns. Figures are those of its record, None before."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     id: str
-    line: int
+    line: int  # of the table of pairs
     state: State = "waiting"
-    seconds: float | None = None
+    seconds: float | None = None  # by the clock, without waiting
     peak_memory_mib: float | None = None
     lncc_before: float | None = None
     lncc: float | None = None
@@ -44,11 +50,12 @@ class StatusRow(BaseModel):
     inverse_error_mm: float | None = None
     warnings: int | None = None
     error: str = ""
-    fingerprint: str = ""
-    updated: str = Field(default_factory=_now)
+    fingerprint: str = ""  # what a failure belongs to: it counts no more when inputs change
+    updated: str = Field(default_factory=_now)  # UTC, ISO 8601
 
 
 def done(name: str, line: int, record: RunRecord, fingerprint: str) -> StatusRow:
+    """The row of a case with this record."""
     metrics = record.metrics
     inverse, landmarks = metrics.inverse_consistency_mm, metrics.tre_mm
     return StatusRow(
@@ -70,7 +77,8 @@ def done(name: str, line: int, record: RunRecord, fingerprint: str) -> StatusRow
 
 
 class StatusTable:
-    """The rows of one shard. Its file lies in a folder of the shard's own.
+    """The rows of one shard. Its file lies in a folder of the shard's own, and only one run, which
+    has claimed the shard, writes it; other processes, also on other machines, may read it.
 
     Threads may set rows at the same time; `listener` is called with each row that is set.
     """
@@ -88,63 +96,92 @@ class StatusTable:
 
         Raises OutputError.
         """
-        folder = self.path.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            hint = "choose another --out-dir"
-            raise OutputError(f"{folder} can't be made: {error.strerror}", hint) from error
+        make_folder(self.path.parent)
         remove_partial(self.path.parent)
         self.rows = {row.id: row for row in rows}
-        self._write()
+        self.close()
         for row in self.rows.values():
             self._tell(row)
 
     def set(self, row: StatusRow) -> None:
+        """Raises OutputError when the line can't be written."""
         with self._one_at_a_time:
             self.rows[row.id] = row
-            self._write()
+            self._append(row)
             self._tell(row)
+
+    def close(self) -> None:
+        """One line for each case. Raises OutputError."""
+        write_rows(self.path, [row.model_dump() for row in self.rows.values()])
 
     def _tell(self, row: StatusRow) -> None:
         if self._listener is not None:
             self._listener(row)
 
-    def _write(self) -> None:
-        write_rows(self.path, [row.model_dump() for row in self.rows.values()])
+    def _append(self, row: StatusRow) -> None:
+        """Opened each time: on NFS other machines see a line once the file has been closed."""
+        line = _csv([row.model_dump()], header=False)
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: can't be written: {error.strerror}", "free space, then --resume"
+            ) from error
 
 
 def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
-    """A CSV table without formulas, whole or not at all."""
+    """A CSV table without formulas, whole or not at all. Raises OutputError."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(_csv(rows), encoding="utf-8", newline="")
+
+
+def _csv(rows: list[dict[str, object]], header: bool = True) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]) if rows else list(StatusRow.model_fields))
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows(inert(row) for row in rows)
-    with atomic_path(path) as temporary:
-        temporary.write_text(stream.getvalue(), encoding="utf-8", newline="")
+    return stream.getvalue()
 
 
 def read_rows(out_dir: Path) -> dict[str, StatusRow]:
     """Id → row from all shards; where several tell of a case, the latest counts."""
     found: dict[str, StatusRow] = {}
     for path in sorted(out_dir.glob(f"shards/*/{FILE}")):
-        for row in _rows(path):
-            if row.id not in found or found[row.id].updated < row.updated:
-                found[row.id] = row
+        for name, row in _rows(path).items():
+            if name not in found or found[name].updated < row.updated:
+                found[name] = row
     return found
 
 
-def _rows(path: Path) -> list[StatusRow]:
+def _rows(path: Path) -> dict[str, StatusRow]:
     """A table that someone has edited into something else counts as none: cases are redone."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        cells = [{k: v for k, v in row.items() if v} for row in csv.DictReader(stream)]
     try:
-        return [StatusRow.model_validate(row) for row in cells]
-    except ValidationError:
-        return []
+        written = path.read_bytes()
+        whole = written[: written.rfind(b"\n") + 1].decode()
+        lines = csv.DictReader(io.StringIO(whole, newline=""))
+        last = {row["id"]: {k: v for k, v in row.items() if v} for row in lines}
+        return {name: StatusRow.model_validate(row) for name, row in last.items()}
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValidationError):
+        return {}
 
 
-def remove_partial(folder: Path) -> None:
-    """Delete the temporary files that a killed process left (see `carl_cli.io.atomic`)."""
+def make_folder(folder: Path) -> None:
+    """The folder and those above it. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "choose another --out-dir"
+        raise OutputError(f"{folder} can't be made: {error.strerror}", hint) from error
+
+
+def remove_partial(folder: Path, age_s: float = 0.0) -> None:
+    """Delete the temporary files that a killed process left (see `carl_cli.io.atomic`).
+
+    age_s: how old they must be, in a folder where others may be writing now.
+    """
     for path in folder.glob(".*.partial*"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime >= age_s:
+                path.unlink()

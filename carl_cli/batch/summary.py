@@ -15,13 +15,17 @@ from carl_cli.report.record import RunRecord, read_record
 from carl_cli.report.saved import load_case
 
 NOT_DONE = {"waiting": "not started", "running": "not finished: running, or it was killed"}
+ABANDONED_S = 3600.0
+"""Age from which a temporary file is nobody's: several may merge the same parts at once."""
 
 
 @dataclass(frozen=True)
 class Totals:
+    """Numbers of cases."""
+
     done: int
     failed: int
-    open: int
+    open: int  # waiting, running or interrupted
 
 
 def summarise(
@@ -36,7 +40,7 @@ def summarise(
     records: where each case's record is, finished or not. thumbnails: read the images of
     every case again for pictures on the page. Raises OutputError.
     """
-    remove_partial(out_dir)
+    remove_partial(out_dir, ABANDONED_S)
     known = read_rows(out_dir)
     rows = [known.get(name) or StatusRow(id=name, line=0) for name in names]
     cases = [_case(row, records.get(row.id), out_dir, thumbnails) for row in rows]

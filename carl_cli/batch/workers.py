@@ -1,46 +1,52 @@
-"""Cases done in this process or by several others; a process that dies loses its case only."""
+"""Cases done by other processes; one that dies over a case, whatever the case did, loses it only.
+
+Also a single worker is a process of its own: libraries that read files written by others, and a
+system short of memory, end a process without asking it.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
+from queue import Queue
 from threading import Lock
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from carl_cli.batch.job import Job, Outcome
 from carl_cli.batch.pipeline import Watcher, run_jobs
 from carl_cli.system import keep_freed_memory, limit_threads
-from carl_cli.weights.folder import Weights, load_weights
+from carl_cli.weights.folder import load_weights
 
 _PR_SET_PDEATHSIG = 1
+PATIENCE_S = 30.0
+"""How long a worker that is told to end may take to write what it has computed."""
 
 
 @dataclass(frozen=True)
 class Setup:
     """What a worker computes with."""
 
-    weights: str
-    device: str
+    weights: str  # their folder
+    device: str  # torch's name of it
     threads: int
     deterministic: bool
 
 
-def here(jobs: Iterator[Job], weights: Weights, watcher: Watcher) -> None:
-    """All cases in this process."""
-    run_jobs(jobs, weights, watcher)
-
-
-def elsewhere(jobs: Iterator[Job], setups: Sequence[Setup], watcher: Watcher) -> None:
-    """A process for each setup. The watcher is told in this one."""
+def do_jobs(jobs: Iterator[Job], setups: Sequence[Setup], watcher: Watcher) -> None:
+    """Do all the jobs, by a process for each setup. The watcher is told in this one."""
     queue = _Queue(jobs)
     workers = [_Worker(setup) for setup in setups]
     try:
@@ -89,14 +95,14 @@ class _Worker:
         self.jobs: dict[str, Job] = {}
         self.alone = False
         self.begun = 0.0
-        self._start()
+        self.process: Any = None
 
     def _start(self) -> None:
         # A fresh interpreter: neither CUDA nor OpenMP survives a fork.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         arguments = (theirs, self.setup, os.getpid())
-        self.process: Any = context.Process(target=_serve, args=arguments, daemon=True)
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
 
@@ -105,7 +111,7 @@ class _Worker:
         job, self.alone = queue.next()
         if job is None:
             return False
-        if not self.process.is_alive():
+        if self.process is None or not self.process.is_alive():
             self._start()
         self._send(job)
         return True
@@ -123,7 +129,9 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             self._bury(queue, watcher)
             return
-        if outcome is None:
+        if isinstance(outcome, logging.LogRecord):
+            logging.getLogger(outcome.name).handle(outcome)
+        elif outcome is None:
             self.begun = time.perf_counter()
             watcher.started(self.jobs[name])
             self._send(None if self.alone else queue.companion())
@@ -143,23 +151,35 @@ class _Worker:
             watcher.finished(job, Outcome(spent, error=_death(self.process.exitcode)))
 
     def stop(self) -> None:
+        """What is computed is still written, unless that takes too long."""
+        if self.process is None:
+            return
         self.connection.close()
         self.process.terminate()
+        self.process.join(PATIENCE_S)
+        self.process.kill()  # also one that Ctrl-Z has stopped, which hears nothing else
         self.process.join()
 
 
 def _death(code: int) -> str:
     if code == -signal.SIGKILL:
         return "the worker was killed, most likely for want of memory (use fewer --workers)"
+    if code < 0:
+        return f"a library broke down over this case ({signal.Signals(-code).name})"
     return f"the worker ended with exit code {code}"
 
 
-class _Reporter:
-    """Tells the main process: (name, None) for a start, (name, outcome) for an end."""
+class _Reporter(QueueHandler):
+    """Tells the main process: (name, None) for a start, (name, outcome) for an end, and what is
+    logged here, which it has a terminal and a file for."""
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__(Queue())
         self._connection = connection
         self._one_at_a_time = Lock()  # a start and an end come from different threads
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._send("", record)
 
     def started(self, job: Job) -> None:
         self._send(job.name, None)
@@ -167,7 +187,7 @@ class _Reporter:
     def finished(self, job: Job, outcome: Outcome) -> None:
         self._send(job.name, outcome)
 
-    def _send(self, name: str, outcome: Outcome | None) -> None:
+    def _send(self, name: str, outcome: Outcome | logging.LogRecord | None) -> None:
         with self._one_at_a_time:
             self._connection.send((name, outcome))
 
@@ -175,7 +195,10 @@ class _Reporter:
 def _serve(connection: Connection, setup: Setup, parent: int) -> None:
     """The life of a worker: the network once, then case after case."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     _die_with(parent)
+    reporter = _Reporter(connection)
+    _log_to(reporter)
     limit_threads(setup.threads)
     keep_freed_memory()
     from carl_cli.model.devices import set_deterministic
@@ -185,9 +208,28 @@ def _serve(connection: Connection, setup: Setup, parent: int) -> None:
     while True:
         try:
             first = connection.recv()
-            run_jobs(chain([first], iter(connection.recv, None)), weights, _Reporter(connection))
+            run_jobs(chain([first], iter(connection.recv, None)), weights, reporter)
         except EOFError:
             return
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    """What is open gets closed, half-written files go away."""
+    raise SystemExit(128 + number)
+
+
+def _log_to(reporter: _Reporter) -> None:
+    """Library modules log, and libraries warn, as in the main process."""
+    logger = logging.getLogger("carl_cli")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.addHandler(reporter)
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        if issubclass(category, UserWarning | RuntimeWarning):
+            logger.warning("%s", message)
+
+    warnings.showwarning = show  # type: ignore[assignment]  # positional, as Python calls it
 
 
 def _die_with(parent: int) -> None:

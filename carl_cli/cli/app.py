@@ -97,8 +97,12 @@ def root(
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run `carl` with these arguments (those of the process when None) and exit."""
-    command = get_command(app)
-    raise SystemExit(exit_code_of(lambda: command(args=args, prog_name="carl")))
+    raise SystemExit(exit_code_of(lambda: run(args)))
+
+
+def run(args: Sequence[str] | None) -> None:
+    """The command itself, its failures not caught; Typer ends it by SystemExit."""
+    get_command(app)(args=args, prog_name="carl")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,17 @@ def batch(
     A case that fails never stops the others: the exit code is 6 then, and the status and the
     summary say why. A run that was killed continues with --resume.
     """
+    run_batch(table, folder, schedule, cluster, method)
+
+
+def run_batch(
+    table: TableArguments,
+    folder: FolderArguments,
+    schedule: ScheduleArguments,
+    cluster: ClusterArguments,
+    method: MethodArguments,
+) -> None:
+    """`carl batch` for those who have its options already: tasks on a cluster."""
     threads = method.begin()
     check_cluster(cluster, folder, schedule)
     entries = _entries(table, method)
@@ -68,8 +79,8 @@ def batch(
 
     shard = chosen_shard(schedule.shard)
     setups = _setups(method.network, threads, schedule)
-    # Workers load their own; this process then needs no more than what the weights say.
-    weights = method.load(setups[0].device if len(setups) == 1 else "cpu")
+    # Workers load their own; this process needs no more than what the weights say.
+    weights = method.load("cpu")
     mine = shard.of(entries)
     roles = folder.roles()
     jobs = [

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from carl_cli.cli import console
@@ -46,20 +47,22 @@ class LiveTable:
     def __init__(self, lanes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rows: dict[str, StatusRow] = {}
         self._changed: dict[str, float] = {}
+        self._one_at_a_time = Lock()  # rows come while others are drawn
         self._lanes = lanes
         self._clock = clock
         self._began = clock()
 
     def note(self, row: StatusRow) -> None:
-        # A new dictionary: the one that is being drawn meanwhile does not change.
-        self._changed = {**self._changed, row.id: self._clock()}
-        self._rows = {**self._rows, row.id: row}
+        with self._one_at_a_time:
+            self._changed[row.id] = self._clock()
+            self._rows[row.id] = row
 
     def drawn(self) -> RenderableType:
         from rich.console import Group
         from rich.text import Text
 
-        rows = list(self._rows.values())
+        with self._one_at_a_time:
+            rows = list(self._rows.values())
         return Group(Text(self.headline(rows)), self._table(rows))
 
     def headline(self, rows: list[StatusRow]) -> str:

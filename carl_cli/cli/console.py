@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import stat
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from carl_cli.progress import Progress, silent
 from carl_cli.system import limit_threads, thread_count
 
 LOGGER = logging.getLogger("carl_cli")
+LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ carl_cli")
 
 
 def start(
@@ -102,12 +105,28 @@ class _LogFile(logging.FileHandler):
 
 
 def _file_handler(path: Path) -> logging.Handler:
+    _check_log(path)
     try:
-        handler = _LogFile(path)
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as failure:
         raise OutputError(f"the log {path} can't be written: {failure.strerror}") from failure
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
+
+
+def _check_log(path: Path) -> None:
+    """Raise OutputError for what is there and is no log: lines would be added to it."""
+    try:
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISCHR(kind)):
+            raise OutputError(f"the log {path} is no file", "name a file")
+        start = b"" if stat.S_ISCHR(kind) else path.open("rb").read(64)
+    except FileNotFoundError:
+        return
+    except OSError as failure:
+        raise OutputError(f"the log {path} can't be written: {failure.strerror}") from failure
+    if start and not LOG_LINE.match(start):
+        raise OutputError(f"{path} is there and is not a log of carl", "name another --log-file")
 
 
 def _show_warning(

@@ -52,4 +52,4 @@ def points(
 
     start(verbose, quiet, log_file)
     check_outputs([output], overwrite)
-    map_points(source, transforms, side, output, coords)
+    map_points(source, transforms, side, output, coords, overwrite)

@@ -42,6 +42,7 @@ def register(
     weights = method.load(method.network.device)
     options = method.options(weights, bool(wanted.match_spread or wanted.report))
     settings = method.settings(options, weights.device, threads)
+    settings = replace(settings, overwrite=existing.overwrite)
     if method.run.dry_run:
         check_case(inputs, wanted, weights, options, settings)
         console.LOGGER.info("all inputs can be used; nothing was computed (--dry-run)")

@@ -125,6 +125,8 @@ def jacobian(what: JacobianArguments, log: LogArguments) -> None:
 
     log.start()
     check_outputs([what.output], what.overwrite)
-    figures = write_jacobian(what.transform, what.output, what.reference, what.logarithm)
+    figures = write_jacobian(
+        what.transform, what.output, what.reference, what.logarithm, what.overwrite
+    )
     for name, value in figures.items():
         typer.echo(f"{name} {value:.6g}")

@@ -113,6 +113,7 @@ def warp(
         Resampling(interpolation, background, output_type, image_type),
         series_uid,
         DicomSeries(dicom_out, fixed) if dicom_out else None,
+        overwrite,
     )
 
 
@@ -126,6 +127,6 @@ def _numbers(text: str | None) -> list[float] | None:
 
 def _counts(text: str | None) -> list[int] | None:
     numbers = _numbers(text)
-    if numbers is not None and any(n != int(n) for n in numbers):
+    if numbers is not None and not all(n.is_integer() for n in numbers):
         raise UsageError(f"--size {text}: whole numbers were expected")
     return None if numbers is None else [int(n) for n in numbers]

@@ -23,13 +23,14 @@ def full_suffix(path: Path) -> str:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`.
 
     The temporary name keeps the full suffix, because writers choose the format by it. After
     any failure, an interruption included, the temporary file is removed and a file that
     stood at `path` is untouched. Raises OutputError for a folder that can't be written, for
-    any OSError inside the block and for a NIfTI file that a full disk has cut.
+    any OSError inside the block, for a NIfTI file that a full disk has cut and, unless
+    `replace`, for a file that stands at `path` by then, whoever put it there.
     """
     path = Path(path)
     _check_folder(path)
@@ -37,7 +38,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         _check_whole(temporary, path)
-        os.replace(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            _put(temporary, path)
     except CarlError:
         raise
     except OSError as error:
@@ -48,6 +52,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Rename to a name that nobody has. Links are refused where a name is taken, renames are not;
+    file systems without links leave a moment between the look and the renaming."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _taken(path) from None
+    except OSError:
+        if path.exists():
+            raise _taken(path) from None
+        os.replace(temporary, path)
+
+
+def _taken(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} exists already: it was made while this run worked", "--overwrite replaces it"
+    )
 
 
 def _check_folder(path: Path) -> None:

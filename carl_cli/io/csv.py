@@ -18,15 +18,18 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def inert(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with text that would become a formula marked as text, by an apostrophe."""
-    return {key: _inert(value) for key, value in row.items()}
+    return {k: inert_text(v) if isinstance(v, str) else v for k, v in row.items()}
 
 
-def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+def inert_text(value: str) -> str:
+    """One cell of text, as in `inert`."""
+    return f"'{value}" if value.startswith(FORMULA) else value
 
 
 def table_lines(path: Path) -> list[tuple[int, list[str]]]:
     """Line number (where the record ends) and cells of all lines that are not blank."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file", "name the table of pairs")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -52,7 +55,10 @@ def _delimiter(path: Path, text: str) -> str:
 def _existing(path: Path, info: ValidationInfo) -> Path:
     """Relative paths start at the folder of the table, wherever the command is run."""
     folder: Any = info.context
-    found: Path = folder / path.expanduser()
+    try:
+        found: Path = folder / path.expanduser()
+    except RuntimeError:  # ~name, and nobody is called so
+        found = folder / path
     if not os.path.exists(found):  # False for names that no file system takes
         raise ValueError(f"no such file: {found}")
     return found

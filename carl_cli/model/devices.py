@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from functools import lru_cache
 
 import torch
+from torch.nn import functional
 
 from carl_cli.errors import UsageError
+
+LOGGER = logging.getLogger(__name__)
 
 
 def chosen_device(name: str) -> str:
@@ -15,18 +20,38 @@ def chosen_device(name: str) -> str:
     if name == "auto":
         if torch.cuda.is_available():
             return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        return "mps" if _mps_answers() else "cpu"
     kind = name.split(":")[0]
     there = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }
-    if kind not in there or not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+    if kind not in there or not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):
         raise UsageError(f"--device {name}", "choose auto, cpu, cuda, cuda:N or mps")
     if int(name.partition(":")[2] or 0) >= there[kind]:
         raise UsageError(f"--device {name}: torch sees no such device here", "use --device cpu")
     return name
+
+
+@lru_cache(maxsize=1)
+def _mps_answers() -> bool:
+    """Whether Apple's GPU does what networks need, gradients included: of the versions of torch
+    that are allowed some have no grid_sample of volumes there, or no gradient of it."""
+    if not torch.backends.mps.is_available():
+        return False
+    try:
+        image = torch.ones(1, 1, 2, 2, 2, device="mps", requires_grad=True)
+        places = torch.zeros(1, 2, 2, 2, 3, device="mps", requires_grad=True)
+        kernel = torch.ones(1, 1, 1, 1, 1, device="mps", requires_grad=True)
+        blurred = functional.conv3d(image, kernel)
+        functional.grid_sample(blurred, places, align_corners=True).sum().backward()
+    except (RuntimeError, NotImplementedError):
+        LOGGER.warning(
+            "torch %s lacks what networks need on Apple's GPU: the CPU is used", torch.__version__
+        )
+        return False
+    return True
 
 
 def worker_devices(device: str, workers: int, share: bool = False) -> list[str]:

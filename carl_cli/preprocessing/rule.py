@@ -69,7 +69,8 @@ class PreprocessRule(BaseModel):
     # Of the physical rule:
     multiple_of: int = Field(default=32, ge=1)  # voxels along each axis
     max_voxels: int = Field(default=128**3, ge=1)
-    min_spacing_mm: float = Field(default=0.0, ge=0)  # nor below the images' own finest spacing
+    # Nor below the images' own finest spacing.
+    min_spacing_mm: float = Field(default=0.0, ge=0, le=1e4)
     margin: float = Field(default=0.08, ge=0)  # part of the foreground's extent, on each side
     # Of both:
     anti_alias: bool = True  # low-pass before shrinking; the reference implementation doesn't

@@ -86,6 +86,7 @@ def save_figure(
     *,
     jacobian: Image | None = None,
     labels: tuple[Image | None, Image | None] = (None, None),
+    replace: bool = True,
 ) -> None:
     """Write a .png, .svg or .pdf: each view of the pair in three planes.
 
@@ -95,9 +96,8 @@ def save_figure(
     file can't be written.
     """
     check_figure_path(path)
-    save_scene_figure(
-        path, build_scene(fixed, moving, warped, transform, jacobian=jacobian, labels=labels)
-    )
+    scene = build_scene(fixed, moving, warped, transform, jacobian=jacobian, labels=labels)
+    save_scene_figure(path, scene, replace=replace)
 
 
 def check_figure_path(path: str | Path) -> None:
@@ -108,19 +108,21 @@ def check_figure_path(path: str | Path) -> None:
         )
 
 
-def save_scene_figure(path: str | Path, scene: Scene) -> None:
+def save_scene_figure(path: str | Path, scene: Scene, *, replace: bool = True) -> None:
     """The figure of a scene that is already built."""
-    _save(Path(path), lambda: _draw(scene), dpi=130, points=8)
+    _save(Path(path), lambda: _draw(scene), dpi=130, points=8, replace=replace)
 
 
-def _save(path: Path, draw: Callable[[], Figure], dpi: int, points: float) -> None:
+def _save(
+    path: Path, draw: Callable[[], Figure], dpi: int, points: float, replace: bool = True
+) -> None:
     """Text stays text in SVG, and the same picture gives the same bytes. points: its size."""
     from matplotlib import rc_context
 
     stamps = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "carl", "font.size": points}):
         figure = draw()
-        with atomic_path(path) as temporary:
+        with atomic_path(path, replace=replace) as temporary:
             figure.savefig(temporary, dpi=dpi, metadata=stamps.get(path.suffix.lower(), {}))
 
 

@@ -46,6 +46,7 @@ def write_report(
     match_spread: Image | None = None,
     labels: tuple[Image | None, Image | None] = (None, None),
     limit_bytes: int = LIMIT_BYTES,
+    replace: bool = True,
 ) -> None:
     """Write the page; volumes are made coarser until it is smaller than `limit_bytes`.
 
@@ -71,7 +72,7 @@ def write_report(
         if len(text) <= limit_bytes or longest <= 32:
             break
         longest = max(32, int(0.95 * longest * (limit_bytes / len(text)) ** (1 / 3)))
-    with atomic_path(Path(path)) as temporary:
+    with atomic_path(Path(path), replace=replace) as temporary:
         temporary.write_bytes(text)
 
 

@@ -184,12 +184,17 @@ class RunRecord(_Part):
     warnings: list[str] = Field(default_factory=list)
 
 
-def input_file(path: str | Path, grid: Grid | None = None, *, dtype: str = "") -> InputFile:
-    """Describe a file that was read; `grid` is left out for points and transforms."""
+def input_file(
+    path: str | Path, grid: Grid | None = None, *, sha256: str | None = None, dtype: str = ""
+) -> InputFile:
+    """Describe a file that was read; `grid` is left out for points and transforms.
+
+    sha256: of what was read; None: of what the file holds now.
+    """
     geometry = {} if grid is None else _geometry(grid)
     return InputFile(
         path=printable(path),
-        sha256=sha256_of(path),
+        sha256=sha256 or sha256_of(path),
         dtype=dtype,
         **geometry,
     )
@@ -258,9 +263,9 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def write_record(path: str | Path, record: RunRecord) -> None:
+def write_record(path: str | Path, record: RunRecord, *, replace: bool = True) -> None:
     """Write the record as indented UTF-8 JSON. Raises OutputError, leaves no half file."""
-    with atomic_path(Path(path)) as temporary:
+    with atomic_path(Path(path), replace=replace) as temporary:
         temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 

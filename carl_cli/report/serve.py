@@ -1,7 +1,12 @@
-"""A web server for report pages, reachable from this machine only."""
+"""A web server for report pages, reachable from this machine only.
+
+Other users of the machine can reach it too, though they may not read the files: an address holds
+a token that only who started the server knows.
+"""
 
 from __future__ import annotations
 
+import secrets
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,15 +22,28 @@ LOOPBACK = "127.0.0.1"
 class _Pages(SimpleHTTPRequestHandler):
     """Hands out the HTML pages in and below one folder: no listing, nothing else."""
 
+    def __init__(self, *args: Any, token: str, **more: Any) -> None:
+        self.token = token
+        super().__init__(*args, **more)
+
     def send_head(self) -> Any:
-        path = Path(self.translate_path(self.path))
-        inside = path.resolve().is_relative_to(Path(self.directory).resolve())
         # A foreign host name means that a web page elsewhere points its own name here.
         local = self.headers.get("Host", "").split(":")[0] in (LOOPBACK, "localhost")
-        if not (local and inside and path.suffix.lower() in (".html", ".htm") and path.is_file()):
+        _, token, page = [*self.path.split("/", 2), "", ""][:3]
+        known = secrets.compare_digest(token.encode(), self.token.encode())
+        self.path = f"/{page}"
+        if not (local and known and self._is_page()):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
         return super().send_head()
+
+    def _is_page(self) -> bool:
+        try:
+            path = Path(self.translate_path(self.path))
+            inside = path.resolve().is_relative_to(Path(self.directory).resolve())
+            return inside and path.suffix.lower() in (".html", ".htm") and path.is_file()
+        except (OSError, ValueError):  # names that no file can have
+            return False
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are not worth a line."""
@@ -42,10 +60,11 @@ def page_server(page: Path, port: int = 0) -> PageServer:
 
     Raises UsageError when the port can't be had.
     """
-    handler = partial(_Pages, directory=str(page.resolve().parent))
+    token = secrets.token_urlsafe(24)
+    handler = partial(_Pages, token=token, directory=str(page.resolve().parent))
     try:
         server = PageServer((LOOPBACK, port), handler)
     except (OSError, OverflowError) as error:
         raise UsageError(f"port {port} can't be used: {error}", "leave --port out") from error
-    server.address_of_page = f"http://{LOOPBACK}:{server.server_port}/{quote(page.name)}"
+    server.address_of_page = f"http://{LOOPBACK}:{server.server_port}/{token}/{quote(page.name)}"
     return server

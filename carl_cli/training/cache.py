@@ -24,7 +24,7 @@ from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import read_image
 from carl_cli.io.resample import resample
-from carl_cli.preprocessing.options import ImageOptions
+from carl_cli.preprocessing.options import ImageOptions, Modality
 from carl_cli.preprocessing.pair import PreprocessRule, prepare_pair
 from carl_cli.progress import Progress, silent
 from carl_cli.training.data import index_name
@@ -77,7 +77,7 @@ def _cached_set(
 
 
 def _made(
-    cache: Path, entry: Entry, modality: str, rule: PreprocessRule, progress: Progress
+    cache: Path, entry: Entry, modality: Modality, rule: PreprocessRule, progress: Progress
 ) -> str:
     """The name of the image in the cache. The image is written last: where it lies, so does what
     belongs to it."""

@@ -24,14 +24,21 @@ def digest_of(path: Path) -> str:
         raise WeightsError(f"{path}: {error.strerror}", hint) from error
 
 
+def _check_regular(path: Path) -> None:
+    """A pipe would be waited for; what is absent is told of where it is opened."""
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path} is not a file")
+
+
 def stored_config(folder: Path) -> dict[str, Any]:
     """config.json as it stands there, unchecked. Raises WeightsError if it is no JSON object."""
     path = folder / CONFIG
+    _check_regular(path)
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}", "name a folder that holds it") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not JSON: {error}") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path}: an object was expected")
@@ -52,7 +59,7 @@ def check_files(folder: Path, expected: Mapping[str, str]) -> str:
     Raises WeightsError for a file that is missing, damaged, or outside the folder.
     """
     for name, digest in expected.items():
-        if Path(name).name != name:
+        if Path(name).name != name or "\0" in name:
             raise WeightsError(f"{folder / CONFIG}: {name!r} does not lie in the folder")
         _compare(folder / name, digest)
     return expected.get(MODEL) or digest_of(folder / MODEL)

@@ -130,6 +130,9 @@ def _load_tensors(network: Registrar, path: Path) -> None:
         tensors = load_file(path)
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file: {error}") from error
+    broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise WeightsError(f"{path}: {broken[0]} holds numbers that are not finite")
     try:
         # Stored as float16 to be small; computed with in float32.
         network.load_state_dict(

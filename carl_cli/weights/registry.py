@@ -8,7 +8,8 @@ from typing import NamedTuple
 DEFAULT = "carl-base"
 
 # org/repo[@revision], as the Hub spells repositories.
-_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
+_PART = r"(?!\S*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}"
+_HUB_NAME = re.compile(rf"({_PART}/{_PART}(?<!\.git)(?<!\.ipynb))(?:@([\w./-]+))?", re.ASCII)
 
 
 class Release(NamedTuple):

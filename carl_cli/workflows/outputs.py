@@ -59,18 +59,19 @@ class Delivery:
     def write_data(self) -> None:
         """Transforms, warped images and maps. Raises UsageError, OutputError."""
         outputs, precision = self.outputs, self.settings.precision
+        replace = self.settings.overwrite
         if outputs.forward is not None:
-            write_transform(outputs.forward, self.forward, precision=precision)
+            write_transform(outputs.forward, self.forward, precision=precision, replace=replace)
         if outputs.inverse is not None:
-            write_transform(outputs.inverse, self.inverse, precision=precision)
+            write_transform(outputs.inverse, self.inverse, precision=precision, replace=replace)
         if outputs.warped is not None:
-            write_image(outputs.warped, self.warped)
+            write_image(outputs.warped, self.warped, replace=replace)
         if outputs.inverse_warped is not None:
-            write_image(outputs.inverse_warped, self.inverse_warped)
+            write_image(outputs.inverse_warped, self.inverse_warped, replace=replace)
         if outputs.jacobian is not None:
-            write_image(outputs.jacobian, self.jacobian)
+            write_image(outputs.jacobian, self.jacobian, replace=replace)
         if outputs.match_spread is not None:
-            write_image(outputs.match_spread, self.match_spread)
+            write_image(outputs.match_spread, self.match_spread, replace=replace)
 
     def write_pictures(self, record: RunRecord) -> None:
         """Figure and HTML page."""
@@ -79,7 +80,14 @@ class Delivery:
         if self.outputs.figure is not None:
             from carl_cli.report.figure import save_figure
 
-            save_figure(self.outputs.figure, *shown, self.warped, self.forward, labels=labels)
+            save_figure(
+                self.outputs.figure,
+                *shown,
+                self.warped,
+                self.forward,
+                labels=labels,
+                replace=self.settings.overwrite,
+            )
         if self.outputs.report is not None:
             from carl_cli.report.html import write_report
 
@@ -91,6 +99,7 @@ class Delivery:
                 record=record,
                 match_spread=self._coarse_match_spread(),
                 labels=labels,
+                replace=self.settings.overwrite,
             )
 
     @cached_property

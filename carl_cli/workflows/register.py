@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from carl_cli.errors import InputError
 from carl_cli.evaluation.truth import Truth, read_landmarks
+from carl_cli.io.atomic import sha256_of
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.transforms.files import read_transform
 from carl_cli.progress import Progress, Stopwatch, silent
@@ -37,6 +39,7 @@ class LoadedCase:
     """Everything of a case that was read; `options` hold the images and transform among it."""
 
     inputs: CaseInputs
+    hashes: Mapping[str, str]  # role → SHA-256 of the file that was read
     fixed: Image
     moving: Image
     truth: Truth
@@ -78,12 +81,15 @@ def run_case(
 def load_case(
     inputs: CaseInputs, options: RegistrationOptions, progress: Progress = silent
 ) -> LoadedCase:
-    """Read everything. Raises InputError."""
+    """Read everything. Raises InputError, also for a file that is changed meanwhile."""
     started, watch = records.utc_now(), Stopwatch(progress)
     with watch.stage("reading"):
+        before = _states(inputs)
         fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
         options, truth = _with_files(options, inputs), _truth(inputs, fixed.grid.dimension)
-    return LoadedCase(inputs, fixed, moving, truth, options, started, watch)
+        hashes = _hashes(inputs)
+        _check_unchanged(inputs, before)
+    return LoadedCase(inputs, hashes, fixed, moving, truth, options, started, watch)
 
 
 def compute_case(loaded: LoadedCase, weights: Weights, progress: Progress = silent) -> ComputedCase:
@@ -111,7 +117,7 @@ def deliver_case(
     record = _record(computed, settings, delivery.measured)
     with watch.stage("pictures"):
         delivery.write_pictures(record)
-    return _closed(record, outputs, watch)
+    return _closed(record, outputs, watch, settings.overwrite)
 
 
 def check_case(
@@ -153,7 +159,9 @@ def _record(
     )
 
 
-def _closed(record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch) -> records.RunRecord:
+def _closed(
+    record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch, overwrite: bool
+) -> records.RunRecord:
     """The record with what is known last: hashes, times, memory. Written if asked."""
     written = {role: path for role, path in outputs.paths().items() if role != "json"}
     peaks = (record.peak_memory_mib, records.peak_memory_mib())
@@ -164,12 +172,42 @@ def _closed(record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch) -
     }
     record = record.model_copy(update=last)
     if outputs.json is not None:
-        records.write_record(outputs.json, record)
+        records.write_record(outputs.json, record, replace=overwrite)
     return record
 
 
 def _read(path: Path, inputs: CaseInputs) -> Image:
     return read_image(path, series_uid=inputs.series_uid, time_index=inputs.time_index)
+
+
+def _hashes(inputs: CaseInputs) -> dict[str, str]:
+    """Role → SHA-256. Raises InputError for a file that is gone."""
+    try:
+        return {role: sha256_of(path) for role, path in inputs.paths().items()}
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: {error.strerror} while it was read", "leave the inputs alone"
+        ) from error
+
+
+def _states(inputs: CaseInputs) -> dict[Path, list[tuple[int, ...]]]:
+    """What differs once a file has been written to or replaced; of a folder, all its files'."""
+    return {path: _state(path) for path in inputs.paths().values()}
+
+
+def _state(path: Path) -> list[tuple[int, ...]]:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    try:
+        found = [file.stat() for file in files if file.exists()]
+    except OSError:
+        return []
+    return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in found]
+
+
+def _check_unchanged(inputs: CaseInputs, before: Mapping[Path, list[tuple[int, ...]]]) -> None:
+    for path, state in _states(inputs).items():
+        if state != before[path]:
+            raise InputError(f"{path} was changed while it was read", "run it again")
 
 
 def _optional(path: Path | None) -> Image | None:
@@ -202,7 +240,10 @@ def _described(loaded: LoadedCase, result: Registration) -> dict[str, records.In
         "moving_seg": loaded.truth.moving_seg,
     }
     paths = loaded.inputs.paths()
-    described = {role: _described_file(path, images.get(role)) for role, path in paths.items()}
+    described = {
+        role: _described_file(path, loaded.hashes[role], images.get(role))
+        for role, path in paths.items()
+    }
     for role, prepared in (("fixed", result.prepared.fixed), ("moving", result.prepared.moving)):
         low, high, modality = prepared.intensity
         used = {"modality": modality, "intensity_window": (low, high)}
@@ -210,7 +251,7 @@ def _described(loaded: LoadedCase, result: Registration) -> dict[str, records.In
     return described
 
 
-def _described_file(path: Path, image: Image | None) -> records.InputFile:
+def _described_file(path: Path, sha256: str, image: Image | None) -> records.InputFile:
     if image is None:
-        return records.input_file(path)
-    return records.input_file(path, image.grid, dtype=str(image.array.dtype))
+        return records.input_file(path, sha256=sha256)
+    return records.input_file(path, image.grid, sha256=sha256, dtype=str(image.array.dtype))

@@ -125,6 +125,7 @@ class RunSettings(WritingOptions):
     deterministic: bool = False
     workers: Annotated[int, Field(ge=1)] = 1  # processes that share the machine's memory
     noted: Mapping[str, Any] = field(default_factory=dict)  # the options, for the record
+    overwrite: bool = True  # whether files may stand in the place of outputs when they are written
 
 
 DEFAULT_SETTINGS = RunSettings()

@@ -28,6 +28,7 @@ from carl_cli.transforms import (
     spaced_grid,
 )
 from carl_cli.transforms.folds import without_folds
+from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, VALUE_BYTES, VECTOR_BYTES, check_fits
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class Storage:
     """How a transform is written. reference: image whose grid a dense field gets.
 
     spacing_mm: a coarser or finer grid over the same field of view. intent: of NIfTI fields.
-    program and moving: for the files of other programs.
+    program and moving: for the files of other programs. overwrite: whether a file may stand there
+    when it is written.
     """
 
     reference: Path | None = None
@@ -50,16 +52,22 @@ class Storage:
     intent: Literal[1006, 1007] = 1007
     program: Program | None = None
     moving: Path | None = None
+    overwrite: bool = True
 
     def grid(self, transform: Transform) -> Grid | None:
+        """Where a dense field is sampled; None: where its file has it. Raises InputError,
+        UsageError, OutOfMemoryError."""
         base = None if self.reference is None else read_grid(self.reference)
         if self.spacing_mm is None:
             return base
-        if not self.spacing_mm > 0:
+        if not FINEST_MM <= self.spacing_mm <= COARSEST_MM:
             raise UsageError(
-                f"--field-spacing {self.spacing_mm}: a positive number of mm was expected"
+                f"--field-spacing {self.spacing_mm:g}",
+                f"give {FINEST_MM:g} to {COARSEST_MM:g} millimetres",
             )
-        return spaced_grid(base or natural_grid(transform), self.spacing_mm)
+        wanted = spaced_grid(base or natural_grid(transform), self.spacing_mm)
+        check_fits(wanted, VECTOR_BYTES)
+        return wanted
 
     def write(self, path: Path, transform: Transform) -> None:
         write_transform(
@@ -70,6 +78,7 @@ class Storage:
             intent=self.intent,
             program=self.program,
             moving_grid=None if self.moving is None else read_grid(self.moving),
+            replace=self.overwrite,
         )
 
 
@@ -126,7 +135,12 @@ def _some_points(grid: Grid, shift: float) -> Array:
 
 
 def map_points(
-    source: Path, items: Sequence[str], side: Side, output: Path, frame: Frame | None
+    source: Path,
+    items: Sequence[str],
+    side: Side,
+    output: Path,
+    frame: Frame | None,
+    overwrite: bool = True,
 ) -> Array | None:
     """Carry the points of a file from one image to the other.
 
@@ -136,7 +150,7 @@ def map_points(
     chain = parse_chain(items)
     points = read_points(source, frame=frame, dimension=chain.dimension)
     mapped = (chain if side == "fixed" else chain.inverse())(points.points_lps)
-    write_points(output, points.moved_to(mapped))
+    write_points(output, points.moved_to(mapped), replace=overwrite)
     if side == "fixed" or not len(mapped):
         return None
     residual = np.asarray(np.linalg.norm(chain(mapped) - points.points_lps, axis=-1))
@@ -145,7 +159,7 @@ def map_points(
 
 
 def write_jacobian(
-    item: str, output: Path, reference: Path | None, logarithm: bool
+    item: str, output: Path, reference: Path | None, logarithm: bool, overwrite: bool = True
 ) -> dict[str, float]:
     """Write det dT/dx (or its natural logarithm) on the reference's grid; returns a summary.
 
@@ -153,9 +167,11 @@ def write_jacobian(
     """
     chain = parse_chain([item])
     grid = read_grid(reference) if reference else natural_grid(chain)
+    check_fits(grid, VALUE_BYTES)
     determinant = jacobian_determinant(chain, grid)
     logged = np.log(np.maximum(determinant, SMALLEST_LOG_ARGUMENT))
-    write_image(output, Image(logged if logarithm else determinant, grid))
+    image = Image(logged if logarithm else determinant, grid)
+    write_image(output, image, replace=overwrite)
     return {
         "smallest": float(determinant.min()),
         "largest": float(determinant.max()),

@@ -20,6 +20,7 @@ from carl_cli.io.resample import interpolator_name, resample
 from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.io.transforms.sitk import covering
 from carl_cli.transforms import CompositeTransform, InverseField, Transform, log_residual
+from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, MOST_VOXELS, VALUE_BYTES, check_fits
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def warp_files(
     resampling: Resampling,
     series_uid: str | None = None,
     dicom_series: DicomSeries | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Resample each input onto `grid` (fixed, LPS mm) and write it to its output.
 
@@ -106,7 +108,7 @@ def warp_files(
             background=resampling.background,
             dtype=dtype,
         )
-        write_image(target, warped)
+        write_image(target, warped, replace=overwrite)
         log.info("%s", target)
         if dicom_series:
             dicom_series.write(warped)
@@ -144,11 +146,12 @@ def target_grid(
     """The grid of an image file; with another spacing or size, over the same field of view.
 
     One number stands for all axes. With both given, the middle of the field of view stays.
+    Raises InputError, UsageError for numbers that are none of a grid, OutOfMemoryError.
     """
     grid = read_grid(frame, series_uid=series_uid)
     extent = np.array(grid.size_xyz) * np.array(grid.spacing_mm)
-    size = _per_axis(size_xyz, grid, "--size")
-    spacing = _per_axis(spacing_mm, grid, "--spacing")
+    size = _per_axis(size_xyz, grid, "--size", 1, MOST_VOXELS)
+    spacing = _per_axis(spacing_mm, grid, "--spacing", FINEST_MM, COARSEST_MM)
     if size is None and spacing is None:
         return grid
     if spacing is None:
@@ -156,22 +159,25 @@ def target_grid(
     if size is None:
         size = np.array([max(1, math.ceil(n - 1e-6)) for n in extent / spacing])
     half_mm = grid.direction_matrix @ ((size - 1) / 2 * spacing)
-    return Grid(
+    wanted = Grid(
         tuple(int(n) for n in size),
         tuple(map(float, spacing)),
         tuple(map(float, grid.centre_mm - half_mm)),
         grid.direction,
     )
+    check_fits(wanted, VALUE_BYTES)
+    return wanted
 
 
 def _per_axis(
-    numbers: Sequence[float] | None, grid: Grid, option: str
+    numbers: Sequence[float] | None, grid: Grid, option: str, low: float, high: float
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
     if numbers is None:
         return None
-    if len(numbers) not in (1, grid.dimension) or min(numbers) <= 0:
+    if len(numbers) not in (1, grid.dimension) or not all(low <= n <= high for n in numbers):
         raise UsageError(
-            f"{option}: 1 or {grid.dimension} positive numbers were expected, not {numbers}"
+            f"{option} {','.join(f'{n:g}' for n in numbers)}",
+            f"give 1 or {grid.dimension} numbers from {low:g} to {high:g}",
         )
     return np.broadcast_to(np.asarray(numbers, float), (grid.dimension,))
 

@@ -14,18 +14,24 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from carl_cli.batch.claim import OWNER
 from tests.batch.conftest import Study, digests, rows, states
 
 FILES = ("*/*.h5", "*/*.nii.gz")
-KILLED_AT_RENAMING = """
-import os, signal, sys
-real, left = os.replace, [int(sys.argv.pop(1))]
-def replace(source, target):
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(source, target)
-os.replace = replace
+KILLED_AT = """
+import os, pathlib, signal, sys
+from carl_cli.batch.status import StatusTable
+moment = sys.argv.pop(1)
+def killed(function, is_moment):
+    def wrapped(*values):
+        if is_moment(*values):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*values)
+    return wrapped
+if moment == "status":
+    StatusTable._append = killed(StatusTable._append, lambda _table, row: row.state == "done")
+else:
+    os.replace = killed(os.replace, lambda _source, target: str(target).endswith(moment))
 from carl_cli.cli.app import main
 main()
 """
@@ -37,16 +43,18 @@ def arguments(study: Study, table: Path, out: Path, *more: object) -> list[str]:
 
 
 def test_killed_at_any_file_it_goes_on_to_the_same_bytes(study: Study) -> None:
-    """Killed with a transform finished and its image not; then between a record and the status."""
+    """Killed with a transform finished and its image not, then with both and no record, then
+    between a record and the status; each time the run begins where the one before ended."""
     table = study.pairs(3)
     assert study.batch(table, study.folder / "calm").code == 0
     out = study.folder / "out"
-    for renaming in (4, 11):
-        command = [sys.executable, "-c", KILLED_AT_RENAMING, str(renaming)]
+    for moment, files in (("warped.nii.gz", 1), ("xfm.json", 2), ("status", 3)):
+        command = [sys.executable, "-c", KILLED_AT, moment]
         killed = subprocess.run([*command, *arguments(study, table, out)], capture_output=True)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-        assert "running" in states(out / "shards/1-of-1/status.csv").values()
-        assert list(out.rglob(".*.partial*"))
+        assert states(out / "shards/1-of-1/status.csv")["ab"] == "running"
+        assert len(list((out / "ab").glob("[!.]*"))) == files
+        assert bool(list(out.rglob(".*.partial*"))) == (moment != "status")
     assert study.batch(table, out, "--resume").code == 0
     assert digests(out, *FILES) == digests(study.folder / "calm", *FILES)
     assert not list(out.rglob(".*.partial*"))
@@ -104,19 +112,20 @@ def test_real_pairs_killed_at_random_moments(study: Study, data_dir: Path) -> No
     assert digests(out, *FILES) == digests(study.folder / "calm", *FILES)
     assert len(digests(out, *FILES)) == 48
     assert not list(out.rglob(".*.partial*"))
-    assert not list(out.rglob("run-*.json"))
+    assert not list(out.rglob(OWNER))
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_loses_its_case_only(study: Study) -> None:
-    """The second case's image is read by a worker that is made to kill itself over its name."""
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_worker_that_dies_loses_its_case_only(study: Study, workers: int) -> None:
+    """The second case's image is read by a worker that is made to kill itself over its name; a
+    single worker took the batch along, and the resumed one again (issue 19)."""
     table, out = study.pairs(3), study.folder / "out"
     site = study.folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(DEADLY_NAME)
     environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{Path.cwd()}"}
     command = [sys.executable, "-m", "carl_cli.cli.app"]
-    command += arguments(study, table, out, "--workers", 2)
+    command += arguments(study, table, out, "--workers", workers)
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 6, done.stderr
     assert done.stdout == "done 2\nfailed 1\n"

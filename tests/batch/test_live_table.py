@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,6 +62,15 @@ def test_a_long_batch_keeps_to_a_screen() -> None:
         state = "failed" if number % 3 == 0 else "done"
         table.note(StatusRow(id=f"c{number}", line=number, state=state, error="x" * 300))
     assert len(drawn(table)) <= 18
+
+
+def test_fifty_thousand_rows_are_noted_in_no_time() -> None:
+    table = LiveTable(1, Clock())
+    start = time.process_time()
+    rows = [StatusRow(id=f"c{number}", line=number) for number in range(50_000)]
+    for row in rows:
+        table.note(row)
+    assert time.process_time() - start < 5
 
 
 def on_a_terminal(command: list[str]) -> str:

@@ -1,18 +1,19 @@
-"""Options in groups: what was given can be spelled again, word for word in its meaning."""
+"""Options in groups: a command gets what was given, and so does a task that it submits."""
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import typer
 from typer.testing import CliRunner
 
 from carl_cli.cli.options.batch import FolderArguments, ScheduleArguments, TableArguments
-from carl_cli.cli.options.grouping import grouped, spelled
+from carl_cli.cli.options.grouping import grouped
 from carl_cli.cli.options.method import MethodArguments
-from carl_cli.cli.options.slurm import ClusterArguments
+from carl_cli.cli.options.slurm import ClusterArguments, Work
 
 WORDS = (
     *("pairs.csv", "-o", "out", "--no-warped", "--jacobian", "--workers", "2", "--keep-going"),
@@ -44,29 +45,24 @@ def parsed(words: list[str]) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def test_spelled_options_parse_to_the_same_groups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Paths become absolute, so a second spelling is the first word for word."""
-    monkeypatch.chdir(tmp_path)
-    groups = parsed(list(WORDS))
-    words = [word for group in groups for word in spelled(group)]
-    again = parsed(words)
-    assert [word for group in again for word in spelled(group)] == words
-    table, folder, schedule, cluster, method = again
-    assert (table.pairs, folder.out_dir) == (tmp_path / "pairs.csv", tmp_path / "out")
-    assert method.paths() == {"fixed_mask": tmp_path / "mask.nii.gz"}
-    assert (schedule, cluster, method.network, method.instance, method.start, method.run) == (
-        groups[2],
-        groups[3],
-        *(getattr(groups[4], name) for name in ("network", "instance", "start", "run")),
-    )
+def test_each_group_gets_its_own() -> None:
+    table, folder, schedule, cluster, method = parsed(list(WORDS))
+    assert (table.pairs, folder.out_dir) == (Path("pairs.csv"), Path("out"))
     assert (folder.warped, folder.jacobian, cluster.requeue) == (False, True, False)
+    assert (schedule.workers, method.network.weights) == (2, "folder with space")
+    assert method.images.fixed_mask == Path("mask.nii.gz")
     assert cluster.sbatch == ["account=lab", "exclusive"]
     assert method.images.window == (-1000.0, 400.0)
     assert method.files.values["time_index"] == 0
 
 
-def test_defaults_are_left_out() -> None:
-    assert spelled(FolderArguments(Path("/out"))) == ["--out-dir", "/out"]
-    assert spelled(MethodArguments()) == []
+def test_a_task_on_a_cluster_gets_the_same_groups() -> None:
+    """Pickled and read again; it never begins with what another one has finished."""
+    table, folder, schedule, _, method = parsed(list(WORDS))
+    work = pickle.loads(pickle.dumps(Work(Path.cwd(), table, folder, schedule, method)))
+    assert work == Work(Path.cwd(), table, folder, schedule, method)
+    assert work._schedule("2/8") == replace(schedule, shard="2/8", resume=True)
+    assert work._schedule(None) == replace(schedule, summary=True)
+    again = replace(work, schedule=replace(schedule, retry_failed=True))
+    assert again._schedule("2/8") == replace(schedule, shard="2/8", retry_failed=True)
+    assert again._schedule(None) == replace(schedule, summary=True)

@@ -10,7 +10,13 @@ NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 STRANGE_NUMBERS = (
     b"0", b"-1", b"1", b"2", b"3", b"255", b"65536", b"2147483647", b"2147483648", b"4294967295",
     b"9223372036854775807", b"99999999999999999999", b"1e308", b"-1e308", b"1e-320", b"nan",
-    b"inf", b"-inf", b"1e999", b"", b"x", b"1 2", b"0x10", b"1_000", b"\xef\xbc\x91",
+    b"inf", b"-inf", b"1e999", b"", b"x", b"1 2", b"0x10", b"1_000", b"\xef\xbc\x91", b"-5",
+    b"99", b"1e300", b"\xc2\xb2", b"9" * 400, b"9" * 5000,
+)  # fmt: skip
+REFERENCE = re.compile(rb"(?:data ?file:|ElementDataFile *=) *([^\r\n]*)", re.IGNORECASE)
+STRANGE_REFERENCES = (
+    b"%s%s%s 1 4 1", b"%n 1 1 1", b"%99999d 1 4 1", b"%d", b"LIST", b"LIST 3", b"/dev/zero",
+    b"/dev/stdin", b"/", b"..", b"absent.raw", b"a" * 5000, b"\xff\xfe",
 )  # fmt: skip
 STRANGE_BYTES = (
     b"\x00" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\x01\x00\x00\x00",
@@ -79,11 +85,19 @@ def renumbered(content: bytes, random: Random) -> bytes:
     return content[: match.start()] + random.choice(STRANGE_NUMBERS) + content[match.end() :]
 
 
+def redirected(content: bytes, random: Random) -> bytes:
+    """The name of the file that holds a header's voxels becomes another."""
+    match = REFERENCE.search(content[:4096])
+    if match is None:
+        return renumbered(content, random)
+    return content[: match.start(1)] + random.choice(STRANGE_REFERENCES) + content[match.end(1) :]
+
+
 BINARY: tuple[Change, ...] = (
     truncated, truncated, flipped, flipped, flipped, overwritten, inserted, removed, repeated,
     blanked,
 )  # fmt: skip
-TEXT: tuple[Change, ...] = (*BINARY, renumbered, renumbered, renumbered)
+TEXT: tuple[Change, ...] = (*BINARY, renumbered, renumbered, renumbered, redirected)
 
 
 def damaged(content: bytes, seed: int | str, text: bool = False) -> tuple[bytes, str]:

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,13 @@ WRITING = {
     "convert to nifti": ("convert", "composite.h5", "-o", "t.nii.gz"),
     "convert to nrrd": ("convert", "composite.h5", "-o", "t.nrrd"),
     "convert to mha": ("convert", "composite.h5", "-o", "t.mha"),
+    "convert to tfm": ("convert", "affine.tfm", "-o", "t.tfm"),
+    "convert to txt": ("convert", "affine.tfm", "-o", "t.txt"),
+    "convert to mat": ("convert", "affine.tfm", "-o", "t.mat"),
+    "convert to greedy": ("convert", "affine.tfm", "--to", "greedy", "-o", "t.mat"),
     "jacobian": ("jacobian", "composite.h5", "-o", "j.nii"),
 }
+SMALL = {"jacobian", *(f"convert to {name}" for name in ("tfm", "txt", "mat", "greedy"))}
 
 
 def command(words: tuple[object, ...], inputs: Path, out: Path) -> list[object]:
@@ -90,7 +96,7 @@ def command(words: tuple[object, ...], inputs: Path, out: Path) -> list[object]:
 @pytest.mark.parametrize("name", WRITING)
 @pytest.mark.parametrize("free", [0, 4096])
 def test_a_full_disk(heavy: Server, inputs: Path, full: Path, name: str, free: int) -> None:
-    if free and name == "jacobian":
+    if free and name in SMALL:
         pytest.skip("it would fit")
     (full / "filler").write_bytes(bytes(64 * 1024 - free))
     ended = heavy.run(command(WRITING[name], inputs, full), inputs.parent, SECONDS)
@@ -98,6 +104,22 @@ def test_a_full_disk(heavy: Server, inputs: Path, full: Path, name: str, free: i
     refused(ended, 7, str(full) if name == "warp to dicom" else str(full / str(last)))
     left = {p.name for p in full.iterdir()} - {"filler"}
     assert left <= ({"w.mha"} if name == "warp to dicom" else set())
+
+
+@pytest.mark.parametrize("suffix", [".tfm", ".txt", ".mat"])
+def test_a_full_disk_keeps_the_affine_that_was_to_be_replaced(
+    heavy: Server, inputs: Path, full: Path, suffix: str
+) -> None:
+    """Issue 19: exit code 0, and an empty file in its place."""
+    (full / "filler").unlink()
+    target = full / f"old{suffix}"
+    call = ["convert", inputs / "affine.tfm", "-o", target]
+    assert heavy.run(call, inputs.parent, SECONDS).code == 0
+    before = target.read_bytes()
+    with suppress(OSError), (full / "filler").open("wb") as stream:
+        stream.write(bytes(64 * 1024))
+    refused(heavy.run([*call, "--overwrite"], inputs.parent, SECONDS), 7, str(target))
+    assert target.read_bytes() == before
 
 
 @pytest.mark.slow

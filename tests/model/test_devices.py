@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from carl_cli.errors import UsageError
+from carl_cli.model import devices
 from carl_cli.model.devices import chosen_device, worker_devices
 
 
@@ -34,6 +36,25 @@ def test_more_workers_than_gpus_have_to_be_asked_for(
     assert "--share-gpu" in refused.value.hint
     shared = worker_devices(device, workers, share=True)
     assert shared == {"cuda": ["cuda:0", "cuda:1", "cuda:0"]}.get(device, [device] * workers)
+
+
+def test_apples_gpu_is_taken_only_where_it_answers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here there is none, so what torch says of it is made up: the probe finds that out."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(logging.getLogger("carl_cli"), "propagate", True)
+    devices._mps_answers.cache_clear()
+    assert chosen_device("auto") == "cpu"
+    assert "lacks what networks need on Apple's GPU" in caplog.text
+    devices._mps_answers.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["cuda:" + "9" * 5000, "cuda:²", "cuda:-1", "cuda:", "gpu", ""])
+def test_names_of_no_device(name: str) -> None:
+    with pytest.raises(UsageError, match="--device"):
+        chosen_device(name)
 
 
 def test_the_cpu_is_shared_and_no_workers_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import urllib.request
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -186,7 +188,9 @@ def test_server_hands_out_pages_of_its_folder_to_this_machine_only(tmp_path: Pat
     (folder / "link.html").symlink_to(tmp_path / "outside.html")
     with page_server(folder / "in dex.html") as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        base = f"http://127.0.0.1:{server.server_port}"
+        host = f"http://127.0.0.1:{server.server_port}"
+        base = server.address_of_page.rpartition("/")[0]
+        assert re.fullmatch(rf"{host}/[\w-]{{32}}", base)
         assert server.server_address[0] == "127.0.0.1"
         assert server.address_of_page == f"{base}/in%20dex.html"
         assert fetch(server.address_of_page) == (200, b"index")
@@ -197,9 +201,14 @@ def test_server_hands_out_pages_of_its_folder_to_this_machine_only(tmp_path: Pat
             "/../outside.html",
             "/%2e%2e/outside.html",
             "/link.html",
+            "/%00.html",
+            f"/{'a' * 5000}.html",
+            f"/{'a/' * 5000}.html",
         ):
             assert fetch(base + path)[0] == HTTPStatus.NOT_FOUND, path
         assert fetch(f"{base}/case/r.html", "evil.example")[0] == HTTPStatus.NOT_FOUND
+        for path in ("/in%20dex.html", f"/{'x' * 32}/in%20dex.html", "//in%20dex.html", "/é"):
+            assert fetch(host + quote(path, safe="/%"))[0] == HTTPStatus.NOT_FOUND, path
         with pytest.raises(UsageError, match=f"port {server.server_port}"):
             page_server(folder / "in dex.html", server.server_port)
         server.shutdown()

@@ -88,6 +88,12 @@ def test_register_takes_no_network_when_offline(
         ("a/b/c", None),
         ("/a/b", None),
         ("org/net@", None),
+        ("org/net.git", None),
+        ("org/net.git@main", None),
+        ("org--x/net", None),
+        ("org/a..b", None),
+        ("org/nét", None),
+        (f"org/{'a' * 97}", None),
     ],
 )
 def test_the_spelling_of_a_repository(text: str, parts: tuple[str, str] | None) -> None:

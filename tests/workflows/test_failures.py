@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import SimpleITK as sitk
 
 from carl_cli.errors import OutputError
+from carl_cli.io.images import files
 from carl_cli.registration import register
+from carl_cli.report.record import read_record, sha256_of
 from carl_cli.workflows import outputs
 from tests.cli.conftest import Carl, Outcome
 from tests.workflows.conftest import PairFiles
@@ -204,3 +207,52 @@ def test_a_run_that_ends_early_leaves_whole_files_only(
     assert outcome.out == ""
     assert [path.name for path in here.iterdir()] == ["t.h5"]
     sitk.ReadTransform("t.h5")
+
+
+def test_the_record_has_the_hash_of_what_was_read(
+    carl: Carl,
+    here: Path,
+    pair: PairFiles,
+    smooth_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Issue 19: an input that changed during the run got the new hash; one that was deleted
+    ended the run with an output left behind."""
+    moving = shutil.copy(pair.moving, here / "moving.nii.gz")
+    before = sha256_of(moving)
+
+    def late(fixed: object, *rest: object) -> object:
+        moving.write_bytes(b"other") if fails else moving.unlink()
+        return register.register(fixed, *rest)
+
+    monkeypatch.setattr("carl_cli.workflows.register.register", late)
+    for fails in (True, False):
+        name = f"{fails}.json"
+        call = ("register", pair.fixed, moving, "--weights", smooth_weights, "--json", name)
+        outcome = carl(*call)
+        assert outcome.code == 0, outcome.err
+        assert read_record(here / name).inputs["moving"].sha256 == before
+        shutil.copy(pair.moving, moving)
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(b"other"), Path.unlink])
+def test_an_input_that_changes_while_it_is_read_is_refused(
+    carl: Carl,
+    here: Path,
+    pair: PairFiles,
+    smooth_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], object],
+) -> None:
+    moving = shutil.copy(pair.moving, here / "moving.nii.gz")
+
+    def changed(path: Path, **more: object) -> object:
+        image = files.read_image(path, **more)
+        if path == moving:
+            change(moving)
+        return image
+
+    monkeypatch.setattr("carl_cli.workflows.register.read_image", changed)
+    call = ("register", pair.fixed, moving, "--weights", smooth_weights, "-o", "t.h5")
+    refused(carl(*call), 3, str(moving), "while it was read")
+    assert not (here / "t.h5").exists()

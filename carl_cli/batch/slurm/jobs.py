@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.atomic import atomic_path
+from carl_cli.report.record import utc_now
 
 FOLDER = Path("shards", "slurm")
 """Within the batch's folder: scripts, pickles and logs of submitit, and the list of jobs."""
@@ -28,16 +28,14 @@ ALIVE = {
 
 
 class Submission(BaseModel):
-    """One array. `summary`: the job that merges the parts after it."""
+    """One array of tasks that Slurm has taken."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    job: str
+    job: str  # Slurm's number
     tasks: int
-    cases: int
-    summary: str | None = None
-    submitted: str = Field(
-        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
-    )
+    cases: int  # of all tasks together
+    summary: str | None = None  # the job that merges the parts after it; None: it was refused
+    submitted: str = Field(default_factory=utc_now)  # UTC, ISO 8601
 
     def task_ids(self) -> list[str]:
         """As Slurm writes them; a single task is no array."""
@@ -61,6 +59,7 @@ def submissions(out_dir: Path) -> list[Submission]:
 
 
 def note_submission(out_dir: Path, new: Submission) -> None:
+    """Add it to the batch's list. Raises InputError for a damaged list, OutputError."""
     lines = [entry.model_dump_json() for entry in (*submissions(out_dir), new)]
     with atomic_path(out_dir / FOLDER / FILE) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -75,6 +74,7 @@ def task_states(submission: Submission) -> dict[str, str]:
 
 
 def alive(submission: Submission) -> bool:
+    """Whether any of its tasks still goes on, as far as Slurm can be asked."""
     return any(state in ALIVE for state in task_states(submission).values())
 
 

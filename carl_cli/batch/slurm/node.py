@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
 import signal
 import socket
-import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from carl_cli import __version__
 from carl_cli.errors import InputError, OutputError, WeightsError
 from carl_cli.weights.files import CONFIG, MODEL
 
+Work = Callable[[str | None], int]
+"""Does a part, I/N, or for None merges all parts; returns an exit code. It is pickled."""
 _GRACE_S = 600
 _TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
@@ -51,24 +53,23 @@ def check_node(expected: str, weights: Path, out_dir: Path) -> None:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """`carl batch` for part I of `count`, called by submitit with I; pickled by it.
+    """Part I of `count`, called by submitit with I; pickled by it.
 
     When Slurm warns of a time limit, submitit asks for a checkpoint and requeues the task. There
     is nothing to keep: what is finished lies in the batch's folder.
     """
 
-    command: tuple[str, ...]
+    work: Work
     count: int
 
     def __call__(self, index: int) -> None:
-        """Ends the process with the exit code of the command unless that is 0."""
-        code = _run([*self.command, "--shard", f"{index}/{self.count}"])
-        if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        """Ends the process with the exit code of the work unless that is 0."""
+        code = _run(self.work, f"{index}/{self.count}")
+        if code in _TERMINATED:
             # Preempted or cancelled: a task that ended by itself now would count as failed,
             # one that waits for its end is requeued or cancelled by Slurm.
             time.sleep(_GRACE_S)
-        if code:
-            raise SystemExit(code if code > 0 else 128 - code)
+        _exit_unless_done(code)
 
     def checkpoint(self, index: int) -> Any:
         from submitit.helpers import DelayedSubmission
@@ -78,26 +79,34 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class SummaryTask:
-    """`carl batch --summary`, after all parts."""
+    """The merging of all parts, after them."""
 
-    command: tuple[str, ...]
+    work: Work
 
     def __call__(self) -> None:
-        code = _run(self.command)
-        if code:
-            raise SystemExit(code)
+        _exit_unless_done(_run(self.work, None))
 
 
-def _run(command: Sequence[str]) -> int:
-    with subprocess.Popen(command, preexec_fn=_ignore_warnings) as process:
-        try:
-            return process.wait()
-        except BaseException:
-            process.kill()
-            raise
+def _exit_unless_done(code: int) -> None:
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)
 
 
-def _ignore_warnings() -> None:
+def _run(work: Work, shard: str | None) -> int:
+    """The exit code of a process of its own: submitit, in this one, answers Slurm meanwhile."""
+    process = multiprocessing.get_context("spawn").Process(target=_deaf, args=(work, shard))
+    process.start()
+    try:
+        process.join()
+    except BaseException:
+        process.kill()
+        raise
+    assert process.exitcode is not None, "it has ended"
+    return process.exitcode
+
+
+def _deaf(work: Work, shard: str | None) -> None:
     """The signals before a time limit are meant for submitit; by default they kill."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    raise SystemExit(work(shard))

@@ -16,10 +16,10 @@ GOOD = ALIVE | {"COMPLETED", ""}
 
 @dataclass(frozen=True)
 class JobState:
-    """A submission and Slurm's word for each of its tasks, "" where it has none."""
+    """What became of a submission."""
 
     submission: Submission
-    tasks: dict[str, str]
+    tasks: dict[str, str]  # task id → Slurm's word, "" where it has none
 
     @property
     def counts(self) -> Counter[str]:
@@ -37,9 +37,9 @@ class JobState:
 
 @dataclass(frozen=True)
 class Overview:
-    """counts: done, failed, running, interrupted, waiting; a case is in exactly one."""
+    """How far a batch is."""
 
-    counts: dict[str, int]
+    counts: dict[str, int]  # done, failed, running, interrupted, waiting; a case is in one
     failed: list[StatusRow]
     jobs: list[JobState]
 

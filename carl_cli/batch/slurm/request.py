@@ -16,20 +16,18 @@ _WARNING_S = 90
 
 @dataclass(frozen=True)
 class Request:
-    """gpus, cpus, memory, minutes: of one task. requeue None: as the cluster does by default.
-
-    others: any option of sbatch without its dashes; True for one that takes no value.
-    """
+    """Gpus, cores, memory and time are those of one task; None: as the cluster does by default."""
 
     tasks: int
     minutes: int
     partition: str | None = None
     gpus: int | None = None
     cpus: int | None = None
-    memory: str | None = None
-    max_parallel: int | None = None
+    memory: str | None = None  # in Slurm's words, as 16G
+    max_parallel: int | None = None  # tasks at once; None: all
     requeue: bool | None = None
     others: Mapping[str, str | bool] | None = None
+    """Any option of sbatch without its dashes → its value, True for one that takes none."""
 
     def parameters(self) -> dict[str, Any]:
         """For submitit's SlurmExecutor. The signal before the time is up lets it requeue."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from carl_cli.batch.slurm.jobs import FOLDER, Submission, alive, note_submission, submissions
-from carl_cli.batch.slurm.node import ShardTask, SummaryTask, versions
+from carl_cli.batch.slurm.node import ShardTask, SummaryTask, Work, versions
 from carl_cli.batch.slurm.request import Request
-from carl_cli.errors import OutputError, UsageError
+from carl_cli.batch.status import make_folder
+from carl_cli.errors import UsageError
 
 LOGGER = logging.getLogger(__name__)
 _SUMMARY_MINUTES = 60
@@ -24,12 +25,11 @@ _TIMEOUTS = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """command: of one part, without its --shard; summary: of the merging of all parts."""
+    """What is handed over."""
 
     out_dir: Path
-    weights: Path
-    command: tuple[str, ...]
-    summary: tuple[str, ...]
+    weights: Path  # their folder, which the nodes must see
+    work: Work
     cases: int
 
 
@@ -39,10 +39,7 @@ def submit(plan: Plan, request: Request) -> Submission:
     submitit = _submitit()
     _check_idle(plan.out_dir)
     folder = plan.out_dir.absolute() / FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} can't be made: {error.strerror}") from error
+    make_folder(folder)
     job = _send_parts(submitit, folder, plan, request)
     summary = _send_summary(submitit, folder, plan, request, job)
     new = Submission(job=job, tasks=request.tasks, cases=plan.cases, summary=summary)
@@ -54,7 +51,7 @@ def _send_parts(submitit: Any, folder: Path, plan: Plan, request: Request) -> st
     timeouts = 0 if request.requeue is False else _TIMEOUTS
     executor = submitit.SlurmExecutor(folder, max_num_timeout=timeouts)
     executor.update_parameters(job_name="carl", setup=_setup(plan), **request.parameters())
-    task = ShardTask(plan.command, request.tasks)
+    task = ShardTask(plan.work, request.tasks)
     jobs = _sent(lambda: executor.map_array(task, range(1, request.tasks + 1)))
     name: str = jobs[0].job_id.split("_")[0]
     return name
@@ -68,7 +65,7 @@ def _send_summary(
     modest = _modest(request.parameters(), job)
     executor.update_parameters(job_name="carl-summary", setup=_setup(plan), **modest)
     try:
-        name: str = _sent(lambda: executor.submit(SummaryTask(plan.summary))).job_id
+        name: str = _sent(lambda: executor.submit(SummaryTask(plan.work))).job_id
     except UsageError as error:
         LOGGER.warning("%s: once all parts are done, run carl batch with --summary", error.message)
         return None

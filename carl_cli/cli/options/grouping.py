@@ -17,7 +17,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
 from typing import (
     Annotated,
     Any,
@@ -32,7 +31,6 @@ from typing import (
 
 import typer
 from typer.core import TyperGroup
-from typer.models import ArgumentInfo, OptionInfo
 
 from carl_cli.cli.commands import CONTEXT
 from carl_cli.cli.options.described import described
@@ -55,7 +53,6 @@ class Argument(NamedTuple):
     name: str
     annotation: Any
     default: Any
-    shown: ArgumentInfo | OptionInfo
 
     @property
     def parameter(self) -> inspect.Parameter:
@@ -89,20 +86,6 @@ def changed(group: Any, values: Mapping[str, Any], kind: Any = None) -> Any:
     return replace(group, **own, **parts)
 
 
-def spelled(group: Any, kind: Any = None) -> list[str]:
-    """The words of a command line that give this group, defaults left out, paths absolute."""
-    kind = kind or type(group)
-    values = group.values if isinstance(group, Some) else vars(group)
-    words: list[str] = []
-    for a in _arguments(kind):
-        value = values.get(a.field)
-        if value is not None and value != a.default:
-            words += _words(a.shown, value)
-    for name, of in _parts(kind).items():
-        words += spelled(values[name], of)
-    return words
-
-
 def _built(kind: Any, values: Mapping[str, Any]) -> Any:
     own = {a.field: values[a.name] for a in _arguments(kind)}
     if get_origin(kind) is Some:
@@ -125,18 +108,15 @@ def _arguments(kind: Any) -> list[Argument]:
         return [_closed(o) for o in options_of(kind)]
     hints = get_type_hints(kind, include_extras=True)
     own = [f for f in fields(kind) if get_origin(hints[f.name]) is Annotated]
-    shown = {f.name: hints[f.name].__metadata__[0] for f in own}
-    return [Argument(f.name, f.name, hints[f.name], f.default, shown[f.name]) for f in own]
+    return [Argument(f.name, f.name, hints[f.name], f.default) for f in own]
 
 
 def _closed(o: Option) -> Argument:
-    shown = described(o)
-    return Argument(o.field, o.name, Annotated[o.type, shown], o.default, shown)
+    return Argument(o.field, o.name, Annotated[o.type, described(o)], o.default)
 
 
 def _open(o: Option) -> Argument:
-    shown = described(o)
-    return Argument(o.field, o.name, Annotated[o.type | None, shown], None, shown)
+    return Argument(o.field, o.name, Annotated[o.type | None, described(o)], None)
 
 
 def _parts(kind: Any) -> dict[str, Any]:
@@ -145,23 +125,6 @@ def _parts(kind: Any) -> dict[str, Any]:
         return {}
     hints = get_type_hints(kind)
     return {n: t for n, t in hints.items() if is_dataclass(get_origin(t) or t)}
-
-
-def _words(parameter: ArgumentInfo | OptionInfo, value: Any) -> list[str]:
-    if isinstance(parameter, ArgumentInfo):
-        return [_text(value)]
-    # Typer keeps the first name of an annotated option where a default would stand.
-    names = [parameter.default, *(parameter.param_decls or ())]
-    on, _, off = next(n for n in names if isinstance(n, str)).partition("/")
-    if isinstance(value, bool):
-        return [on if value else off]
-    if isinstance(value, list):
-        return [word for item in value for word in (on, _text(item))]
-    return [on, *map(_text, value if isinstance(value, tuple) else (value,))]
-
-
-def _text(value: Any) -> str:
-    return str(value.absolute() if isinstance(value, Path) else value)
 
 
 class DefaultGroup(TyperGroup):

@@ -99,7 +99,8 @@ class TransformArguments:
 
         check_outputs([self.output], self.overwrite)
         intent: Literal[1006, 1007] = 1006 if self.intent == "1006" else 1007
-        return Storage(self.reference, self.field_spacing, self.precision, intent, program, moving)
+        kind = (self.reference, self.field_spacing, self.precision, intent, program, moving)
+        return Storage(*kind, overwrite=self.overwrite)
 
 
 @lru_cache(maxsize=1)

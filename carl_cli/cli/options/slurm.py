@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from carl_cli.cli.options.batch import FolderArguments, ScheduleArguments, TableArguments
 from carl_cli.cli.options.described import option
-from carl_cli.cli.options.grouping import spelled
 from carl_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,19 +115,41 @@ def submit(
     network = replace(method.network, weights=str(weights))
     # Each task has a log of its own.
     method = replace(method, network=network, run=replace(method.run, log_file=None))
-    # What a task had finished before it was preempted is not done again.
-    part = replace(schedule, resume=not schedule.retry_failed)
-    last = replace(schedule, resume=False, retry_failed=False, summary=True)
-    command, summary = (_command(table, folder, when, method) for when in (part, last))
-    where = folder.out_dir
-    new = hand_over(Plan(where, weights, command, summary, cases), _request(cluster, cases))
-    console.LOGGER.info("%d cases in %d tasks; carl batch status %s", cases, new.tasks, where)
+    work = Work(Path.cwd(), table, folder, schedule, method)
+    new = hand_over(Plan(folder.out_dir, weights, work, cases), _request(cluster, cases))
+    console.LOGGER.info(
+        "%d cases in %d tasks; carl batch status %s", cases, new.tasks, folder.out_dir
+    )
     typer.echo(f"job {new.job}")
 
 
-def _command(*groups: Any) -> tuple[str, ...]:
-    words = [word for group in groups for word in spelled(group)]
-    return (sys.executable, "-m", "carl_cli.cli.app", "batch", *words)
+@dataclass(frozen=True)
+class Work:
+    """`carl batch` with these options on a node; relative paths start where it was submitted."""
+
+    submitted_in: Path
+    table: TableArguments
+    folder: FolderArguments
+    schedule: ScheduleArguments
+    method: MethodArguments
+
+    def __call__(self, shard: str | None) -> int:
+        """Do a part, or merge all parts for None; returns the exit code."""
+        from carl_cli.cli.batch import run_batch
+        from carl_cli.cli.boundary import exit_code_of
+
+        with suppress(OSError):  # without it relative paths find nothing, and absolute ones do
+            os.chdir(self.submitted_in)
+        schedule = self._schedule(shard)
+        return exit_code_of(
+            lambda: run_batch(self.table, self.folder, schedule, ClusterArguments(), self.method)
+        )
+
+    def _schedule(self, shard: str | None) -> ScheduleArguments:
+        if shard is None:
+            return replace(self.schedule, resume=False, retry_failed=False, summary=True)
+        # What a task had finished before it was preempted is not done again.
+        return replace(self.schedule, resume=not self.schedule.retry_failed, shard=shard)
 
 
 def _request(cluster: ClusterArguments, cases: int) -> Request:

@@ -34,6 +34,7 @@ Vector = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
+APPLE_DOUBLE = b"\x00\x05\x16\x07"
 SUFFIXES = (".dcm", ".dicom", ".ima")
 RAW_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 POSITION_TOLERANCE = 0.05
@@ -137,16 +138,26 @@ def _unzip(path: Path, folder: Path) -> None:
     ) as error:  # fmt: skip
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(f"{path}: can't be unpacked ({error})", "get the zip again") from None
+        # Their words name a member, and with it a patient.
+        why = "it wants a password" if "password" in str(error) else "it is damaged"
+        raise InputError(f"{path}: can't be unpacked: {why}", "get the zip again") from None
 
 
 def _scan(path: Path, root: Path) -> list[DicomFile]:
     names = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    candidates = [p for p in names if p.suffix.lower() in SUFFIXES or header.starts_like_dicom(p)]
+    candidates = [p for p in names if _is_candidate(p)]
     parsed = [file for name in candidates if (file := _parse_file(name)) is not None]
     if not parsed:
         raise InputError(f"{path}: no DICOM image found", "give a folder with a DICOM series")
     return parsed
+
+
+def _is_candidate(path: Path) -> bool:
+    """macOS puts a file of its own, `._0.dcm`, beside each file on a disk that is not its own."""
+    with path.open("rb") as file:
+        if file.read(len(APPLE_DOUBLE)) == APPLE_DOUBLE:
+            return False
+    return path.suffix.lower() in SUFFIXES or header.starts_like_dicom(path)
 
 
 def _parse_file(path: Path) -> DicomFile | None:
@@ -157,10 +168,12 @@ def _parse_file(path: Path) -> DicomFile | None:
         return None
     try:
         count = int((header.numbers(elements, header.FRAMES) or (1,))[0])
+        if count < 1:
+            raise ValueError("no frames")
+        _check_claim(path, elements, rows * columns * count)
         frames = tuple(_frame(path, elements, k, count) for k in range(count))
     except ValueError:
         raise InputError(f"{path}: a damaged DICOM header", "get the file again") from None
-    _check_claim(path, elements, rows * columns * count)
     modality = header.text(elements, header.MODALITY)
     series, frame_uid = (
         header.text(elements, t) for t in (header.SERIES, header.FRAME_OF_REFERENCE)

@@ -56,6 +56,9 @@ UNDEFINED = 0xFFFFFFFF
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DEEPEST = 16
+LEAST_INFLATED, MOST_INFLATED = 2**26, 100
+"""Bytes, and times the file: what deflated elements may unpack to. Zeros may pack a thousandfold,
+and 4 MB would take 4 GB before anything in them can be looked at."""
 
 
 class _Encoding(NamedTuple):
@@ -136,7 +139,11 @@ def _parse_file(data: mmap.mmap) -> Elements:
     encoding = _Encoding(">" if syntax == BIG_ENDIAN else "<", syntax != IMPLICIT)
     buffer: Buffer = data
     if syntax == DEFLATED:
-        buffer, start = zlib.decompress(data[start:], -zlib.MAX_WBITS), 0
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        buffer = unpacker.decompress(data[start:], max(LEAST_INFLATED, MOST_INFLATED * len(data)))
+        start = 0
+        if unpacker.unconsumed_tail:
+            raise ValueError("it unpacks to far more than an image holds")
     _parse(buffer, start, len(buffer), encoding, found)
     return found
 

@@ -130,15 +130,18 @@ def _check_finite(image: Image) -> None:
         )
 
 
-def write_image(path: str | Path, image: Image, *, compress: bool = True) -> None:
+def write_image(
+    path: str | Path, image: Image, *, compress: bool = True, replace: bool = True
+) -> None:
     """Write .nii, .nii.gz, .nrrd or .mha; dtype kept; whole or not at all.
 
-    Raises OutputError for another suffix or when the file can't be written.
+    replace: whether a file may stand there already. Raises OutputError for another suffix or when
+    the file can't be written.
     """
     path = Path(path)
     if full_suffix(path).lower() not in WRITABLE:
         raise OutputError(f"{path}: can't write this format", f"use {', '.join(WRITABLE)}")
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         if _is_nifti_colour(image, path):
             write_rgb_nifti(temporary, image)
         else:

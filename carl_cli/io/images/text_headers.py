@@ -29,6 +29,9 @@ DATA_FILE = re.compile(
 )
 END_OF_NRRD = re.compile(rb"\r?\n\r?\n")
 ONE, ONE_PER_AXIS, MATRIX = 0, 1, 2
+MOST_AXES = 10  # of MetaIO's arrays
+NUMBERED = re.compile(r"[^%]*%0?[0-9]?d[^%]*( +[0-9]{1,6}){2,3}")
+"""MetaIO hands this name, with first and last number, to C's printf."""
 WHOLE = {"NDims", "ElementNumberOfChannels", "CompressedDataSize", "HeaderSize", "DimSize"}
 META_NUMBERS = {
     "NDims": ONE, "ElementNumberOfChannels": ONE, "CompressedDataSize": ONE, "HeaderSize": ONE,
@@ -38,6 +41,7 @@ META_NUMBERS = {
     "Orientation": MATRIX,
 }  # fmt: skip
 LINE = re.compile(r"\s*([^=:\s][^=:]*?)\s*[=:](.*)", re.ASCII)
+PLAIN = re.compile(r"[0-9eE+\-., ()]*|none|nan|-?inf")
 BLANKS = " \t\r\v\f"
 NRRD_FINITE = {"dimension", "space dimension", "sizes", "space directions", "space origin"}
 NRRD_WHOLE = {"dimension", "space dimension", "sizes"}
@@ -90,6 +94,22 @@ class TextHeader:
             return [named]
         return [p for p in self.path.parent.iterdir() if p.is_file()]
 
+    @cached_property
+    def pipes(self) -> list[Path]:
+        """What a detached header names and nobody can read to an end. Of a list or a pattern
+        anything in its folders counts: which names it stands for is the library's affair."""
+        match = DATA_FILE.search(self.text.encode("latin-1"))
+        names = [match[1].strip()] if match else []
+        if match and (names[0].upper().startswith(b"LIST") or b"%" in names[0]):
+            names += self.path.read_bytes()[match.end() :][:LONGEST_HEADER].splitlines()
+            names += [os.fsencode(p.name) for p in self.path.parent.iterdir()]
+        paths = [self.path.parent / os.fsdecode(name) for name in names if b"\0" not in name]
+        return [path for path in paths if len(path.name) < 256 and _is_pipe(path)]
+
+
+def _is_pipe(path: Path) -> bool:
+    return path.exists() and not (path.is_file() or path.is_dir())
+
 
 def read_text_header(path: Path) -> TextHeader:
     with path.open("rb") as file:
@@ -105,6 +125,8 @@ def check_numbers(header: TextHeader) -> None:
     zero bytes, where the libraries end a line."""
     if header.end is not None and "\0" in header.text:
         raise _damaged(header.path, "zero bytes in its header, text was expected")
+    if header.pipes:
+        raise _damaged(header.path, "its data file is a pipe or a device")
     if header.path.suffix.lower() in META_SUFFIXES:
         _check_meta(header)
     else:
@@ -114,7 +136,9 @@ def check_numbers(header: TextHeader) -> None:
 def _check_meta(header: TextHeader) -> None:
     fields = dict(_meta_fields(header))
     axes = fields.get("NDims", "")
-    count = int(axes) if axes.isascii() and axes.isdigit() else 0
+    count = int(axes) if re.fullmatch("[0-9]{1,2}", axes) else 0
+    if count > MOST_AXES:
+        raise _damaged(header.path, f"NDims = {count}, at most {MOST_AXES} were expected")
     for key, value in fields.items():
         expected = {ONE: 1, ONE_PER_AXIS: count, MATRIX: count**2}.get(META_NUMBERS.get(key, -1))
         if expected is not None and not _are_numbers(value, expected, key in WHOLE):
@@ -126,9 +150,11 @@ def _check_meta(header: TextHeader) -> None:
 
 def _check_data_file(header: TextHeader, value: str) -> None:
     """MetaIO crashes over some names that lead nowhere."""
-    named = value.upper() == "LOCAL" or value.upper().startswith("LIST") or "%" in value
+    named = value.upper() == "LOCAL" or value.upper().startswith("LIST")
+    if "%" in value:
+        named = NUMBERED.fullmatch(value) is not None
     if not named and len(header.data_files) != 1:
-        raise _damaged(header.path, f"ElementDataFile = {_shown(value)}, no such file")
+        raise _damaged(header.path, "its ElementDataFile is no file beside it")
 
 
 def _check_nrrd(header: TextHeader) -> None:
@@ -152,11 +178,11 @@ def _nrrd_words(value: str) -> Iterator[str]:
 
 
 def _meta_fields(header: TextHeader) -> Iterator[tuple[str, str]]:
-    for line in header.text.splitlines():
+    for number, line in enumerate(header.text.splitlines(), 1):
         if field := _field(line):
             yield field
         elif line.strip():
-            raise _damaged(header.path, f"{_shown(line)} in its header, a field was expected")
+            raise _damaged(header.path, f"line {number} of its header is no field")
 
 
 def _field(line: str) -> tuple[str, str] | None:
@@ -174,7 +200,7 @@ def _are_numbers(value: str, count: int, whole: bool) -> bool:
 
 def _is_whole(word: str) -> bool:
     """The libraries take what stands before the first other letter."""
-    return re.fullmatch(r"[+-]?[0-9]+", word) is not None
+    return re.fullmatch(r"[+-]?[0-9]{1,18}", word) is not None
 
 
 def _is_number(word: str, finite: bool) -> bool:
@@ -185,8 +211,8 @@ def _is_number(word: str, finite: bool) -> bool:
 
 
 def _shown(value: str) -> str:
-    """A value for a message: short, printable."""
-    return ascii(value[:60])
+    """A value for a message, if it is numbers: words may be a patient's name."""
+    return repr(value[:60]) if PLAIN.fullmatch(value) else "words"
 
 
 def says_spacing(header: TextHeader) -> bool:
@@ -221,7 +247,7 @@ def _stated(header: TextHeader, file: IO[bytes]) -> int:
     """Bytes of a packed MetaImage, by its header or, if that is silent, by the file."""
     there = os.fstat(file.fileno()).st_size - file.tell()
     stated = int(header.fields.get("compresseddatasize", there))
-    if stated > there:
+    if not 0 <= stated <= there:
         raise EOFError(f"CompressedDataSize = {stated}, the file has {there} bytes of them")
     return stated
 

@@ -9,6 +9,7 @@ their order, labels, cells, and the frame of its numbers.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,8 @@ def read_points(path: str | Path, *, frame: Frame | None = None, dimension: int 
         raise InputError(f"{path} is not a file", "give a file of points")
     try:
         document = _parse(path.read_bytes(), suffix, str(path), dimension)
+    except (csv.Error, OverflowError) as error:
+        raise InputError(f"{path}: a cell or a number is too long: {error}") from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file", "check the name of the point file") from None
     except UnicodeDecodeError as error:
@@ -99,7 +102,7 @@ def _flip(points: Array, frame: Frame) -> Array:
     return points * np.array([-1.0, -1.0, 1.0])[: points.shape[1]]
 
 
-def write_points(path: str | Path, points: PointSet) -> None:
+def write_points(path: str | Path, points: PointSet, *, replace: bool = True) -> None:
     """In the input's own format everything else is kept; in another, LPS points and labels.
 
     Raises UsageError for a suffix that can't be written, OutputError.
@@ -114,11 +117,16 @@ def write_points(path: str | Path, points: PointSet) -> None:
         raise UsageError(
             f"{path}: points can't be written in this format", f"use {' '.join(WRITERS)}"
         )
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         temporary.write_bytes(content)
 
 
 def _labels(points: PointSet) -> tuple[str, ...]:
     count = len(points.points_lps)
-    labels = points.document.labels
+    labels = tuple(map(_in_a_line, points.document.labels))
     return labels if len(labels) == count else tuple(str(k + 1) for k in range(count))
+
+
+def _in_a_line(label: str) -> str:
+    """Formats of lines can't be read back otherwise; half a pair of UTF-16 is no text at all."""
+    return " ".join(label.encode("utf-8", "replace").decode().split())

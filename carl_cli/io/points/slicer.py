@@ -28,8 +28,8 @@ def read_fcsv(content: bytes, name: str) -> Document:
     try:
         where = [columns.index(axis) for axis in "xyz"]
         numbers = np.array([[row[c] for c in where] for row in rows], float).reshape(-1, 3)
-    except (ValueError, IndexError) as error:
-        raise InputError(f"{name}: a markup without three coordinates: {error}") from error
+    except (ValueError, IndexError):
+        raise InputError(f"{name}: a markup without three coordinates") from None
 
     def rewrite(values: Array) -> bytes:
         result = list(lines)
@@ -80,7 +80,7 @@ def read_markups(content: bytes, name: str) -> Document:
         numbers = np.array([p["position"] for p in points], float).reshape(len(points), 3)
         labels = tuple(str(p.get("label", "")) for p in points)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else "no markups"
         raise InputError(f"{name}: not a Slicer markups file: {reason}") from None
     frames = {_frame(str(system), name) for system in systems}
     if len(frames) != 1:

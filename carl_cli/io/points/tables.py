@@ -11,6 +11,7 @@ import numpy as np
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array
+from carl_cli.io.csv import inert_text
 from carl_cli.io.points.document import Document, number
 
 AXES = ("x", "y", "z")
@@ -62,8 +63,16 @@ def _labels(header: list[str], body: list[list[str]]) -> tuple[str, ...]:
 def _numbers(cells: list[list[str]], name: str, dimension: int) -> Array:
     try:
         return np.array(cells, float).reshape(len(cells), dimension)
-    except ValueError as error:
-        raise InputError(f"{name}: a coordinate is not a number: {error}") from error
+    except ValueError:
+        row = next(k for k, found in enumerate(cells, 1) if not _are_numbers(found))
+        raise InputError(f"{name}: point {row}: a coordinate is not a number") from None
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    try:
+        return len([float(cell) for cell in cells]) > 0
+    except ValueError:
+        return False
 
 
 def new_csv(values: Array, labels: tuple[str, ...]) -> bytes:
@@ -72,7 +81,7 @@ def new_csv(values: Array, labels: tuple[str, ...]) -> bytes:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*AXES[: values.shape[1]], "t", "label"])
     for k, point in enumerate(values):
-        writer.writerow([*map(number, point), "0", labels[k]])
+        writer.writerow([*map(number, point), "0", inert_text(labels[k])])
     return stream.getvalue().encode()
 
 
@@ -108,10 +117,10 @@ def _check_others(lines: list[str], points: Container[int], name: str) -> None:
         if k in points or not text or text.startswith("#") or (k == 1 and counted):
             continue
         if k > first or not WORDS.fullmatch(text):
-            raise InputError(f"{name}: line {k + 1} is no point: {text[:40]!r}")
+            raise InputError(f"{name}: line {k + 1} is no point")
     announced = lines[1].strip() if counted and len(lines) > 1 else ""
     found = sum(k in points for k in range(len(lines)))
-    if announced.isdigit() and int(announced) != found:
+    if re.fullmatch(r"[0-9]+", announced) and announced.lstrip("0") != str(found or ""):
         raise InputError(f"{name}: {announced} points were announced, {found} are there")
 
 

@@ -14,6 +14,7 @@ from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images import nifti_header as nifti
 from carl_cli.io.images.files import read_any
 from carl_cli.io.images.general import IMAGE_IOS
+from carl_cli.io.images.text_headers import TEXT_HEADERS, check_numbers, read_text_header
 from carl_cli.io.sitk_bridge import read_header
 from carl_cli.io.transforms.sitk import field_to_sitk
 from carl_cli.transforms import DisplacementField
@@ -47,6 +48,8 @@ def is_field(path: Path) -> bool:
         return nifti.read_header(path).intent in (nifti.INTENT_VECTOR, nifti.INTENT_DISPLACEMENT)
     if suffix not in READABLE:
         return False
+    if suffix in TEXT_HEADERS:
+        check_numbers(read_text_header(path))
     reader = read_header(path, IMAGE_IOS[suffix], path)
     real = reader.GetPixelID() in (sitk.sitkVectorFloat32, sitk.sitkVectorFloat64)
     return bool(real and reader.GetNumberOfComponents() == reader.GetDimension())

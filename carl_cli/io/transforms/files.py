@@ -122,36 +122,42 @@ def write_transform(
     intent: Literal[1007, 1006] = 1007,
     program: Program | None = None,
     moving_grid: Grid | None = None,
+    replace: bool = True,
 ) -> None:
     """Write by suffix, or as `program` would, whole or not at all.
 
     field_grid: where a dense field is sampled; by default the grid of the field that acts
     first. precision: of the numbers in .h5 and dense files (.tfm, .txt, .mat are double).
     intent: of NIfTI fields; 1007 holds LPS numbers, 1006 RAS ones. moving_grid: for LTAs.
+    replace: whether a file may stand there already.
     Raises UsageError when the format can't hold the transform, OutputError.
     """
     path = Path(path)
     suffix = full_suffix(path).lower()
     if program is not None:
-        _write(path, lambda part: write_foreign(part, transform, program, field_grid, moving_grid))
+        _write(
+            path,
+            replace,
+            lambda part: write_foreign(part, transform, program, field_grid, moving_grid),
+        )
     elif suffix in AFFINE:
-        _write(path, lambda temporary: _write_affine(temporary, transform))
+        _write(path, replace, lambda temporary: _write_affine(temporary, transform))
     elif suffix == ".h5":
         parts = covering(dense(transform, field_grid) if field_grid else transform, None)
-        _write(path, lambda temporary: hdf5.write(temporary, parts, precision))
+        _write(path, replace, lambda temporary: hdf5.write(temporary, parts, precision))
     elif suffix in dense_files.WRITABLE:
         field = dense(transform, field_grid or natural_grid(transform))
         dtype = np.float32 if precision == "float" else np.float64
         nifti_ras = suffix.startswith(".nii") and intent == 1006
         save = dense_files.write_ras_field if nifti_ras else dense_files.write_field
-        _write(path, lambda temporary: save(temporary, field, dtype))
+        _write(path, replace, lambda temporary: save(temporary, field, dtype))
     else:
         names = " ".join((".h5", *dense_files.WRITABLE, *AFFINE))
         raise UsageError(f"{path}: no transform can be written with this suffix", f"use {names}")
 
 
-def _write(path: Path, save: Callable[[Path], None]) -> None:
-    with atomic_path(path) as temporary:
+def _write(path: Path, replace: bool, save: Callable[[Path], None]) -> None:
+    with atomic_path(path, replace=replace) as temporary:
         try:
             written_quietly(lambda: save(temporary))
         except RuntimeError as error:
@@ -171,5 +177,12 @@ def natural_grid(transform: Transform) -> Grid:
 
 
 def _write_affine(path: Path, transform: Transform) -> None:
-    affine = product(transform, f"a {path.suffix} file")
-    sitk.WriteTransform(to_sitk_transform(affine), str(path))
+    """ITK's writer says nothing of a disk that is full: what it wrote is read again."""
+    affine = to_sitk_transform(product(transform, f"a {path.suffix} file"))
+    sitk.WriteTransform(affine, str(path))
+    try:
+        found = sitk.ReadTransform(str(path)).GetParameters()
+    except RuntimeError:
+        found = ()
+    if found != affine.GetParameters():
+        raise RuntimeError("only a part of it was written")

@@ -49,14 +49,30 @@ def check_whole(path: Path) -> None:
         return  # ITK says so itself
     try:
         with h5py.File(path, "r") as file:
+            _check_links(file)
             file.visititems(_check_pieces)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error})", "get the file again") from None
 
 
+def _check_links(group: h5py.Group) -> None:
+    """Raise ValueError for what lies in another file, which may be anything, or at two names."""
+    import h5py
+
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is a link")
+        if isinstance(item := group[name], h5py.Group):
+            _check_links(item)
+
+
 def _check_pieces(name: str, item: h5py.Group | h5py.Dataset) -> None:
     if not hasattr(item, "chunks"):
         return  # a group
+    if item.is_virtual or item.external:
+        raise ValueError(f"{name} lies in another file")
+    if item.chunks is None and item.id.get_storage_size() < item.size * item.dtype.itemsize:
+        raise ValueError(f"{name} has no numbers")
     if item.dtype.kind == "O":
         item[()]  # names lie in a heap, and damage there leads ITK astray
     if item.chunks is None:

@@ -135,7 +135,7 @@ def carl_process(task: str) -> int | None:
     pids = [line.split()[0] for line in slurm("scontrol", "listpids", task).splitlines()[1:]]
     for pid in pids:
         command = Path("/proc", pid, "cmdline")
-        if pid.isdigit() and command.exists() and b"--shard" in command.read_bytes().split(b"\0"):
+        if pid.isdigit() and command.exists() and b"spawn_main" in command.read_bytes():
             return int(pid)
     return None
 

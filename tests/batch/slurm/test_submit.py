@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from carl_cli.batch.slurm.jobs import FOLDER, submissions
-from carl_cli.batch.slurm.node import ShardTask, check_node, versions
+from carl_cli.batch.slurm.node import ShardTask, SummaryTask, Work, check_node, versions
 from carl_cli.batch.slurm.request import Request, minutes_of, other_options
 from carl_cli.errors import InputError, OutputError, UsageError, WeightsError
 from tests.batch.conftest import Study, states
@@ -72,17 +74,22 @@ def test_never_more_tasks_than_pairs_and_a_single_one_is_no_array(
     assert submissions(out)[0].task_ids() == ["41"]
 
 
-def test_the_script_does_its_part(study: Study, programs: Path) -> None:
-    """Run by hand with a task's variables: node checked, part done, failure in the exit code."""
+def test_the_script_does_its_part(
+    study: Study, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run by hand with a task's variables and elsewhere, paths being relative: node checked, part
+    done, failure in the exit code."""
     out = study.folder / "out"
     lines = ("fixed,moving", "a.nii.gz,gone.nii.gz", "a.nii.gz,c.nii.gz", "a.nii.gz,b.nii.gz")
     table = study.table(*lines)
-    sent = study.batch(table, out, "--executor", "slurm", "--tasks", 2, "--keep-going")
-    assert sent.code == 0
+    monkeypatch.chdir(study.folder)
+    options = ("--executor", "slurm", "--tasks", 2, "--keep-going")
+    assert study.batch(Path(table.name), Path(out.name), *options).code == 0
     slurm = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "0"}
     done = subprocess.run(
         ["bash", out / FOLDER / "41_submission.sh"],
         env={**os.environ, **slurm, "SLURM_NTASKS": "1"},
+        cwd="/",
         capture_output=True,
         text=True,
     )
@@ -118,31 +125,47 @@ def test_checks_on_the_node(tmp_path: Path, batch_weights: Path) -> None:
         check_node(versions(), batch_weights, tmp_path / "absent")
 
 
+def end_with(code: int, shard: str | None) -> int:
+    return code
+
+
+def end_by(number: int, shard: str | None) -> int:
+    os.kill(os.getpid(), number)
+    return 0
+
+
+def tell_place(shard: str | None) -> int:
+    """Both signals that may be Slurm's warning come first."""
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    return {"1/2": 21, None: 22}[shard]
+
+
 @pytest.mark.parametrize(
-    ("script", "waits", "code"),
+    ("work", "waits", "code"),
     [
-        ("raise SystemExit(6)", False, 6),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", True, 143),
-        ("raise SystemExit(143)", True, 143),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", False, 137),
+        (partial(end_with, 6), False, 6),
+        (partial(end_with, 143), True, 143),
+        (partial(end_by, signal.SIGTERM), True, 143),
+        (partial(end_by, signal.SIGKILL), False, 137),
     ],
 )
 def test_a_part_that_slurm_ends_waits_for_its_end(
-    monkeypatch: pytest.MonkeyPatch, script: str, waits: bool, code: int
+    monkeypatch: pytest.MonkeyPatch, work: Work, waits: bool, code: int
 ) -> None:
     """carl itself ends with 128 + SIGTERM; a task that then ended too would count as failed."""
     waited: list[float] = []
     monkeypatch.setattr("carl_cli.batch.slurm.node.time.sleep", waited.append)
     with pytest.raises(SystemExit) as stop:
-        ShardTask((sys.executable, "-c", script), 2)(1)
+        ShardTask(work, 2)(1)
     assert (stop.value.code, bool(waited)) == (code, waits)
 
 
 def test_a_part_hears_no_warning_and_is_told_its_place() -> None:
-    script = "import os, signal, sys; os.kill(os.getpid(), signal.SIGUSR2); sys.exit(len(sys.argv))"
-    with pytest.raises(SystemExit) as stop:
-        ShardTask((sys.executable, "-c", script), 2)(1)
-    assert stop.value.code == len(("-c", "--shard", "1/2"))
+    for task, code in ((partial(ShardTask(tell_place, 2), 1), 21), (SummaryTask(tell_place), 22)):
+        with pytest.raises(SystemExit) as stop:
+            task()
+        assert stop.value.code == code
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_vtp_in_every_encoding(tmp_path: Path, kind: str) -> None:
         ("a.csv", "x,y,z\n1,2,3\n4,5\n", "row 2 has 2 of 3 columns"),
         ("a.txt", "index\n1\n1 2 3\n", "voxel indices"),
         ("a.txt", "no numbers\n", "no line with 3 numbers"),
-        ("a.fcsv", "# CoordinateSystem = IJK\n1,2,3,4\n", "coordinate system 'IJK'"),
+        ("a.fcsv", "# CoordinateSystem = IJK\n1,2,3,4\n", "coordinate system is neither"),
         ("a.mrk.json", "{}", "not a Slicer markups file"),
         ("a.vtk", "hello", "not a legacy VTK file"),
         ("a.vtp", "<VTKFile/>", "0 arrays of points"),
