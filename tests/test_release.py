@@ -59,13 +59,13 @@ def test_a_bump_and_its_check(recipe: ModuleType, checkout: Path) -> None:
     with pytest.raises(SystemExit, match=r"name versions .*, 0\.0\.1"):
         recipe.check(checkout)
     recipe.bump(checkout, "7.8.9")
-    changelog = (checkout / "CHANGELOG.md").read_text()
+    changelog = (checkout / "CHANGELOG.md").read_text(encoding="utf-8")
     expected = (
         r"# Changelog\n\n## \[Unreleased\]\n\n## \[7\.8\.9\] - \d{4}-\d\d-\d\d\n\n### Fixed\n\n"
         r"- Black images are read\.\n\n## \[0\.0\.1\] - 2020-01-02\n\n- a\n"
     )
     assert re.fullmatch(expected, changelog), changelog
-    assert "date-released" in (checkout / "CITATION.cff").read_text()
+    assert "date-released" in (checkout / "CITATION.cff").read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="uncommitted"):
         recipe.check(checkout)
     commit(checkout)
@@ -96,19 +96,23 @@ def test_package_and_citation_name_one_version(recipe: ModuleType) -> None:
 
 def test_workflows_make_what_there_is() -> None:
     """Each workflow step that calls make names a target, and CI does what .ci/run does."""
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    workflows = {p.name: p.read_text() for p in (ROOT / ".github/workflows").glob("*.yml")}
+    workflows = {
+        p.name: p.read_text(encoding="utf-8") for p in (ROOT / ".github/workflows").glob("*.yml")
+    }
     made = {name: set(re.findall(r"run: make ([a-z-]+)", text)) for name, text in workflows.items()}
     assert set().union(*made.values()) <= targets
-    local = set(re.findall(r"^make ([a-z-]+)", (ROOT / ".ci/run").read_text(), re.MULTILINE))
+    local = set(
+        re.findall(r"^make ([a-z-]+)", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert {"lint", "test"} <= local <= made["ci.yml"]
 
 
 def test_workflows_try_each_python_that_is_supported() -> None:
-    project = (ROOT / "pyproject.toml").read_text()
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     low, high = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', project).groups()  # type: ignore[union-attr]
-    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
     tried = re.search(r"python: \[(.*)\]", text)
     assert tried is not None
     assert re.findall(r"3\.(\d+)", tried[1]) == [str(n) for n in range(int(low), int(high))]
