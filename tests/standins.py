@@ -1,8 +1,8 @@
-"""Images by the names of the real ones, for machines without them: drawn by rule, or other packages' own.
+"""Images by the names of the real ones, for machines without them.
 
 pydicom and nibabel bring files of their tests with them, which are copied. The others are sampled
-from closed forms: a head or a chest without any symmetry, in the same formats, modalities and kinds of
-geometry as the real files.
+from closed forms: a head or a chest without any symmetry, in the same formats, modalities and
+kinds of geometry as the real files.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def ellipsoid(
 
 
 def mr(grid: Grid, seed: int = 0) -> Image:
-    """Head of 60 by 76 by 68 mm: bright scalp, ventricle to the left, a spot in front; noise all over."""
+    """Head with a bright scalp, a ventricle to the left, a spot in front; noise all over."""
     points = grid.points_mm()
     noise = np.random.default_rng(seed).normal(0, 8, (2, *grid.shape_zyx))
     values = 420.0 * ellipsoid(points, (0, 0, 0), (60, 76, 68)[: grid.dimension])
@@ -147,7 +147,7 @@ def _dicom(folder: Path) -> None:
     stored_from_zero = np.clip(ct(head).array + 1000, 0, None).astype(np.int16)
     _series(folder / "ct_head_93_slices", Image(stored_from_zero, head), "CT")
     _save(folder / "ct_head_93_slices_as_nrrd/CTHeadAxial.nhdr", Image(stored_from_zero, head))
-    slab = make_grid((48, 40, 17), (3.0, 3.5, 7.0), (2.0, 3.0, -4.0), OBLIQUE)
+    slab = make_grid((48, 40, 17), (2.0, 2.0, 2.0), (2.0, 3.0, -4.0), OBLIQUE)
     values = np.rint(mr(slab).array).astype(np.int16)
     _series(folder / "mr_17_slices", Image(values, slab), "MR")
     chest = ct(make_grid((64, 56, 10), (4.5, 4.0, 5.0)))
