@@ -13,12 +13,16 @@ import torch
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
 from carl_cli.io.images.files import Image, write_image
+from carl_cli.model.operators import Registrar
 from carl_cli.preprocessing.pair import PreprocessRule, prepare_pair
+from carl_cli.training import loop
 from carl_cli.training.cache import fill_cache, listed
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.data import ImagePairs, _random_turn, read_cache
 from carl_cli.training.loop import train
+from carl_cli.training.stage import StepFigures, Work
 from carl_cli.training.synthesis.chance import Chance
+from carl_cli.training.validation import Scores
 from tests.training.test_loop import records
 
 RULE = {"grid_rule": "stretch", "shape_zyx": (16, 16, 16)}
@@ -88,6 +92,44 @@ def test_images_are_centred_on_the_grid_of_the_stage() -> None:
         pair = next(p for p in map(source.pair, range(20)) if torch.equal(p.fixed[0, 0], whole))
         assert not torch.equal(pair.moving, pair.fixed)
         assert pair.fixed_visible.all()
+
+
+@pytest.mark.parametrize("table", [None, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)]])
+def test_validation_sees_other_images_than_training(
+    tmp_path: Path,
+    make_config: Callable[..., TrainConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    table: list[tuple[int, int]] | None,
+) -> None:
+    """The last two of five images, or of five pairs, are looked at and never learnt from."""
+    for number, array in enumerate(arrays(5)):
+        np.save(tmp_path / f"image-{number:05d}.npy", array)
+    if table is not None:
+        np.save(tmp_path / "pairs.npy", np.array(table))
+    data = {"kind": "images", "images": tmp_path, "cache": tmp_path, "held_out": 2}
+    stages = [{"steps": 1, "loss": {"similarity": 1.0}}]
+    keeping = {"validation_pairs": 1, "validate_steps": 1}
+    config = make_config(stages, data=data, preprocess=RULE, keeping=keeping)
+    used = {}
+    real_step, real_validate = Work.one_step, loop.validate
+
+    def step(work: Work, *rest: int) -> StepFigures:
+        used["learnt"] = set(work.source.pairs)  # type: ignore[attr-defined]
+        return real_step(work, *rest)
+
+    def validate(network: Registrar, source: ImagePairs, *rest: Any) -> Scores:
+        used["looked_at"] = set(source.pairs)
+        return real_validate(network, source, *rest)
+
+    monkeypatch.setattr(Work, "one_step", step)
+    monkeypatch.setattr(loop, "validate", validate)
+    assert train(config, tmp_path / "run") == "finished"
+    learnt, looked_at = used["learnt"], used["looked_at"]
+    if table is None:
+        assert {i for pair in learnt for i in pair} == {0, 1, 2}
+        assert {i for pair in looked_at for i in pair} == {3, 4}
+    else:
+        assert (learnt, looked_at) == (set(table[:3]), set(table[3:]))
 
 
 def test_turns_are_the_48_signed_permutations() -> None:
