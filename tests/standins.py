@@ -23,6 +23,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 from carl_cli.geometry import Grid
+from carl_cli.io.images.dicom_write import _locale_kept
 from carl_cli.io.images.files import Image, to_sitk
 from tests.conftest import make_grid, rotation
 
@@ -177,7 +178,8 @@ def _compress(path: Path) -> None:
     writer.SetFileName(str(path))
     writer.UseCompressionOn()
     writer.SetCompressor("JPEG2000")
-    writer.Execute(reader)
+    with _locale_kept():
+        writer.Execute(reader)
 
 
 def _multiframe(path: Path, image: Image) -> None:
