@@ -89,7 +89,8 @@ def publish(root: Path) -> None:
     version = check(root)
     run(root, "git", "tag", "--annotate", f"v{version}", "--message", f"carl {version}")
     environment = Path(sys.executable).parents[1]
-    print(run(root, "make", "dist", f"VENV={environment}"))
+    as_it_is = f"{environment}/.dev"  # -o: this environment is not installed anew
+    print(run(root, "make", "dist", f"VENV={environment}", "-o", as_it_is))
     print(f"{version} is tagged, built and tested. What is left:\n"
           f"  git push origin main v{version}\n  twine upload dist/*")  # fmt: skip
 
