@@ -78,7 +78,8 @@ dist: $(VENV)/.dev
 	$(BIN)/twine check --strict dist/*
 	$(PYTHON) -m venv $(CARL_WHEEL_VENV)
 	$(CARL_WHEEL_VENV)/bin/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt dist/*.whl
-	cd $(CARL_WHEEL_VENV) && bin/carl --version && bin/carl doctor
+	cd $(CARL_WHEEL_VENV) && env -u PYTHONPATH bin/carl --version
+	cd $(CARL_WHEEL_VENV) && env -u PYTHONPATH bin/carl doctor
 
 # docs/releasing.md tells what goes before and what comes after.
 release: $(VENV)/.dev

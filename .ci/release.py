@@ -90,7 +90,10 @@ def publish(root: Path) -> None:
     run(root, "git", "tag", "--annotate", f"v{version}", "--message", f"carl {version}")
     environment = Path(sys.executable).parents[1]
     as_it_is = f"{environment}/.dev"  # -o: this environment is not installed anew
-    print(run(root, "make", "dist", f"VENV={environment}", "-o", as_it_is))
+    told = run(root, "make", "dist", f"VENV={environment}", "-o", as_it_is)
+    print(told)
+    if f"carl {version}" not in told.splitlines():
+        sys.exit(f"the wheel that was installed does not call itself {version}")
     print(f"{version} is tagged, built and tested. What is left:\n"
           f"  git push origin main v{version}\n  twine upload dist/*")  # fmt: skip
 
