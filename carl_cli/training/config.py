@@ -122,7 +122,7 @@ def load_config(path: Path) -> TrainConfig:
     """Read and check a TOML file. Raises InputError (no such file, not TOML) and UsageError
     (a key that is unknown, missing or out of range; names it)."""
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "name a training config (TOML)") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from carl_cli.weights.folder import load_weights, save_weights
 from tests.batch.conftest import Study, digests, rows, states
 
 TRANSFORM = "from-b_to-a_mode-image_xfm"
@@ -149,6 +150,26 @@ def test_what_is_done_again_is_decided_by_content(study: Study) -> None:
     other = study.batch(table, moved, "--resume", "--no-warped", "--modality", "mr")
     assert redone(other.err) == {"ab", "bc", "cd"}
     assert set(states(status(moved)).values()) == {"done"}
+
+
+def test_other_weights_seed_or_writing_make_a_case_new(study: Study) -> None:
+    """Each is noticed by itself, and what it wrote is found done the next time."""
+    table, out = study.pairs(1), study.folder / "out"
+    assert redone(study.batch(table, out).err) == {"ab"}
+    other, weights = study.folder / "other", load_weights(study.weights)
+    for value in weights.network.parameters():
+        value.data += 1e-3
+    save_weights(other, weights.network, weights.config, "Nearly the same.")
+    changes: tuple[tuple[object, ...], ...] = (
+        ("--seed", 5),
+        ("--field-spacing", "20"),
+        ("--precision", "double"),
+        ("--weights", other),
+    )
+    for options in changes:
+        outcome = study.batch(table, out, "--resume", *options)
+        assert redone(outcome.err) == {"ab"}, outcome.err
+        assert redone(study.batch(table, out, "--resume", *options).err) == set(), options
 
 
 def test_failed_cases_are_tried_again_when_asked_or_when_their_files_change(study: Study) -> None:

@@ -91,9 +91,9 @@ def real_pairs(study: Study, data: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_real_pairs_killed_at_random_moments(study: Study, data_dir: Path) -> None:
+def test_real_pairs_killed_at_random_moments(study: Study, real_data_dir: Path) -> None:
     """Two workers, the whole run killed five times with -9 somewhere, and then to the end."""
-    table, out = real_pairs(study, data_dir), study.folder / "out"
+    table, out = real_pairs(study, real_data_dir), study.folder / "out"
     assert study.batch(table, study.folder / "calm").code == 0
     command = [sys.executable, "-m", "carl_cli.cli.app"]
     command += arguments(study, table, out, "--workers", 2)

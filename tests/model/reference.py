@@ -29,7 +29,7 @@ CONFIGS = {
 
 
 def drawn_weight(key: str, shape: list[int]) -> torch.Tensor:
-    """The weight that parity/README.md prescribes for a key of a published state dict."""
+    """The weight for a key of a published state dict, drawn with the key as the seed."""
     x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
     x = np.asarray(x, np.float32)
     if key.endswith("running_var"):

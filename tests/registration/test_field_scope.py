@@ -75,6 +75,6 @@ def test_the_record_names_what_was_used(folder: Path) -> None:
 
 
 def test_the_same_bytes_again(folder: Path) -> None:
-    first, second = (sitk.ReadTransform(str(folder / f"{n}.h5")) for n in ("once", "again"))
-    parts = [sitk.CompositeTransform(t).GetNthTransform(0).GetParameters() for t in (first, second)]
-    assert parts[0] == parts[1]
+    for name in ("{}.h5", "{}_back.h5"):
+        first, second = ((folder / name.format(n)).read_bytes() for n in ("once", "again"))
+        assert first == second

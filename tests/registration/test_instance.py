@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.model.fields import ComposedMap, DisplacementMap, identity
+from carl_cli.model.fields import ComposedMap, DisplacementMap, identity, sample
 from carl_cli.model.network import (
     EncoderConfig,
     ModelConfig,
@@ -62,6 +63,55 @@ def test_the_loss_falls_and_the_network_is_not_touched(
     assert min(losses) < losses[0] - 0.02
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def _masked(pair: Pair) -> Pair:
+    """A mask for each image, neither like the other."""
+    fixed_mask, moving_mask = (torch.zeros_like(pair.fixed, dtype=torch.bool) for _ in range(2))
+    fixed_mask[..., 4:19, 6:30], moving_mask[..., 9:30, 2:21] = True, True
+    return replace(pair, fixed_mask=fixed_mask, moving_mask=moving_mask)
+
+
+@pytest.mark.parametrize(("sigma", "weight"), [(2, 0.0), (4, 0.0), (2, 40.0)])
+def test_the_loss_is_what_the_options_say(
+    network: Registrar, pair: Pair, sigma: int, weight: float
+) -> None:
+    """Both directions, each in its own mask and in windows of σ voxels, and λ times GradICON."""
+    pair = _masked(pair)
+    options = InstanceOptions(0, 1e-3, "lncc", sigma, weight, "all", seed=7)
+    (found,) = optimise(network, pair, options, align_corners=False)[2]
+    with torch.no_grad():
+        ahead, back = network.both(pair.fixed, pair.moving)
+        expected = 0.0
+        for image, other, phi, mask in (
+            (pair.fixed, pair.moving, ahead, pair.fixed_mask),
+            (pair.moving, pair.fixed, back, pair.moving_mask),
+        ):
+            warped = sample(other, phi.on_grid((32, 32)), False)
+            expected += 1 - float(local_correlation(warped, image, sigma)[mask].mean())
+        chance = torch.Generator().manual_seed(7)
+        regular = float(gradicon(ahead, back, (32, 32), False, chance, stride=2))
+    assert regular * 40 > 0.01
+    assert found == pytest.approx(expected + weight * regular, abs=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [2, 4])
+def test_the_field_is_judged_in_windows_of_sigma(pair: Pair, sigma: int) -> None:
+    """The first state is the identity, seen on blocks of 8 pixels: both directions are alike."""
+    image = torch.nn.functional.interpolate(torch.cat([pair.fixed, pair.moving]), size=(96, 80))
+    large = Pair(image[:1], image[1:])
+    options = InstanceOptions(1, metric="lncc", sigma=sigma, scope="field")
+    losses = optimise(_Still(), large, options, align_corners=False)[2]
+    coarse = torch.nn.functional.avg_pool2d(image, 8)
+    expected = 2 * (1 - float(local_correlation(coarse[:1], coarse[1:], sigma).mean()))
+    assert losses[0] == pytest.approx(expected, abs=1e-5)
+
+
+class _Still(Registrar):
+    """Finds nothing: its map is the identity."""
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
+        return DisplacementMap(torch.zeros(1, 2, *fixed.shape[2:]), False)
 
 
 def test_refine_keeps_what_attention_found(network: Registrar, pair: Pair) -> None:

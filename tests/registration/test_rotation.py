@@ -172,9 +172,9 @@ def test_the_same_start_each_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("angle", [60.0, 135.0, 180.0])
-def test_turned_lungs(weights: Weights, data_dir: Path, angle: float) -> None:
+def test_turned_lungs(weights: Weights, real_data_dir: Path, angle: float) -> None:
     """Two people's MR: what is left of the turn is what two people differ by."""
-    folder = data_dir / "lung_mr_lobes"
+    folder = real_data_dir / "lung_mr_lobes"
     fixed, moving = (read_image(folder / f"{name}.nii.gz") for name in ("0004", "0006"))
     seen, motion = turned(moving, rotation((angle, 20.0, -30.0)))
     pair = prepare_pair(fixed, seen, searched_rule(weights.config.preprocess))

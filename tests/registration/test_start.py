@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from carl_cli.io.images.files import read_image
+from carl_cli.io.transforms.files import from_sitk_transform
+from carl_cli.registration.register import RegistrationOptions
+from carl_cli.registration.register import register as register_images
+from carl_cli.weights.folder import load_weights
 from tests.workflows.conftest import PairFiles, Register
 from tests.workflows.test_outputs import field_of, shown
 
@@ -73,6 +78,21 @@ def test_the_network_refines_what_it_is_given(
     found = sitk.CompositeTransform([affine.GetInverse(), total])
     moved = np.linalg.norm(field_of(found, fixed), axis=-1)
     assert 1 < moved.mean() < 100
+
+
+def test_the_way_back_undoes_the_initial_transform(
+    identity_weights: Path, pair: PairFiles, affine: sitk.AffineTransform
+) -> None:
+    """A network that finds nothing: forward is T, backward is T⁻¹, by SimpleITK."""
+    fixed, moving = (read_image(path) for path in pair[:2])
+    options = RegistrationOptions(initial=from_sitk_transform(affine))
+    found = register_images(fixed, moving, load_weights(identity_weights), options)
+    inverse = affine.GetInverse()
+    for point in np.random.default_rng(0).uniform(-60, 60, (10, 3)):
+        ahead, back = (t(point[None])[0] for t in (found.forward, found.backward))
+        np.testing.assert_allclose(ahead, affine.TransformPoint(point.tolist()), atol=1e-3)
+        np.testing.assert_allclose(back, inverse.TransformPoint(point.tolist()), atol=1e-3)
+        assert np.linalg.norm(ahead - back) > 5
 
 
 def test_centers_brings_the_middles_together(

@@ -66,18 +66,28 @@ def worker(
     config: TrainConfig, folder: Path, *flags: str, processes: int = 1
 ) -> subprocess.Popen[bytes]:
     """`carl train` (with torchrun for several processes) on this config."""
-    path = folder / "config.json"
-    path.write_text(config.model_dump_json())
+    path = folder / "config.toml"
+    tables = config.model_dump(mode="json", exclude_none=True)
+    path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in tables.items()))
     launch = [sys.executable]
     if processes > 1:
         launch += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     script = Path(__file__).with_name("worker.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*launch, str(script), str(path), str(folder / "run"), *flags],
+        [*launch, str(script), str(path), "-o", str(folder / "run"), *flags],
         env=environment,
         stderr=subprocess.PIPE,
     )
+
+
+def toml(value: Any) -> str:
+    """As an inline value: TOML's tables in one line are JSON's with = for the colon."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
 
 
 def finish(process: subprocess.Popen[bytes]) -> int:
@@ -164,6 +174,14 @@ def test_sigterm_saves_and_asks_to_be_queued_again(
     assert finish(process) == 75
     saved = load_state(tmp_path / "run", "last")["at"]
     assert saved["total"] == records(tmp_path / "run")[-1]["step"] > 0
+
+
+def test_a_time_limit_asks_to_be_queued_again_too(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = make_config([{**MATCH, "steps": 100_000}])
+    assert finish(worker(config, tmp_path, "--max-seconds", "1")) == 75
+    assert load_state(tmp_path / "run", "last")["at"]["total"] > 0
 
 
 def test_a_time_limit_cuts_a_run_in_pieces_with_the_same_end(

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from carl_cli.model.fields import ComposedMap, DisplacementMap
+from carl_cli.model.fields import ComposedMap, DisplacementMap, identity, sample
 from carl_cli.model.network import attention_of, build_network
+from carl_cli.model.regularity import diffusion, gradicon
+from carl_cli.model.similarity import local_correlation
 from carl_cli.training import losses as losses_module
 from carl_cli.training import objective as objective_module
 from carl_cli.training.config import TrainConfig, model_at
 from carl_cli.training.data import training_pairs
-from carl_cli.training.losses import Rows, pooled, to_voxels
+from carl_cli.training.losses import Rows, common_labels, pooled, soft_dice, to_voxels
 from carl_cli.training.objective import Objective, _refinement_energies
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.synthesis.pairs import Pair
@@ -47,6 +49,62 @@ def test_a_known_pair_of_one_contrast_uses_every_term_but_one(
     weights: dict[str, Any] = {k: ALL[k] for k in terms if k != "median_error"}
     assert set(weights) == set(ALL) - {"same_label", "sigma"}
     assert loss == pytest.approx(sum(w * terms[k] for k, w in weights.items()), rel=1e-5)
+
+
+def _expected_terms(config: TrainConfig, pair: Pair) -> dict[str, float]:
+    """Each from its definition: the mean of both directions."""
+    torch.manual_seed(0)
+    network = build_network(config.model).train()
+    loss, align = config.stages[0].loss, config.model.align_corners
+    ahead, back = network.both(pair.fixed, pair.moving)
+    shape = pair.fixed.shape[2:]
+    phi, phi_back = ahead.on_grid(shape), back.on_grid(shape)
+    alike = []
+    for image, other, map_, seen, seen_there in (
+        (pair.fixed, pair.moving, phi, pair.fixed_visible, pair.moving_visible),
+        (pair.moving, pair.fixed, phi_back, pair.moving_visible, pair.fixed_visible),
+    ):
+        both_see = seen & (sample(seen_there.float(), map_, align) > 0.5)
+        windows = local_correlation(image, sample(other, map_, align), loss.sigma)
+        alike.append(1 - float(windows[both_see].mean()))
+    grid = identity(shape, align)
+    bent = [float(diffusion(map_, grid)) for map_ in (phi, phi_back)]
+    chance = Chance(0).host_generator
+    cycle = float(gradicon(ahead, back, shape, align, chance, loss.gradicon_stride))
+    regular = {"diffusion": sum(bent) / 2, "gradicon": cycle}[loss.regulariser]
+    assert abs(alike[0] - alike[1]) > 1e-4  # one direction alone would be seen
+    assert abs(bent[0] - bent[1]) > 1e-4 * bent[0]
+    return {"similarity": sum(alike) / 2, "regularity": regular}
+
+
+@pytest.mark.parametrize("sigma", [2, 4])
+@pytest.mark.parametrize("regulariser", ["diffusion", "gradicon"])
+def test_similarity_and_regularity_are_those_of_their_definitions(
+    make_config: Callable[..., TrainConfig], sigma: int, regulariser: str
+) -> None:
+    """Windows of σ voxels, both directions, and λ as it stands in the config."""
+    weights = {"similarity": 1.0, "sigma": sigma, "regularity": 3.0, "regulariser": regulariser}
+    config = make_config([{"loss": weights}])
+    loss, terms, pairs = evaluated(config, lambda p: p.contrast == "same")
+    expected = _expected_terms(config, pairs[0])
+    assert terms["similarity"] == pytest.approx(expected["similarity"], abs=1e-5)
+    assert terms["regularity"] == pytest.approx(expected["regularity"], rel=1e-4)
+    total = expected["similarity"] + 3.0 * expected["regularity"]
+    assert loss == pytest.approx(total, rel=1e-4)
+
+
+def test_dice_is_the_mean_of_both_directions(make_config: Callable[..., TrainConfig]) -> None:
+    config = make_config([{"loss": {"dice": 1.0, "dice_labels": 1000}}])
+    _, terms, (pair,) = evaluated(config, lambda p: p.phi is not None)
+    torch.manual_seed(0)
+    network = build_network(config.model).train()
+    align, fixed, moving = config.model.align_corners, pair.fixed_labels, pair.moving_labels
+    labels = common_labels(Chance(0), fixed, moving, 1000)
+    maps = [m.on_grid(pair.fixed.shape[2:]) for m in network.both(pair.fixed, pair.moving)]
+    ahead = float(soft_dice(fixed, moving, maps[0], pair.fixed_visible, labels, align))
+    back = float(soft_dice(moving, fixed, maps[1], pair.moving_visible, labels, align))
+    assert abs(ahead - back) > 1e-4
+    assert terms["dice"] == pytest.approx((ahead + back) / 2, abs=1e-5)
 
 
 def test_two_people_of_unrelated_contrast_use_labels_only(

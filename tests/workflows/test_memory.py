@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +17,7 @@ import pytest
 
 from carl_cli import system
 from carl_cli.geometry import Grid
+from carl_cli.io.images.files import Image, write_image
 from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.preprocessing.pair import PreprocessRule
 from carl_cli.registration.instance import InstanceOptions
@@ -24,6 +28,7 @@ from carl_cli.workflows import memory
 from carl_cli.workflows.memory import need_of
 from carl_cli.workflows.request import CaseInputs, CaseOutputs, Plan, RunSettings
 from tests.batch.conftest import Study, rows
+from tests.conftest import make_grid, smooth_value
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
@@ -147,6 +152,45 @@ def test_the_estimate_is_close_to_measured_peaks(case: Peak) -> None:
     need = need_of(plan, grid, grid, weights_of(case.weights))
     assert need.gpu_mib == 0
     assert 0.9 < (case.base + need.main_mib) / case.peak < 1.4
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from carl_cli.report.record import peak_memory_mib
+from carl_cli.weights.folder import load_weights
+from carl_cli.weights.locate import locate
+from carl_cli.workflows.register import run_case
+from carl_cli.workflows.request import CaseInputs, CaseOutputs
+fixed, moving, forward, warped = map(Path, sys.argv[1:])
+weights = load_weights(locate("carl-base"))
+base = peak_memory_mib()
+run_case(CaseInputs(fixed, moving), CaseOutputs(forward, warped=warped), weights)
+print(base, peak_memory_mib())
+"""
+
+
+@pytest.mark.slow
+def test_the_estimate_is_close_to_a_peak_of_today(tmp_path: Path) -> None:
+    """The peaks above are of one day; this one is measured now, with the same bounds."""
+    grid = make_grid((96, 96, 96), (2.5, 2.5, 2.5))
+    paths = [tmp_path / name for name in ("f.nii.gz", "m.nii.gz", "t.h5", "w.nii.gz")]
+    for seed, path in enumerate(paths[:2]):
+        noise = np.random.default_rng(seed).normal(0, 5, grid.shape_zyx)
+        write_image(path, Image((smooth_value(grid.points_mm()) + noise).astype("float32"), grid))
+    command = [sys.executable, "-c", MEASURE, *map(str, paths)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    base, peak = map(float, done.stdout.split())
+    plan = Plan(
+        CaseInputs(*paths[:2]),
+        CaseOutputs(paths[2], warped=paths[3]),
+        RegistrationOptions(),
+        RunSettings(),
+    )
+    need = need_of(plan, grid, grid, weights_of("carl-base"))
+    assert peak > base + 100
+    assert 0.9 < (base + need.main_mib) / peak < 1.4
 
 
 def paper_on_a_gpu(side: int) -> float:

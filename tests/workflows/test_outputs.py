@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import ants
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
+from carl_cli.evaluation.truth import Truth
+from carl_cli.io.images.files import read_image
+from carl_cli.model.fields import DisplacementMap
+from carl_cli.registration.register import RegistrationOptions, _spread_mm
+from carl_cli.registration.register import register as register_images
+from carl_cli.weights.folder import load_weights
+from carl_cli.workflows.outputs import Delivery
+from carl_cli.workflows.register import load_case
+from carl_cli.workflows.request import CaseInputs, CaseOutputs, RunSettings
 from tests.cli.conftest import Carl
+from tests.conftest import make_grid
 from tests.workflows.conftest import PairFiles, Register
 
 CASES = {
@@ -186,6 +202,84 @@ def test_an_affine_result_is_an_affine_file(
         if suffix == ".mat":
             by_ants = ants.read_transform(str(forward)).apply_to_point(point.tolist())
             np.testing.assert_allclose(by_ants, mapped, atol=1e-3)
+
+
+def test_the_map_of_the_match_spread_is_the_spread_where_it_was_measured(
+    attention_weights: Path, pair: PairFiles, tmp_path: Path
+) -> None:
+    """A value of the coarse grid stands in the middle of the voxels that it is for."""
+    fixed, moving = (read_image(path) for path in pair[:2])
+    result = register_images(
+        fixed, moving, load_weights(attention_weights), RegistrationOptions(match_spread=True)
+    )
+    assert result.spread_mm is not None
+    ramp = np.arange(result.spread_mm.size, dtype=np.float32).reshape(result.spread_mm.shape)
+    outputs = CaseOutputs(match_spread=tmp_path / "c.nii.gz")
+    delivery = Delivery(
+        fixed, moving, replace(result, spread_mm=ramp), Truth(None, None), outputs, RunSettings()
+    )
+    delivery.write_data()
+    found = sitk.ReadImage(str(tmp_path / "c.nii.gz"))
+    network = result.prepared.fixed.grid
+    ratio = np.array(network.size_xyz) / ramp.shape[::-1]
+    assert (ratio >= 2).all()
+    seen = 0
+    for place in itertools.product(*(range(1, n - 1) for n in ramp.shape)):
+        index = (np.array(place[::-1]) + 0.5) * ratio - 0.5
+        point = network.index_to_lps @ [*index, 1]
+        where = found.TransformPhysicalPointToContinuousIndex(point[:3].tolist())
+        if all(1 <= i <= n - 2 for i, n in zip(where, found.GetSize(), strict=True)):
+            assert found.EvaluateAtContinuousIndex(where) == pytest.approx(ramp[place], abs=1e-2)
+            seen += 1
+    assert seen > 5
+
+
+def test_the_spread_is_measured_in_each_axis_own_millimetres() -> None:
+    """A standard deviation of one coarse voxel along one axis: its size on the moving grid."""
+    grid = make_grid((24, 40, 64), (1.0, 3.0, 0.5))
+    prepared: Any = SimpleNamespace(moving=SimpleNamespace(grid=grid))
+    for axis, expected in enumerate((64 * 0.5 / 8, 40 * 3.0 / 10, 24 * 1.0 / 6)):
+        spread = torch.zeros(1, 3, 8, 10, 6)
+        spread[:, axis] = 1
+        phi = DisplacementMap(torch.zeros(1, 3, 8, 10, 6), False, spread)
+        np.testing.assert_allclose(_spread_mm(phi, prepared), expected, rtol=1e-6)
+
+
+def test_each_image_is_read_as_it_was_asked(
+    register: Register, identity_weights: Path, pair: PairFiles, tmp_path: Path
+) -> None:
+    """Volume 1 of both where they are series, and each by the modality given for it."""
+    series = []
+    for path in pair[:2]:
+        image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
+        series.append(tmp_path / path.name)
+        sitk.WriteImage(sitk.JoinSeries([image * 0 + 5, image]), str(series[-1]))
+    loaded = load_case(CaseInputs(*series, time_index=1), RegistrationOptions())
+    for found, path in zip((loaded.fixed, loaded.moving), pair[:2], strict=True):
+        np.testing.assert_array_equal(found.array, read_image(path).array)
+    for options, expected in (
+        (("--moving-modality", "mr"), ("ct", "mr")),
+        (("--fixed-modality", "mr"), ("mr", "ct")),
+        (("--modality", "mr"), ("mr", "mr")),
+    ):
+        names = ("-o", tmp_path / "t.h5", "--json", tmp_path / "r.json", "--overwrite")
+        register(identity_weights, *names, *options)
+        inputs = json.loads((tmp_path / "r.json").read_text())["inputs"]
+        assert (inputs["fixed"]["modality"], inputs["moving"]["modality"]) == expected
+
+
+def test_the_weight_of_gradicon_comes_from_the_command_line(
+    register: Register, attention_weights: Path, tmp_path: Path
+) -> None:
+    """The loss before the first step is similarity + λ · GradICON: linear in λ."""
+    first = {}
+    for weight in (0, 1, 3):
+        names = ("-o", tmp_path / "t.h5", "--json", tmp_path / "r.json", "--overwrite")
+        io = ("--io", "--io-scope", "all", "--io-steps", 1, "--io-lambda", weight)
+        register(attention_weights, *names, *io)
+        first[weight] = json.loads((tmp_path / "r.json").read_text())["io_loss"][0]
+    assert first[1] - first[0] > 1e-3
+    assert first[3] - first[0] == pytest.approx(3 * (first[1] - first[0]), rel=1e-3)
 
 
 def test_the_map_of_the_match_spread_lies_on_the_fixed_grid(

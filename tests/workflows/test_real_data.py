@@ -67,9 +67,9 @@ def _case(name: str, data: Path, folder: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("name", ["brain", "lungs", "ct_moved", "dicom", "heads"])
 def test_referees_apply_the_transform_as_we_do(
-    name: str, weights: Weights, data_dir: Path, tmp_path: Path
+    name: str, weights: Weights, real_data_dir: Path, tmp_path: Path
 ) -> None:
-    fixed_path, moving_path = _case(name, data_dir, tmp_path)
+    fixed_path, moving_path = _case(name, real_data_dir, tmp_path)
     outputs = CaseOutputs(forward=tmp_path / "t.h5", warped=tmp_path / "w.nrrd")
     settings = RunSettings(precision="double")  # itk in Python applies double transforms only
     run_case(CaseInputs(fixed_path, moving_path), outputs, weights, settings=settings)
@@ -112,9 +112,9 @@ def _by_itk(folder: Path) -> np.ndarray:
     return itk.array_from_image(warped)
 
 
-def test_a_dicom_folder_meets_its_nrrd_copy(weights: Weights, data_dir: Path) -> None:
+def test_a_dicom_folder_meets_its_nrrd_copy(weights: Weights, real_data_dir: Path) -> None:
     """The NRRD has lost its position: the same head elsewhere, found to a fraction of a voxel."""
-    fixed, moving = (read_image(path) for path in _case("dicom", data_dir, Path()))
+    fixed, moving = (read_image(path) for path in _case("dicom", real_data_dir, Path()))
     result = register(fixed, moving, weights)
     index = np.stack(np.meshgrid(*[np.arange(8, n - 8, 9) for n in fixed.grid.size_xyz]), -1)
     points = apply_affine(fixed.grid.index_to_lps, index.reshape(-1, 3).astype(float))
@@ -138,9 +138,9 @@ def _axis_order(fixed: Image, moving: Image):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("fixed_name", HEADS)
 def test_copies_of_one_head_map_by_the_identity(
-    fixed_name: str, weights: Weights, data_dir: Path
+    fixed_name: str, weights: Weights, real_data_dir: Path
 ) -> None:
-    folder = data_dir / "formats" / "one_head_many_orientations"
+    folder = real_data_dir / "formats" / "one_head_many_orientations"
     fixed = read_image(folder / f"{fixed_name}.nii.gz")
     head = fixed.array > fixed.array.mean()
     points = fixed.grid.points_mm()[head]
@@ -180,9 +180,9 @@ def _dice_through(transform: Transform, fixed_seg: Image, moving_seg: Image) -> 
 
 
 def test_lobes_overlap_better_than_by_centres_and_shifts_do_not_matter(
-    weights: Weights, data_dir: Path
+    weights: Weights, real_data_dir: Path
 ) -> None:
-    folder = data_dir / "lung_mr_lobes"
+    folder = real_data_dir / "lung_mr_lobes"
     plain = _lobe_dice(weights, folder, (0.0, 0.0, 0.0))
     by_centres, by_mass, ours = plain.mean(axis=0)
     assert ours > by_centres

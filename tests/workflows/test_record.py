@@ -12,9 +12,14 @@ import pytest
 import SimpleITK as sitk
 
 from carl_cli import __version__
-from carl_cli.io.images.files import read_image
+from carl_cli.evaluation.truth import Truth
+from carl_cli.io.images.files import Image, read_image, to_sitk
+from carl_cli.preprocessing.pair import NetworkImage
 from carl_cli.registration.register import RegistrationOptions, prepare
+from carl_cli.registration.register import register as register_images
 from carl_cli.weights.folder import load_weights
+from carl_cli.workflows.score import score
+from tests.conftest import rotation
 from tests.workflows.conftest import PairFiles, Register
 
 IO = ("--io", "--io-steps", 4, "--io-lr", "1e-3")
@@ -152,6 +157,86 @@ def test_folds_are_counted_inside_the_mask(
         assert expected > 5
     else:
         assert metrics["sdlogj"] == pytest.approx(np.log(determinant).std(), abs=1e-3)
+
+
+def _on_network_grid(
+    values: dict[str, Any], folder: Path, pair: PairFiles
+) -> tuple[NetworkImage, sitk.Image, sitk.Transform]:
+    """The fixed image as the network saw it, an empty image on its grid, the transform."""
+    weights = load_weights(values["weights"]["source"])
+    fixed, moving, labels, others = (read_image(path) for path in pair[:4])
+    options = RegistrationOptions(fixed_mask=labels, moving_mask=others)
+    network = prepare(fixed, moving, weights, options).fixed
+    empty = to_sitk(Image(network.array, network.grid))
+    return network, empty, sitk.ReadTransform(str(folder / "t.h5"))
+
+
+def test_similarity_is_measured_in_the_window_and_inside_the_mask(
+    record: tuple[dict[str, Any], Path], pair: PairFiles
+) -> None:
+    """NCC by SimpleITK and numpy: -1000 to 1000 HU, within the fixed mask."""
+    values, folder = record
+    network, grid, transform = _on_network_grid(values, folder, pair)
+    moving = sitk.Cast(sitk.ReadImage(str(pair.moving)), sitk.sitkFloat32)
+    for when, through in (("before", sitk.Transform()), ("after", transform)):
+        seen = sitk.GetArrayFromImage(sitk.Resample(moving, grid, through, sitk.sitkLinear, -1000))
+        scaled = (np.clip(seen, -1000, 1000) + 1000) / 2000
+        inside, whole = (
+            np.corrcoef(network.array[m], scaled[m])[0, 1]
+            for m in (network.mask, np.ones_like(network.mask))
+        )
+        assert abs(inside - whole) > 0.02
+        assert values["metrics"][f"similarity_{when}"]["ncc"] == pytest.approx(inside, abs=2e-3)
+
+
+def test_overlap_is_what_simpleitk_finds_inside(
+    record: tuple[dict[str, Any], Path], pair: PairFiles
+) -> None:
+    """Overlap by SimpleITK at every voxel."""
+    values, folder = record
+    transform = sitk.ReadTransform(str(folder / "t.h5"))
+    fixed, moving = (sitk.ReadImage(str(path)) for path in pair[:2])
+    inside = []
+    for index in np.ndindex(*fixed.GetSize()):
+        point = transform.TransformPoint(fixed.TransformIndexToPhysicalPoint(index))
+        there = moving.TransformPhysicalPointToContinuousIndex(point)
+        inside.append(
+            all(-0.5 <= i <= n - 0.5 for i, n in zip(there, moving.GetSize(), strict=True))
+        )
+    found = values["metrics"]["overlap_percent"]
+    assert found == pytest.approx(100 * np.mean(inside), abs=2)
+    assert 5 < found < 100
+
+
+def test_inverse_consistency_is_forward_and_back(smooth_weights: Path, pair: PairFiles) -> None:
+    fixed, moving = (read_image(path) for path in pair[:2])
+    result = register_images(fixed, moving, load_weights(smooth_weights))
+    found = score(fixed, moving, result, Truth(None, None)).inverse_consistency_mm
+    points = result.prepared.fixed.grid.points_mm()[result.prepared.fixed.array > 0]
+    error = np.linalg.norm(result.backward(result.forward(points)) - points, axis=1)
+    assert found is not None
+    assert found.mean == pytest.approx(error.mean(), rel=0.05)
+    assert found.p95 == pytest.approx(np.percentile(error, 95), rel=0.1)
+    assert error.mean() > 0.05
+
+
+@pytest.mark.parametrize("angle", [25.0, 70.0])
+def test_rotation_and_overlap_of_a_known_turn(
+    register: Register, identity_weights: Path, pair: PairFiles, tmp_path: Path, angle: float
+) -> None:
+    """A network that finds nothing, started from a turn, a stretch by 1.2 and a shift."""
+    matrix = 1.2 * rotation((0.0, 0.0, angle))
+    image = sitk.ReadImage(str(pair.fixed))
+    turn = sitk.AffineTransform(3)
+    turn.SetMatrix(matrix.ravel().tolist())
+    turn.SetCenter(image.TransformContinuousIndexToPhysicalPoint([n / 2 for n in image.GetSize()]))
+    sitk.WriteTransform(turn, str(tmp_path / "turn.mat"))
+    names = ("-o", tmp_path / "t.h5", "--json", tmp_path / "r.json")
+    register(identity_weights, "-i", tmp_path / "turn.mat", *names)
+    metrics = json.loads((tmp_path / "r.json").read_text())["metrics"]
+    assert metrics["rotation_degrees"] == pytest.approx(angle, abs=0.05)
+    assert metrics["linear_determinant"] == pytest.approx(1.2**3, rel=1e-3)
+    assert metrics["inverse_consistency_mm"]["max"] < 0.01
 
 
 def test_the_residual_of_the_inverse_is_honest(record: tuple[dict[str, Any], Path]) -> None:

@@ -150,11 +150,15 @@ def test_zip_that_claims_too_much(tmp_path: Path) -> None:
     refused(tmp_path / "a.zip", "more than a zip can hold")
 
 
-def test_slopes_that_differ_are_applied_slice_by_slice(tmp_path: Path) -> None:
-    def rescale(k: int, data: Dataset) -> None:
-        data.RescaleSlope, data.RescaleIntercept = str(0.5 + k), "-3"
+@pytest.mark.parametrize("first", [0.5, 1.0])
+def test_slopes_that_differ_are_applied_slice_by_slice(tmp_path: Path, first: float) -> None:
+    """Whether or not the first slice alone would make whole numbers of a file."""
+    values = (first, 0.5, 1.5, 2.5, 0.25, 4.0)
 
-    slopes = 0.5 + np.arange(6)[:, None, None]
+    def rescale(k: int, data: Dataset) -> None:
+        data.RescaleSlope, data.RescaleIntercept = str(values[k]), "-3"
+
+    slopes = np.array(values)[:, None, None]
     image = read_image(save_series(tmp_path / "a", rescale))
     np.testing.assert_allclose(image.array, VOLUME * slopes - 3, rtol=1e-6)
 
