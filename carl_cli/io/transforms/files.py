@@ -18,13 +18,14 @@ from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.images.general import check_directions
-from carl_cli.io.sitk_bridge import cause, overheard, try_out, written_quietly
+from carl_cli.io.sitk_bridge import cause, overheard, written_quietly
 from carl_cli.io.transforms import fields as dense_files
 from carl_cli.io.transforms import hdf5
 from carl_cli.io.transforms.hdf5 import Precision
 from carl_cli.io.transforms.programs import READERS, Program, product, write_foreign
 from carl_cli.io.transforms.sitk import covering, from_sitk_transform, leaves, to_sitk_transform
-from carl_cli.io.transforms.text import check_stated
+from carl_cli.io.transforms.text import check_stated, is_well_formed
+from carl_cli.io.trial import try_out
 from carl_cli.transforms import (
     BSplineTransform,
     CompositeTransform,
@@ -38,6 +39,10 @@ __all__ = ["from_sitk_transform", "read_transform", "to_sitk_transform", "write_
 
 COMPOSITE = (".h5", ".hdf5")
 AFFINE = (".tfm", ".txt", ".mat")
+TRIAL = (
+    "from carl_cli.io import trial; from carl_cli.io.transforms import files; "
+    "trial.limited(files.read_by_itk)"
+)
 
 
 def read_transform(path: str | Path, program: Program | None = None) -> Transform:
@@ -68,20 +73,23 @@ def read_transform(path: str | Path, program: Program | None = None) -> Transfor
 
 
 def _read_itk(path: Path) -> Transform:
-    try_out(path, lambda: _itk_transform(path))
+    affine = full_suffix(path).lower() in AFFINE
+    if not (affine and is_well_formed(path)):
+        try_out(path, TRIAL)
     try:
-        read, _ = overheard(lambda: _itk_transform(path))
+        read, _ = overheard(lambda: read_by_itk(path))
     except (RuntimeError, UnicodeDecodeError) as error:
         reason = (
             "its format is unknown or damaged" if "Transform IO" in str(error) else cause(error)
         )
         raise InputError(f"{path}: not a readable transform: {reason}", _hint(path)) from None
-    if full_suffix(path).lower() in AFFINE:
+    if affine:
         check_stated(path, list(leaves(read)))
     return from_sitk_transform(read)
 
 
-def _itk_transform(path: Path) -> sitk.Transform:
+def read_by_itk(path: Path) -> sitk.Transform:
+    """What ITK makes of the file; may crash or run without end (io-internal)."""
     if full_suffix(path).lower() in COMPOSITE:
         hdf5.check_whole(path)
     return sitk.ReadTransform(str(path))
