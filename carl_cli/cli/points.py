@@ -11,9 +11,7 @@ from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Verbose
 
 
 def points(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", help=".csv .txt .fcsv .mrk.json .vtk .vtp")
-    ],
+    source: Annotated[Path, typer.Argument(metavar="IN", help=".csv .txt .fcsv .mrk.json .vtk")],
     transforms: Annotated[
         list[str],
         typer.Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -83,9 +83,17 @@ def warp(
             "--dicom-out",
             metavar="FOLDER",
             help="Write the warped image as a DICOM series too: new UIDs, the reference's frame, "
-            "no patient's name.",
+            "INPUT's modality.",
         ),
     ] = None,
+    dicom_identity: Annotated[
+        Literal["new", "keep"],
+        typer.Option(
+            "--dicom-identity",
+            help="Of the DICOM series: new, without a patient, or keep the patient and the study "
+            "of INPUT.",
+        ),
+    ] = "new",
     overwrite: Overwrite = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -118,7 +126,7 @@ def warp(
         transforms or [],
         Resampling(interpolation, background, output_type, image_type),
         series_uid,
-        DicomSeries(dicom_out, fixed) if dicom_out else None,
+        DicomSeries(dicom_out, fixed, dicom_identity) if dicom_out else None,
     )
 
 

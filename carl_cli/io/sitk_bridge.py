@@ -8,7 +8,6 @@ import re
 import sys
 import tempfile
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,23 +107,6 @@ def _descriptor_2_is(other: int) -> Iterator[None]:
 def read_grid(path: Path, image_io: str, name: Path) -> Grid:
     """Where a file's voxels lie, by ITK's reader."""
     return grid_of(read_header(path, image_io, name))
-
-
-def written_quietly(write: Callable[[], None]) -> None:
-    """Run a writer of ITK; what HDF5 prints about a full disk, also when it closes the file that
-    it could not write, goes to the log. Raises RuntimeError with ITK's words."""
-
-    def attempt() -> str:
-        try:
-            write()
-        except RuntimeError as error:
-            traceback.clear_frames(error.__traceback__)  # closes the writer's file, here
-            return str(error)
-        return ""
-
-    reason, _ = overheard(attempt)
-    if reason:
-        raise RuntimeError(reason)
 
 
 def _scratch() -> IO[bytes]:

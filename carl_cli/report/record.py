@@ -30,7 +30,7 @@ from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "SimpleITK", "itk", "numpy")
+PACKAGES = ("torch", "SimpleITK", "h5py", "numpy")
 
 
 class _Part(BaseModel):

@@ -7,13 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
-from carl_cli.io.images.dicom import frame_of_reference
+from carl_cli.io.images.dicom import frame_of_reference, is_dicom, source_header
 from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
 from carl_cli.io.resample import interpolator_name, resample
@@ -63,18 +64,29 @@ class Resampling:
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """A DICOM series to write, in the frame of reference of the fixed image (a path)."""
+    """A DICOM series to write, in the frame of reference of the fixed image (a path).
+
+    identity: "new", or "keep" for the patient and the study of the input, which is DICOM then.
+    """
 
     folder: Path
     fixed: Path
+    identity: Literal["new", "keep"] = "new"
 
     def check(self, inputs: Sequence[Path]) -> None:
         if len(inputs) > 1:
             raise UsageError("--dicom-out takes one input", "warp the others on their own")
+        if self.identity == "keep" and not is_dicom(inputs[0]):
+            raise UsageError(
+                f"--dicom-identity keep: {inputs[0]} is no DICOM series, it names no patient",
+                "leave the option out",
+            )
         check_new_folder(self.folder)
 
-    def write(self, image: Image) -> None:
-        write_dicom_series(self.folder, image, frame_of_reference(self.fixed))
+    def write(self, image: Image, source: Path, series_uid: str | None) -> None:
+        header = source_header(source, series_uid)
+        frame_uid = frame_of_reference(self.fixed)
+        write_dicom_series(self.folder, image, frame_uid, header, self.identity == "keep")
         log.info("%s", self.folder)
 
 
@@ -110,7 +122,7 @@ def warp_files(
         write_image(target, warped)
         log.info("%s", target)
         if dicom_series:
-            dicom_series.write(warped)
+            dicom_series.write(warped, source, series_uid)
 
 
 def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:

@@ -6,6 +6,7 @@ rest with words, `read_any` keeps time, vectors and colour, for resampling.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from carl_cli.errors import InputError, OutputError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.images.dicom import is_dicom, read_dicom, read_dicom_grid
-from carl_cli.io.images.general import IMAGE_IOS, read_general, read_general_grid
+from carl_cli.io.images.general import IMAGE_IOS, check_directions, read_general, read_general_grid
 from carl_cli.io.images.image import ChannelKind, Image, from_sitk, one_volume, set_grid, to_sitk
+from carl_cli.io.images.mgh import SUFFIXES as MGH
+from carl_cli.io.images.mgh import read_mgh, read_mgh_grid, write_mgh
 from carl_cli.io.images.nifti import is_nifti, read_nifti, read_nifti_grid, write_rgb_nifti
 from carl_cli.io.sitk_bridge import cause, grid_of
 
@@ -34,7 +37,15 @@ __all__ = [
     "write_image",
 ]
 
-WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", *MGH)
+READERS: dict[str, Callable[[Path], Image]] = {
+    **dict.fromkeys(IMAGE_IOS, read_general),
+    **dict.fromkeys(MGH, read_mgh),
+}
+GRID_READERS: dict[str, Callable[[Path], Grid]] = {
+    **dict.fromkeys(IMAGE_IOS, read_general_grid),
+    **dict.fromkeys(MGH, read_mgh_grid),
+}
 
 
 def read_any(path: str | Path, *, series_uid: str | None = None) -> Image:
@@ -46,7 +57,9 @@ def read_any(path: str | Path, *, series_uid: str | None = None) -> Image:
     if is_dicom(path):
         image = read_dicom(path, series_uid)
     else:
-        image = read_nifti(path) if is_nifti(path) else read_general(path)
+        read = read_nifti if is_nifti(path) else READERS[path.suffix.lower()]
+        image = read(path)
+    check_directions(image.grid, path)
     _check_size(image.grid, path)
     return image
 
@@ -57,7 +70,9 @@ def read_grid(path: str | Path, *, series_uid: str | None = None) -> Grid:
     if is_dicom(path):
         grid = read_dicom_grid(path, series_uid)
     else:
-        grid = read_nifti_grid(path) if is_nifti(path) else read_general_grid(path)
+        read = read_nifti_grid if is_nifti(path) else GRID_READERS[path.suffix.lower()]
+        grid = read(path)
+    check_directions(grid, path)
     _check_size(grid, path)
     return grid
 
@@ -75,11 +90,11 @@ def _existing(path: str | Path) -> Path:
         raise InputError(f"{path}: no such file or folder", "check the path")
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is a pipe or a device, a file was expected", "save it as a file")
-    if is_dicom(path) or is_nifti(path) or path.suffix.lower() in IMAGE_IOS:
+    if is_dicom(path) or is_nifti(path) or path.suffix.lower() in READERS:
         return path
     raise InputError(
         f"{path}: not a known image format",
-        f"give .nii, .nii.gz, .hdr/.img, DICOM or {', '.join(IMAGE_IOS)}",
+        f"give .nii, .nii.gz, .hdr/.img, DICOM or {', '.join(READERS)}",
     )
 
 
@@ -131,7 +146,7 @@ def _check_finite(image: Image) -> None:
 
 
 def write_image(path: str | Path, image: Image, *, compress: bool = True) -> None:
-    """Write .nii, .nii.gz, .nrrd or .mha; dtype kept; whole or not at all.
+    """Write .nii, .nii.gz, .nrrd, .mha, .mgz or .mgh; dtype kept; whole or not at all.
 
     Raises OutputError for another suffix or when the file can't be written.
     """
@@ -141,6 +156,8 @@ def write_image(path: str | Path, image: Image, *, compress: bool = True) -> Non
     with atomic_path(path) as temporary:
         if _is_nifti_colour(image, path):
             write_rgb_nifti(temporary, image)
+        elif path.suffix.lower() in MGH:
+            write_mgh(temporary, image)
         else:
             _write_sitk(to_sitk(image), temporary, path, compress)
 

@@ -35,6 +35,7 @@ from carl_cli.io.images.nifti_header import (
     parse_header,
     start_of,
 )
+from carl_cli.io.ras import flip_vectors, voxel_to_ras
 from carl_cli.io.sitk_bridge import GZIP_LIMIT, read_grid
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def _itk_grid(header: Header, header_path: Path, path: Path) -> Grid:
 
 
 def _check_agrees(grid: Grid, affine_ras: NDArray[np.float64], path: Path) -> None:
-    gap_voxels = _gap_mm(grid, affine_ras, _to_ras(grid)) / min(grid.spacing_mm)
+    gap_voxels = _gap_mm(grid, affine_ras, voxel_to_ras(grid)) / min(grid.spacing_mm)
     if not gap_voxels < FORM_TOLERANCE_VOXELS:
         raise InputError(
             f"{path}: the header's affine can't be represented by spacing and directions",
@@ -174,10 +175,6 @@ def _warn_forms(header: Header, grid: Grid, path: Path) -> None:
             "the %s is used, as ITK and ANTs do",
             path, gap_mm, sheared, used,
         )  # fmt: skip
-
-
-def _to_ras(grid: Grid) -> NDArray[np.float64]:
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.index_to_lps
 
 
 def _gap_mm(grid: Grid, first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -264,7 +261,7 @@ def _shape_image(flat: NDArray[np.generic], header: Header, grid: Grid, source: 
         return Image(flat.reshape(grid.shape_zyx), grid, source=source)
     array = np.moveaxis(flat.reshape(extra[-1], *grid.shape_zyx), 0, -1)
     if header.intent == INTENT_DISPVECT:
-        array = array * np.array([-1, -1, 1][: extra[-1]], array.dtype)  # RAS on disk, as ITK does
+        array = flip_vectors(array)  # RAS on disk, as ITK does
     step = abs(header.pixdim[3]) or 1.0
     return Image(array, grid, extra[-1], source, kind, float(step) if kind == "time" else 1.0)
 

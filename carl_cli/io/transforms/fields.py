@@ -14,13 +14,13 @@ from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images import nifti_header as nifti
 from carl_cli.io.images.files import read_any
 from carl_cli.io.images.general import IMAGE_IOS
+from carl_cli.io.ras import flip_vectors
 from carl_cli.io.sitk_bridge import read_header
 from carl_cli.io.transforms.sitk import field_to_sitk
 from carl_cli.transforms import DisplacementField
 
 READABLE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
-LPS_TO_RAS = np.array([-1, -1, 1])
 
 
 def read_field(path: Path) -> DisplacementField:
@@ -75,7 +75,7 @@ def write_ras_field(path: Path, field: DisplacementField, dtype: DTypeLike) -> N
     """NIfTI with intent 1006, numbers on disk in RAS. SimpleITK can't declare that intent."""
     if field.dimension != 3:
         raise InputError(f"{path}: intent 1006 is for 3D fields, this one is 2D")
-    flipped = DisplacementField(field.grid, field.displacement_mm * LPS_TO_RAS)
+    flipped = DisplacementField(field.grid, flip_vectors(field.displacement_mm))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "field.nii"
         sitk.WriteImage(field_to_sitk(flipped, dtype), str(plain))

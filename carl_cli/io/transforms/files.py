@@ -18,7 +18,7 @@ from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.images.general import check_directions
-from carl_cli.io.sitk_bridge import cause, overheard, written_quietly
+from carl_cli.io.sitk_bridge import cause, overheard
 from carl_cli.io.transforms import fields as dense_files
 from carl_cli.io.transforms import hdf5
 from carl_cli.io.transforms.hdf5 import Precision
@@ -163,7 +163,7 @@ def write_transform(
 def _write(path: Path, save: Callable[[Path], None]) -> None:
     with atomic_path(path) as temporary:
         try:
-            written_quietly(lambda: save(temporary))
+            save(temporary)
         except RuntimeError as error:
             reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
             raise OutputError(f"{path}: can't be written: {reason}") from None

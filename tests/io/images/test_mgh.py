@@ -1,0 +1,79 @@
+"""FreeSurfer's volumes: nibabel's files read as its NIfTI of the same image, ours read by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from carl_cli.errors import InputError, OutputError
+from carl_cli.geometry import Grid
+from carl_cli.io.images.files import Image, read_any, read_grid, read_image, write_image
+from carl_cli.io.ras import voxel_to_ras
+
+DTYPES = ("uint8", "int16", "int32", "float32")
+
+
+def stored(path: Path, grid: Grid, dtype: str, frames: int = 1) -> np.ndarray:
+    shape = (*grid.size_xyz, frames) if frames > 1 else grid.size_xyz
+    values = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    for name in (path, path.with_suffix(".nii")):
+        kind = nibabel.MGHImage if name == path else nibabel.Nifti1Image
+        nibabel.save(kind(values, voxel_to_ras(grid)), name)
+    return values
+
+
+@pytest.mark.parametrize("suffix", [".mgz", ".mgh"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nibabels_files(tmp_path: Path, suffix: str, dtype: str, any_grid: Grid) -> None:
+    values = stored(tmp_path / f"a{suffix}", any_grid, dtype)
+    image = read_image(tmp_path / f"a{suffix}")
+    assert image.array.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(image.array, values.T)
+    same = read_image(tmp_path / "a.nii")
+    np.testing.assert_allclose(
+        image.grid.points_mm(), same.grid.points_mm(), atol=2e-3
+    )  # single precision of both headers
+    assert read_grid(tmp_path / f"a{suffix}") == image.grid
+
+
+@pytest.mark.parametrize("suffix", [".mgz", ".mgh"])
+@pytest.mark.parametrize("dtype", [*DTYPES, "uint16", "float64"])
+def test_ours_by_nibabel(tmp_path: Path, suffix: str, dtype: str, any_grid: Grid) -> None:
+    values = np.random.default_rng(0).integers(0, 200, any_grid.shape_zyx).astype(dtype)
+    write_image(tmp_path / f"a{suffix}", Image(values, any_grid))
+    made = nibabel.load(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(np.asarray(made.dataobj), values.T)
+    corners = np.array([[0, 0, 0], np.array(any_grid.size_xyz) - 1])
+    expected = nibabel.affines.apply_affine(voxel_to_ras(any_grid), corners)
+    np.testing.assert_allclose(
+        nibabel.affines.apply_affine(made.affine, corners), expected, atol=1e-4
+    )
+
+
+def test_frames(tmp_path: Path, any_grid: Grid) -> None:
+    values = stored(tmp_path / "a.mgz", any_grid, "int16", frames=3)
+    image = read_any(tmp_path / "a.mgz")
+    assert (image.channels, image.channel_kind) == (3, "time")
+    np.testing.assert_array_equal(image.array, np.moveaxis(values.T, 0, -1))
+    write_image(tmp_path / "b.mgz", image)
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "b.mgz").dataobj, values)
+
+
+def test_damage_is_refused(tmp_path: Path, any_grid: Grid) -> None:
+    path = tmp_path / "a.mgz"
+    stored(path, any_grid, "int16")
+    whole = path.read_bytes()
+    for damaged in (whole[:-1000], whole[:-8] + b"\0\0\0\0" + whole[-4:], b"", b"text" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="damaged"):
+            read_image(path)
+
+
+def test_what_it_can_not_hold_is_said(tmp_path: Path, any_grid: Grid) -> None:
+    large = np.full(any_grid.shape_zyx, 2**40)
+    with pytest.raises(OutputError, match="32-bit"):
+        write_image(tmp_path / "a.mgz", Image(large, any_grid))
+    assert not list(tmp_path.iterdir())
