@@ -26,6 +26,7 @@ SHEAR_TOLERANCE = 1e-3
 GZIP_MAGIC = b"\x1f\x8b"
 SINGLE_MAGIC, PAIR_MAGIC = b"n+1\0", b"ni1\0"
 NIFTI2_MAGIC = (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
+HALF_TURN = 1e-7
 LAST_FORM = 5  # of the codes that say what a form refers to
 
 
@@ -208,9 +209,18 @@ def _sform(rows: tuple[float, ...]) -> NDArray[np.float64]:
 
 
 def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> NDArray[np.float64]:
-    """Quaternion (b, c, d) and offset → 4x4, by the formula in nifti1.h."""
-    b, c, d = values[:3]
-    a = np.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
+    """Quaternion (b, c, d) and offset → 4x4, as the reference's nifti_quatern_to_mat44 has it.
+
+    What single precision leaves of 1 - (b² + c² + d²) is no angle: below HALF_TURN it is a turn by
+    180°, as in coronal volumes.
+    """
+    vector = np.array(values[:3])
+    with np.errstate(all="ignore"):  # numbers that are none are refused by the reader
+        rest = 1.0 - vector @ vector
+        if rest < HALF_TURN:
+            vector = vector / np.linalg.norm(vector)
+            rest = 0.0
+        a, (b, c, d) = np.sqrt(rest), vector
     rotation = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
