@@ -59,7 +59,17 @@ def test_constraints_pin_every_dependency() -> None:
     text = (ROOT / "constraints.txt").read_text()
     pinned = {line.split("==")[0].lower() for line in text.splitlines() if "==" in line}
     metadata = (ROOT / "pyproject.toml").read_text()
-    for name in ("torch", "numpy", "simpleitk", "itk", "typer", "huggingface-hub", "pytest"):
+    for name in (
+        "torch",
+        "numpy",
+        "simpleitk",
+        "h5py",
+        "pydicom",
+        "nibabel",
+        "typer",
+        "huggingface-hub",
+        "pytest",
+    ):
         assert name in pinned
         assert name.replace("-", "_") in metadata.lower()
     assert "\ntorch==2.13.0\n" in text

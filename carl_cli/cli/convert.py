@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Verbose
 from carl_cli.cli.options.transform import FieldSpacing, Intent, Output, Precision, Reference
-
-Program = Literal["greedy", "easyreg", "synthmorph", "lta"]
+from carl_cli.io.transforms import Program
 
 
 def convert(
@@ -20,9 +19,10 @@ def convert(
         Program | None,
         typer.Option(
             "--from",
-            help="Program whose conventions T follows: greedy (4x4 text), easyreg (RAS "
-            "positions), synthmorph (RAS displacements), lta. Files of ITK, ANTs, Slicer and "
-            "greedy's fields need none.",
+            help="Program whose conventions T follows: greedy and niftyreg (4x4 text; niftyreg's "
+            "fields and control points), easyreg and spm (RAS positions), synthmorph (RAS "
+            "displacements), lta, fsl (FLIRT and FNIRT, with -r and -m). Files of ITK, ANTs, "
+            "Slicer, greedy's and SPM's fields need none.",
         ),
     ] = None,
     target: Annotated[
@@ -30,7 +30,8 @@ def convert(
     ] = None,
     reference: Reference = None,
     moving: Annotated[
-        Path | None, typer.Option("--moving", "-m", help="The moving image, for --to lta.")
+        Path | None,
+        typer.Option("--moving", "-m", help="The moving image, which lta and fsl go with."),
     ] = None,
     field_spacing: FieldSpacing = None,
     precision: Precision = "float",

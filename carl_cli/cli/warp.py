@@ -127,6 +127,7 @@ def warp(
         Resampling(interpolation, background, output_type, image_type),
         series_uid,
         DicomSeries(dicom_out, fixed, dicom_identity) if dicom_out else None,
+        fixed,
     )
 
 

@@ -22,7 +22,7 @@ from carl_cli.io.sitk_bridge import GZIP_LIMIT
 SPARE_BYTES = 2**29
 COPIES = 8
 """Doubles made of floats, a field and its parameters side by side: of each byte in a file."""
-SECONDS, SECONDS_PER_MIB = 5, 10  # of work, far above what a sound file takes
+SECONDS, SECONDS_PER_MIB = 3, 10  # of work, far above what a sound file takes
 PATIENCE = 20
 """Seconds by the clock for one of work: other processes may want the processor too."""
 HUNGRY = 3  # exit code of a child that was refused memory

@@ -16,10 +16,11 @@ from carl_cli.geometry import Array, Grid, apply_affine
 from carl_cli.io.images.files import Image, read_grid, write_image
 from carl_cli.io.points.document import Frame
 from carl_cli.io.points.files import read_points, write_points
+from carl_cli.io.transforms import Program
 from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.io.transforms.files import natural_grid, read_transform, write_transform
 from carl_cli.io.transforms.hdf5 import Precision
-from carl_cli.io.transforms.programs import Program
+from carl_cli.io.transforms.programs import Pair
 from carl_cli.transforms import (
     CompositeTransform,
     Deformation,
@@ -83,7 +84,8 @@ def convert(
     source: Path, output: Path, storage: Storage, program: Program | None, repair: bool
 ) -> Transform:
     """The same map in another format, its folds removed where asked; returns it."""
-    transform = read_transform(source, program)
+    pair = Pair(storage.reference, storage.moving)
+    transform = read_transform(source, program, pair)
     if repair:
         transform = without_folds(transform)
     storage.write(output, transform)
@@ -98,7 +100,7 @@ def invert(item: str, output: Path, storage: Storage) -> dict[str, Array]:
     """
     forward = parse_chain([item])
     storage.write(output, forward.inverse())
-    written = read_transform(output, storage.program)
+    written = read_transform(output, storage.program, Pair(storage.reference, storage.moving))
     residuals = {
         name: np.asarray(np.linalg.norm(forward(written(points)) - points, axis=-1))
         for name, points in _test_points(forward, storage).items()

@@ -19,6 +19,7 @@ from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
 from carl_cli.io.resample import interpolator_name, resample
 from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering
 from carl_cli.transforms import CompositeTransform, InverseField, Transform
 
@@ -98,17 +99,23 @@ def warp_files(
     resampling: Resampling,
     series_uid: str | None = None,
     dicom_series: DicomSeries | None = None,
+    fixed: Path | None = None,
 ) -> None:
     """Resample each input onto `grid` (fixed, LPS mm) and write it to its output.
 
     transforms: antsApplyTransforms' -t items; the first in the list meets the fixed points
     first. None at all is the identity. dicom_series: where the one input goes as DICOM too.
+    fixed: the image of `grid`, which FSL's transforms go with, as with the first input.
     Raises InputError, UsageError, OutputError.
     """
     if dicom_series:
         dicom_series.check(inputs)
     dtype = resampling.dtype
-    chain = sampled_inverses(parse_chain(transforms), grid) if transforms else None
+    chain = (
+        sampled_inverses(parse_chain(transforms, Pair(fixed, inputs[0])), grid)
+        if transforms
+        else None
+    )
     for source, target in zip(inputs, outputs, strict=True):
         image = as_type(read_any(source, series_uid=series_uid), resampling.image_type)
         warped = resample(

@@ -81,7 +81,7 @@ def _check_elements(data: Dataset, size: int) -> None:
     if syntax_of(data) == DEFLATED:
         size = 2**63
     end = 0
-    for element in data.values():
+    for element in (*data.file_meta.values(), *data.values()):
         if not isinstance(element, RawDataElement) or element.length == UNDEFINED:
             end = size  # where it ends is for pydicom to find
             continue

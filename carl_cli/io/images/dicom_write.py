@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import uuid
@@ -118,7 +119,7 @@ def _series(image: Image, frame_uid: str, source: Dataset | None, keep: bool) ->
 
     given = source or Dataset()
     series = Dataset()
-    series.Modality = modality = given.get("Modality") or "OT"
+    series.Modality = modality = _word(given, "Modality") or "OT"
     series.SOPClassUID = {"CT": CT, "MR": MR}.get(modality, SECONDARY_CAPTURE)
     kept = {name: given[name].value for name in IDENTITY if name in given} if keep else {}
     common = {
@@ -130,7 +131,7 @@ def _series(image: Image, frame_uid: str, source: Dataset | None, keep: bool) ->
         "SeriesNumber": 1,
         "SeriesDescription": "warped",
         "AcquisitionNumber": 1,
-        "PatientPosition": given.get("PatientPosition", ""),
+        "PatientPosition": _word(given, "PatientPosition"),
         "Manufacturer": "",
         "SoftwareVersions": f"carl {__version__}",
         "FrameOfReferenceUID": frame_uid,
@@ -140,6 +141,12 @@ def _series(image: Image, frame_uid: str, source: Dataset | None, keep: bool) ->
     for name, value in (common | _geometry(image)).items():
         setattr(series, name, value)
     return series
+
+
+def _word(source: Dataset, name: str) -> str:
+    """A code of a few capitals; what else stands there may be text about the patient."""
+    value = str(source.get(name, ""))
+    return value if re.fullmatch("[A-Z]{2,4}", value) else ""
 
 
 def _geometry(image: Image) -> dict[str, Any]:

@@ -59,23 +59,28 @@ def read_nifti(path: Path) -> Image:
     qform. Integers with a slope become float32 (wider than 16 bits: float64). Raises
     InputError for complex numbers, a shear, truncated or damaged data and a bad header.
     """
-    header, grid = _read_head(path)
+    grid = read_nifti_grid(path)
+    return _shape_image(*read_numbers(path), grid, str(path))
+
+
+def read_numbers(path: Path) -> tuple[NDArray[np.generic], Header]:
+    """All numbers of a file, x fastest, wherever its header places them."""
     header_path, data_path = _pair(path)
+    header = _checked_header(header_path, path)
     offset = header.offset if header_path == data_path else 0
-    voxels = _read_voxels(data_path, header, offset)
-    return _shape_image(_scaled(voxels, header), header, grid, str(path))
+    return _scaled(_read_voxels(data_path, header, offset), header), header
 
 
 def read_nifti_grid(path: Path) -> Grid:
     """The grid alone; of a series, that of one volume."""
-    return _read_head(path)[1]
-
-
-def _read_head(path: Path) -> tuple[Header, Grid]:
     header_path, _ = _pair(path)
+    return _geometry(_checked_header(header_path, path), header_path, path)
+
+
+def _checked_header(header_path: Path, path: Path) -> Header:
     header = parse_header(start_of(header_path), path)
     _check_datatype(header, path)
-    return header, _geometry(header, header_path, path)
+    return header
 
 
 def _pair(path: Path) -> tuple[Path, Path]:

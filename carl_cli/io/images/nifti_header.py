@@ -271,9 +271,8 @@ def is_sheared(affine: NDArray[np.float64]) -> bool:
 
 INTENT_DISPLACEMENT = 1006
 INTENT_VECTOR = 1007
-INTENT_OFFSET = 68
+INTENT_OFFSET = 68  # in NIfTI-1
 NAME_OFFSET = {1: 328, 2: 508}
-BLOCK = 1 << 24
 
 
 def read_header(path: Path) -> Header:
@@ -284,17 +283,3 @@ def read_header(path: Path) -> Header:
 def intent_name(header: Header) -> str:
     start = NAME_OFFSET.get(header.version, 0)
     return header.raw[start : start + 16].split(b"\0")[0].decode("latin-1")
-
-
-def set_intent(source: Path, target: Path, intent: int) -> None:
-    """Copy an uncompressed NIfTI-1 file, changing its intent code; a `.gz` target compresses."""
-    packed = target.name.lower().endswith(".gz")
-    with (
-        source.open("rb") as reader,
-        gzip.open(target, "wb", 6) if packed else target.open("wb") as writer,
-    ):
-        header = bytearray(reader.read(NIFTI1_HEADER))
-        struct.pack_into("<h", header, INTENT_OFFSET, intent)
-        writer.write(header)
-        while block := reader.read(BLOCK):
-            writer.write(block)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from carl_cli.errors import UsageError
 from carl_cli.io.transforms.files import read_transform
+from carl_cli.io.transforms.programs import Pair
 from carl_cli.transforms import CompositeTransform, Transform
 
 BRACKETED = re.compile(r"\[\s*(?P<path>.+?)\s*(?:,\s*(?P<flag>[^,\]]*?)\s*)?\]")
@@ -25,8 +26,8 @@ def parse_item(text: str) -> tuple[str, bool]:
     return match["path"], FLAGS[flag]
 
 
-def parse_chain(items: Sequence[str]) -> Transform:
-    """Read the files of a chain and compose them in ANTs' order.
+def parse_chain(items: Sequence[str], pair: Pair | None = None) -> Transform:
+    """Read the files of a chain and compose them in ANTs' order; pair: see `read_transform`.
 
     With `-t A -t B` a fixed point meets A first: T(x) = B(A(x)), so `-t warp -t affine` is
     what antsRegistration's outputs need.
@@ -36,6 +37,6 @@ def parse_chain(items: Sequence[str]) -> Transform:
     parts = []
     for text in items:
         path, inverted = parse_item(text)
-        transform = read_transform(path)
+        transform = read_transform(path, pair=pair)
         parts.append(transform.inverse() if inverted else transform)
     return parts[0] if len(parts) == 1 else CompositeTransform(tuple(reversed(parts)))

@@ -19,10 +19,16 @@ from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.images.general import check_directions
 from carl_cli.io.sitk_bridge import cause, overheard
+from carl_cli.io.transforms import Program, hdf5
 from carl_cli.io.transforms import fields as dense_files
-from carl_cli.io.transforms import hdf5
 from carl_cli.io.transforms.hdf5 import Precision
-from carl_cli.io.transforms.programs import READERS, Program, product, write_foreign
+from carl_cli.io.transforms.programs import (
+    Pair,
+    product,
+    read_foreign,
+    split_program,
+    write_foreign,
+)
 from carl_cli.io.transforms.sitk import covering, from_sitk_transform, leaves, to_sitk_transform
 from carl_cli.io.transforms.text import check_stated, is_well_formed
 from carl_cli.io.trial import try_out
@@ -45,18 +51,23 @@ TRIAL = (
 )
 
 
-def read_transform(path: str | Path, program: Program | None = None) -> Transform:
+def read_transform(
+    path: str | Path, program: Program | None = None, pair: Pair | None = None
+) -> Transform:
     """The map of fixed points to moving points that a file holds, LPS mm.
 
     Reads what ITK, ANTs, SimpleITK, Slicer and this program write. Files in the conventions of
-    other programs are never guessed: `program` names them. Raises InputError.
+    other programs are never guessed: `program`, or a prefix (`greedy:affine.mat`), names them.
+    pair: the images that FSL's files go with. Raises InputError, UsageError.
     """
+    if program is None:
+        program, path = split_program(str(path))
     path = Path(path)
     if not path.is_file():
         what = "is not a file" if path.exists() else "no such file"
         raise InputError(f"{path}: {what}", "Check the name of the transform.")
     if program is not None:
-        return READERS[program](path)
+        return read_foreign(path, program, pair or Pair())
     suffix = full_suffix(path).lower()
     reader: Callable[[Path], Transform] = {
         **dict.fromkeys(COMPOSITE + AFFINE, _read_itk),

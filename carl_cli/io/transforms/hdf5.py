@@ -38,7 +38,7 @@ def write(path: Path, parts: list[Transform], precision: Precision) -> None:
     import h5py  # late: only who writes an .h5 waits for it
 
     suffix = f"{precision}_{parts[0].dimension}_{parts[0].dimension}"
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", driver="core", backing_store=False) as file:
         for name, text in LAYOUT.items():
             _write_text(file, name, text)
         _write_text(file, "TransformGroup/0/TransformType", f"CompositeTransform_{suffix}")
@@ -48,6 +48,9 @@ def write(path: Path, parts: list[Transform], precision: Precision) -> None:
             _write_text(group, "TransformType", f"{name}_{suffix}")
             group["TransformFixedParameters"] = fixed
             _write_numbers(group, values)
+        file.flush()
+        content = file.id.get_file_image()
+    path.write_bytes(content)  # HDF5 can't close a file that did not fit on the disk
 
 
 def _write_text(group: h5py.Group, name: str, text: str) -> None:

@@ -1,0 +1,239 @@
+"""Files of FSL, SPM, NiftyReg and FreeSurfer: made as they make them, with their own libraries as
+referees where there are any (fslpy, surfa, nibabel)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from carl_cli.errors import InputError, UsageError
+from carl_cli.geometry import Grid, apply_affine
+from carl_cli.io.images.files import Image, write_image
+from carl_cli.io.ras import flip_vectors, voxel_to_ras
+from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.io.transforms.files import read_transform, write_transform
+from carl_cli.io.transforms.programs import Pair
+from carl_cli.transforms import AffineTransform, BSplineTransform, dense
+from tests.conftest import GRIDS
+from tests.fields import field_on, inner_points
+
+FIXED = sorted(GRIDS)
+MOVING = GRIDS["flipped"]
+
+
+@pytest.fixture
+def pair(tmp_path: Path, any_grid: Grid) -> Pair:
+    paths = tmp_path / "fixed.nii.gz", tmp_path / "moving.nii.gz"
+    for path, grid in zip(paths, (any_grid, MOVING), strict=True):
+        write_image(path, Image(np.zeros(grid.shape_zyx, np.float32), grid))
+    return Pair(*paths)
+
+
+def nifti(
+    path: Path, vectors: np.ndarray, affine: np.ndarray, intent: int, name: str = "", p1: int = 0
+) -> None:
+    """(z, y, x, 3) numbers as a five-dimensional file."""
+    made = nibabel.Nifti1Image(vectors.transpose(2, 1, 0, 3)[:, :, :, None], affine)
+    made.header["intent_code"], made.header["intent_name"] = intent, name
+    made.header["intent_p1"] = p1
+    nibabel.save(made, path)
+
+
+def voxels(grid: Grid) -> np.ndarray:
+    return grid.points_mm()[2:-2:5, 2:-2:5, 2:-2:5].reshape(-1, 3)
+
+
+def test_a_deformation_of_spm(tmp_path: Path, any_grid: Grid) -> None:
+    """`y_*.nii`: absolute RAS mm under intent 1007, named Mapping; no --from is needed."""
+    field = field_on(any_grid)
+    positions = flip_vectors(field(any_grid.points_mm())).astype(np.float32)
+    nifti(tmp_path / "y_a.nii", positions, voxel_to_ras(any_grid), 1007, "Mapping")
+    points = voxels(any_grid)
+    np.testing.assert_allclose(
+        read_transform(tmp_path / "y_a.nii")(points), field(points), atol=2e-5
+    )
+    write_transform(tmp_path / "y_b.nii", field, program="spm", field_grid=any_grid)
+    ours, theirs = (nibabel.load(tmp_path / f"y_{k}.nii") for k in "ba")
+    np.testing.assert_allclose(ours.dataobj, theirs.dataobj, atol=2e-5)
+    assert ours.header.get_intent()[2] == "Mapping"
+    assert ours.shape == theirs.shape
+
+
+@pytest.mark.parametrize("kind", ["def", "disp", "cpp"])
+def test_a_transformation_of_niftyreg(tmp_path: Path, kind: str, any_grid: Grid) -> None:
+    """intent_p1 says whether numbers are positions, displacements or control points."""
+    path, field = tmp_path / "t.nii.gz", field_on(any_grid)
+    grid = any_grid
+    transform = field
+    values = field.displacement_mm.astype(float)
+    if kind == "cpp":
+        spacing = tuple(s * 4 for s in any_grid.spacing_mm)
+        grid = Grid((9, 9, 9), spacing, any_grid.origin_mm, any_grid.direction)
+        values = np.random.default_rng(0).normal(0, 2, (9, 9, 9, 3))
+        transform = BSplineTransform(grid, values)  # type: ignore[assignment]
+    if kind != "disp":
+        values = values + grid.points_mm()
+    code = ["def", "disp", "cpp"].index(kind)
+    nifti(path, flip_vectors(values), voxel_to_ras(grid), 1007, "NREG_TRANS", code)
+    points = inner_points(grid, 50)
+    np.testing.assert_allclose(
+        read_transform(f"niftyreg:{path}")(points), transform(points), atol=1e-4
+    )
+    with pytest.raises(InputError, match="NiftyReg") as refusal:
+        read_transform(path)
+    assert "niftyreg:" in refusal.value.hint
+
+
+def test_niftyreg_control_points_are_a_spline_in_its_own_terms(tmp_path: Path) -> None:
+    """At a control point of a cubic grid: (1 4 1)/6 along each axis of the absolute positions."""
+    grid = Grid((7, 7, 7), (5.0, 6.0, 7.0), (-15.0, -18.0, -21.0), tuple(np.eye(3).ravel()))
+    positions = grid.points_mm() + np.random.default_rng(1).normal(0, 2, (7, 7, 7, 3))
+    path = tmp_path / "cpp.nii"
+    nifti(path, flip_vectors(positions), voxel_to_ras(grid), 1007, "NREG_TRANS", 2)
+    weights = np.array([1, 4, 1]) / 6
+    block = positions[2:5, 2:5, 2:5]
+    expected = np.einsum("i,j,k,ijkd->d", weights, weights, weights, block)
+    at = grid.points_mm()[3, 3, 3]
+    np.testing.assert_allclose(read_transform(f"niftyreg:{path}")(at), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("code", [3, 4, 5, 6])
+def test_velocities_of_niftyreg_are_refused_with_the_way_out(tmp_path: Path, code: int) -> None:
+    path = tmp_path / "v.nii"
+    nifti(path, np.zeros((4, 4, 4, 3)), np.eye(4), 1007, "NREG_TRANS", code)
+    with pytest.raises(InputError, match=f"intent_p1 {code}") as refusal:
+        read_transform(path, "niftyreg")
+    assert "reg_transform -ref FIXED -def" in refusal.value.hint
+
+
+@pytest.mark.parametrize("program", ["greedy", "niftyreg"])
+def test_affines_between_ras_coordinates(
+    tmp_path: Path, program: str, affine: AffineTransform
+) -> None:
+    path, flip = tmp_path / "a.txt", np.diag([-1.0, -1.0, 1.0, 1.0])
+    np.savetxt(path, flip @ affine.homogeneous @ flip)
+    points = np.random.default_rng(0).normal(0, 50, (20, 3))
+    np.testing.assert_allclose(parse_chain([f"{program}:{path}"])(points), affine(points))
+    back = parse_chain([f"[{program}:{path},1]"])(affine(points))
+    np.testing.assert_allclose(back, points, atol=1e-9)
+
+
+def by_fslpy(path: Path, pair: Pair, points: np.ndarray) -> np.ndarray:
+    image = pytest.importorskip("fsl.data.image", reason="needs fslpy")
+    from fsl.transform import flirt, fnirt
+
+    moving, fixed = (image.Image(str(p)) for p in (pair.moving, pair.fixed))
+    ras = flip_vectors(points)
+    if path.suffix == ".mat":
+        matrix = flirt.fromFlirt(flirt.readFlirt(str(path)), moving, fixed, "world", "world")
+        return flip_vectors(apply_affine(np.linalg.inv(matrix), ras))
+    warp = fnirt.readFnirt(str(path), moving, fixed)
+    return flip_vectors(warp.transform(ras, "world", "world"))
+
+
+def test_a_flirt_matrix(
+    tmp_path: Path, pair: Pair, affine: AffineTransform, any_grid: Grid
+) -> None:
+    path, points = tmp_path / "a.mat", voxels(any_grid)
+    write_transform(path, affine, program="fsl", field_grid=any_grid, moving_grid=MOVING)
+    np.testing.assert_allclose(by_fslpy(path, pair, points), affine(points), atol=1e-4)
+    np.testing.assert_allclose(read_transform(path, "fsl", pair)(points), affine(points), atol=1e-4)
+    with pytest.raises(UsageError, match="two images"):
+        read_transform(f"fsl:{path}")
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_fnirt_field(tmp_path: Path, absolute: bool, pair: Pair, any_grid: Grid) -> None:
+    """Ours read by fslpy and by us; also as coordinates, as of convertwarp --absout."""
+    field, path = field_on(any_grid), tmp_path / "w.nii.gz"
+    write_transform(path, field, program="fsl", field_grid=any_grid, moving_grid=MOVING)
+    points = voxels(any_grid)
+    expected = field(points)
+    np.testing.assert_allclose(by_fslpy(path, pair, points), expected, atol=1e-3)
+    if absolute:
+        made = nibabel.load(path)
+        index = np.stack(np.meshgrid(*map(np.arange, any_grid.size_xyz), indexing="ij"), -1)
+        if np.linalg.det(made.affine[:3, :3]) > 0:
+            index[..., 0] = any_grid.size_xyz[0] - 1 - index[..., 0]
+        numbers = np.asarray(made.dataobj) + index * any_grid.spacing_mm
+        held = nibabel.Nifti1Image(numbers.astype(np.float32), made.affine)
+        nibabel.save(held, path)
+    np.testing.assert_allclose(read_transform(path, "fsl", pair)(points), expected, atol=1e-3)
+
+
+def test_coefficients_of_fnirt(tmp_path: Path, pair: Pair, any_grid: Grid) -> None:
+    """A cubic spline with a first affine, read by fslpy."""
+    knots = (4, 4, 4)
+    size = tuple(n // k + 4 for n, k in zip(any_grid.size_xyz, knots, strict=True))
+    values = np.random.default_rng(2).normal(0, 2, (*size, 3)).astype(np.float32)
+    made = nibabel.Nifti1Image(values, None)
+    made.header["intent_code"] = 2007
+    for k, spacing in enumerate(any_grid.spacing_mm, 1):
+        made.header[f"intent_p{k}"] = spacing
+    made.header.set_zooms((*knots, 1))
+    premat = np.eye(4)
+    premat[:3] += np.random.default_rng(3).normal(0, 0.02, (3, 4)) * [1, 1, 1, 50]
+    made.set_sform(premat, 1)
+    qform = np.diag([*knots, 1.0])
+    qform[:3, 3] = any_grid.size_xyz
+    made.set_qform(qform, 1)
+    nibabel.save(made, tmp_path / "c.nii.gz")
+    points = voxels(any_grid)
+    expected = by_fslpy(tmp_path / "c.nii.gz", pair, points)
+    found = read_transform(tmp_path / "c.nii.gz", "fsl", pair)(points)
+    assert np.linalg.norm(expected - points, axis=1).mean() > 1
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("intent", [2006, 2007, 2008, 2009])
+def test_warps_of_fsl_name_what_they_need(tmp_path: Path, intent: int) -> None:
+    path = tmp_path / "w.nii"
+    nifti(path, np.zeros((4, 4, 4, 3)), np.eye(4), intent)
+    with pytest.raises(InputError, match="a warp of FSL") as refusal:
+        read_transform(path)
+    assert "--from fsl -r FIXED -m MOVING" in refusal.value.hint
+
+
+def test_synthmorph_as_freesurfer_takes_it(
+    tmp_path: Path, any_grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five axes, intent 1006 and FreeSurfer's extension, by surfa RAS displacements."""
+    surfa = pytest.importorskip("surfa", reason="needs surfa")
+    monkeypatch.setattr(np, "fromstring", np.frombuffer)  # surfa 0.6.3 is older than numpy 2.3
+    field, path = field_on(any_grid), tmp_path / "w.nii.gz"
+    write_transform(path, field, program="synthmorph", field_grid=any_grid, moving_grid=MOVING)
+    made = nibabel.load(path)
+    assert made.shape == (*any_grid.size_xyz, 1, 3)
+    assert made.header.get_intent("code")[0] == 1006
+    points = voxels(any_grid)
+    for mapped in (read_transform(path, "synthmorph"), read_transform(path)):
+        np.testing.assert_allclose(mapped(points), field(points), atol=1e-4)
+    warp = surfa.load_warp(str(path))
+    assert warp.format == surfa.Warp.Format.disp_ras
+    np.testing.assert_allclose(
+        warp.data, flip_vectors(field.displacement_mm).transpose(2, 1, 0, 3), atol=1e-5
+    )
+    for geometry, grid in ((warp.source, MOVING), (warp.target, any_grid)):
+        np.testing.assert_allclose(geometry.vox2world.matrix, voxel_to_ras(grid), atol=1e-4)
+        assert tuple(geometry.shape) == grid.size_xyz
+
+
+def test_an_image_is_no_transform(tmp_path: Path, pair: Pair) -> None:
+    with pytest.raises(InputError, match="this is an image, not a transform"):
+        read_transform(pair.moving or "")
+    image = Image(np.zeros(MOVING.shape_zyx, np.float32), MOVING)
+    for name in ("a.nrrd", "a.mha"):
+        write_image(tmp_path / name, image)
+        with pytest.raises(InputError, match="this is an image, not a transform"):
+            read_transform(tmp_path / name)
+
+
+def test_dense_agrees_with_the_exact_parts(tmp_path: Path, pair: Pair, any_grid: Grid) -> None:
+    """`--from fsl` gives a composite; on the fixed grid it is the field that was written."""
+    field, path = field_on(any_grid), tmp_path / "w.nii.gz"
+    write_transform(path, field, program="fsl", field_grid=any_grid, moving_grid=MOVING)
+    again = dense(read_transform(path, "fsl", pair), any_grid)
+    np.testing.assert_allclose(again.displacement_mm, field.displacement_mm, atol=1e-3)
