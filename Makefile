@@ -59,5 +59,5 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(INSTALL) -e '.[dev,train,cluster,bids,itk]'
+	$(INSTALL) -e '.[dev,train,cluster,bids]'
 	touch $@

@@ -17,8 +17,8 @@ from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.dicom import frame_of_reference, is_dicom, source_header
 from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
-from carl_cli.io.resample import interpolator_name, resample
-from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.io.resample import LABELLERS, interpolator_name, looks_like_labels, resample
+from carl_cli.io.transforms.chain import is_identity, parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering
 from carl_cli.transforms import CompositeTransform, InverseField, Transform
@@ -111,13 +111,12 @@ def warp_files(
     if dicom_series:
         dicom_series.check(inputs)
     dtype = resampling.dtype
-    chain = (
-        sampled_inverses(parse_chain(transforms, Pair(fixed, inputs[0])), grid)
-        if transforms
-        else None
-    )
+    items = [item for item in transforms if not is_identity(item)]
+    pair = Pair(fixed, inputs[0])
+    chain = sampled_inverses(parse_chain(items, pair), grid) if items else None
     for source, target in zip(inputs, outputs, strict=True):
         image = as_type(read_any(source, series_uid=series_uid), resampling.image_type)
+        _warn_of_labels(image, resampling.interpolator)
         warped = resample(
             image,
             grid,
@@ -130,6 +129,16 @@ def warp_files(
         log.info("%s", target)
         if dicom_series:
             dicom_series.write(warped, source, series_uid)
+
+
+def _warn_of_labels(image: Image, interpolator: str) -> None:
+    """Means of labels are labels of something else, or of nothing."""
+    if interpolator_name(interpolator) not in LABELLERS and looks_like_labels(image):
+        log.warning(
+            "%s: its voxels look like labels, and %s interpolation makes others of them; "
+            "-n genericlabel keeps them",
+            image.source, interpolator,
+        )  # fmt: skip
 
 
 def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:

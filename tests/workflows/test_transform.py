@@ -70,6 +70,15 @@ def test_invert_reports_what_is_left(carl: Carl, files: Path) -> None:  # noqa: 
     assert wrong_way.max() > 5
 
 
+@pytest.mark.parametrize("output", ["inverse.nii.gz", "inverse.h5", "inverse.nrrd"])
+def test_invert_without_a_reference(carl: Carl, files: Path, output: str) -> None:  # noqa: F811
+    """The grid is the field's own, extended over what the field reaches."""
+    assert carl("invert", "warp.nii.gz", "-o", output).code == 0
+    forward, backward = read_transform("warp.nii.gz"), read_transform(output)
+    points = inner_points(GRID)
+    np.testing.assert_allclose(backward(forward(points)), points, atol=0.1)
+
+
 def test_invert_an_affine_exactly(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
     assert carl("invert", "affine.mat", "-o", "back.mat").code == 0
     points = inner_points(GRID)

@@ -243,6 +243,40 @@ def test_labels_in_files_are_exact(
     assert set(np.unique(raw)) == {np.dtype(dtype).type(v) for v in (0, *labels)}
 
 
+@pytest.mark.parametrize("how", ["linear", "bspline", "genericLabel"])
+def test_labels_and_a_mean_are_warned_of(
+    how: str,
+    files: dict[str, Path],
+    grids: dict[str, Grid],
+    make_labels: MakeImage,
+    make_image: MakeImage,
+) -> None:
+    write_image(files["moving"], make_labels(grids["flipped"], (3, 9, 200), "uint8"))
+    warned = said_by(files, how)
+    assert ("genericlabel keeps them" in warned) == (how != "genericLabel")
+    write_image(files["moving"], make_image(grids["flipped"], "uint8"))
+    assert "genericlabel keeps them" not in said_by(files, how)
+
+
+def said_by(files: dict[str, Path], how: str) -> str:
+    common = (files["moving"], "-r", files["fixed"], "-o", files["out"], "--overwrite")
+    return run(*common, "-t", files["affine"], "-n", how).stderr
+
+
+def test_identity_is_ants_word_for_no_transform(files: dict[str, Path]) -> None:
+    common = (files["moving"], "-r", files["fixed"], "-o", files["out"], "--overwrite")
+    images = []
+    for items in ([], ["-t", "identity"], ["-t", "[identity,1]"], ["-t", "Identity"]):
+        run(*common, *items)
+        images.append(read_any(files["out"]).array)
+    for image in images[1:]:
+        np.testing.assert_array_equal(image, images[0])
+    run(*common, "-t", files["affine"])
+    moved = read_any(files["out"]).array
+    run(*common, "-t", "identity", "-t", files["affine"])
+    np.testing.assert_array_equal(read_any(files["out"]).array, moved)
+
+
 def test_generic_label_is_that_of_ants(
     files: dict[str, Path], grids: dict[str, Grid], make_labels: MakeImage
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from carl_cli.errors import UsageError
 from carl_cli.io.transforms.files import read_transform
 from carl_cli.io.transforms.programs import Pair
-from carl_cli.transforms import CompositeTransform, Transform
+from carl_cli.transforms import CompositeTransform, Transform, identity
 
 BRACKETED = re.compile(r"\[\s*(?P<path>.+?)\s*(?:,\s*(?P<flag>[^,\]]*?)\s*)?\]")
 SUFFIXED = re.compile(r"(?P<path>.+),\s*(?P<flag>-?1)")
@@ -26,6 +26,11 @@ def parse_item(text: str) -> tuple[str, bool]:
     return match["path"], FLAGS[flag]
 
 
+def is_identity(text: str) -> bool:
+    """ANTs' word for no transform, inverted or not."""
+    return parse_item(text)[0].lower() == "identity"
+
+
 def parse_chain(items: Sequence[str], pair: Pair | None = None) -> Transform:
     """Read the files of a chain and compose them in ANTs' order; pair: see `read_transform`.
 
@@ -35,8 +40,10 @@ def parse_chain(items: Sequence[str], pair: Pair | None = None) -> Transform:
     if not items:
         raise UsageError("no transform given", "Name at least one with -t.")
     parts = []
-    for text in items:
+    for text in [text for text in items if not is_identity(text)]:
         path, inverted = parse_item(text)
         transform = read_transform(path, pair=pair)
         parts.append(transform.inverse() if inverted else transform)
+    if not parts:
+        return identity(3)
     return parts[0] if len(parts) == 1 else CompositeTransform(tuple(reversed(parts)))

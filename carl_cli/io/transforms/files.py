@@ -29,7 +29,13 @@ from carl_cli.io.transforms.programs import (
     split_program,
     write_foreign,
 )
-from carl_cli.io.transforms.sitk import covering, from_sitk_transform, leaves, to_sitk_transform
+from carl_cli.io.transforms.sitk import (
+    covering,
+    from_sitk_transform,
+    inverse_grid,
+    leaves,
+    to_sitk_transform,
+)
 from carl_cli.io.transforms.text import check_stated, is_well_formed
 from carl_cli.io.trial import try_out
 from carl_cli.transforms import (
@@ -37,6 +43,7 @@ from carl_cli.transforms import (
     CompositeTransform,
     Deformation,
     DisplacementField,
+    InverseField,
     Transform,
     dense,
 )
@@ -181,10 +188,12 @@ def _write(path: Path, save: Callable[[Path], None]) -> None:
 
 
 def natural_grid(transform: Transform) -> Grid:
-    """The grid of the field that meets the points first; it lies in the fixed space."""
+    """The grid of the field that meets the points first, or of what an inverse field reaches."""
     first = transform.parts[-1] if isinstance(transform, CompositeTransform) else transform
     if isinstance(first, Deformation):
         return first.sampling_grid
+    if isinstance(first, InverseField):
+        return inverse_grid(first)
     raise UsageError(
         "this transform has no grid of its own to sample a dense field on",
         "Name the fixed image (--reference), or write it as .h5.",
