@@ -2,5 +2,7 @@
 
 from typing import Literal
 
-Program = Literal["greedy", "easyreg", "synthmorph", "lta", "fsl", "niftyreg", "spm"]
+Program = Literal[
+    "greedy", "easyreg", "synthmorph", "lta", "fsl", "niftyreg", "spm", "mrtrix", "afni", "minc"
+]
 """Whose conventions a file follows, where the file itself does not say."""

@@ -75,7 +75,7 @@ def read_vectors(path: Path) -> Image:
 
 def positions_as_field(positions: Image) -> DisplacementField:
     """LPS positions in the moving image, one at each voxel of the fixed grid."""
-    displacement = positions.array - positions.grid.points_mm()
+    displacement = positions.array.astype(float) - positions.grid.points_mm()
     return DisplacementField(positions.grid, displacement.astype(np.float32))
 
 

@@ -21,7 +21,10 @@ from carl_cli.io.images.general import check_directions
 from carl_cli.io.sitk_bridge import cause, overheard
 from carl_cli.io.transforms import Program, hdf5
 from carl_cli.io.transforms import fields as dense_files
+from carl_cli.io.transforms.elastix import is_elastix, read_elastix
+from carl_cli.io.transforms.freesurfer import read_lta
 from carl_cli.io.transforms.hdf5 import Precision
+from carl_cli.io.transforms.matrices import read_minc
 from carl_cli.io.transforms.programs import (
     Pair,
     product,
@@ -29,6 +32,7 @@ from carl_cli.io.transforms.programs import (
     split_program,
     write_foreign,
 )
+from carl_cli.io.transforms.recognise import recognised
 from carl_cli.io.transforms.sitk import (
     covering,
     from_sitk_transform,
@@ -78,6 +82,8 @@ def read_transform(
     suffix = full_suffix(path).lower()
     reader: Callable[[Path], Transform] = {
         **dict.fromkeys(COMPOSITE + AFFINE, _read_itk),
+        ".lta": read_lta,
+        ".xfm": read_minc,
         **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
     }.get(suffix, _unknown_suffix)
     try:
@@ -92,15 +98,19 @@ def read_transform(
 
 def _read_itk(path: Path) -> Transform:
     affine = full_suffix(path).lower() in AFFINE
+    if affine and is_elastix(path.read_bytes()):
+        return read_elastix(path)
     if not (affine and is_well_formed(path)):
         try_out(path, TRIAL)
     try:
         read, _ = overheard(lambda: read_by_itk(path))
     except (RuntimeError, UnicodeDecodeError) as error:
+        if known := recognised(path):
+            raise InputError(f"{path}: {known[0]}, which is not read as it is", known[1]) from None
         reason = (
             "its format is unknown or damaged" if "Transform IO" in str(error) else cause(error)
         )
-        raise InputError(f"{path}: not a readable transform: {reason}", _hint(path)) from None
+        raise InputError(f"{path}: not a readable transform: {reason}") from None
     if affine:
         check_stated(path, list(leaves(read)))
     return from_sitk_transform(read)
@@ -126,19 +136,10 @@ def _check_sane(transform: Transform, path: Path) -> None:
 
 
 def _unknown_suffix(path: Path) -> Transform:
-    names = " ".join(COMPOSITE + AFFINE + dense_files.READABLE)
-    raise InputError(f"{path}: no transform has this suffix", f"Readable: {names}")
-
-
-def _hint(path: Path) -> str:
-    try:
-        words = path.read_bytes().decode("ascii").split()
-        values = [float(word) for word in words]
-    except ValueError:
-        return ""
-    if len(values) == 16:
-        return "It is a 4x4 text matrix; if greedy wrote it: carl convert --from greedy"
-    return ""
+    if known := recognised(path):
+        raise InputError(f"{path}: {known[0]}, which is not read as it is", known[1])
+    names = " ".join((*COMPOSITE, *AFFINE, ".lta", ".xfm", *dense_files.READABLE))
+    raise InputError(f"{path}: no transform has this suffix", f"readable are {names}")
 
 
 def write_transform(

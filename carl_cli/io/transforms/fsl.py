@@ -19,7 +19,7 @@ from carl_cli.io.images import nifti_header as nifti
 from carl_cli.io.images.image import Image
 from carl_cli.io.ras import voxel_to_ras
 from carl_cli.io.transforms.fields import raw_vectors, write_vectors
-from carl_cli.io.transforms.greedy import read_matrix
+from carl_cli.io.transforms.matrices import read_matrix
 from carl_cli.transforms import (
     AffineTransform,
     BSplineTransform,

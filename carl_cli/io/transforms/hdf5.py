@@ -73,9 +73,9 @@ def _parameters(part: Transform, precision: Precision) -> tuple[str, Array, NDAr
         centre = np.zeros(part.dimension)
         return "AffineTransform", centre, np.array([*part.matrix.ravel(), *part.translation])
     if isinstance(part, DisplacementField):
-        dtype = np.float32 if precision == "float" else np.float64
-        displacement = part.displacement_mm.astype(dtype, copy=False).ravel()
-        return "DisplacementFieldTransform", _placement(part.grid), displacement
+        held = part.displacement_mm.ravel()
+        values = held.astype(np.float32 if precision == "float" else np.float64, copy=False)
+        return "DisplacementFieldTransform", _placement(part.grid), values
     if isinstance(part, BSplineTransform):
         coefficients = np.moveaxis(part.coefficients_mm.astype(float), -1, 0).ravel()
         return "BSplineTransform", _placement(part.grid), coefficients

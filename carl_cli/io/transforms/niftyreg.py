@@ -17,7 +17,7 @@ from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images import nifti_header as nifti
 from carl_cli.io.images.image import Image
 from carl_cli.io.transforms.fields import positions_as_field, read_vectors, write_vectors
-from carl_cli.io.transforms.greedy import read_ras_matrix
+from carl_cli.io.transforms.matrices import read_ras_matrix
 from carl_cli.transforms import BSplineTransform, DisplacementField, Transform
 
 NAME = "NREG_TRANS"
@@ -54,7 +54,7 @@ def read_niftyreg(path: Path) -> Transform:
         return DisplacementField(vectors.grid, vectors.array.astype(np.float32))
     if kind == POSITIONS:
         return positions_as_field(vectors)
-    return BSplineTransform(vectors.grid, vectors.array - vectors.grid.points_mm())
+    return BSplineTransform(vectors.grid, vectors.array.astype(float) - vectors.grid.points_mm())
 
 
 def write_niftyreg_field(path: Path, field: DisplacementField) -> None:

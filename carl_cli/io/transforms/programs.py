@@ -13,7 +13,7 @@ import numpy as np
 from carl_cli.errors import UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.images.files import read_grid
-from carl_cli.io.transforms import Program, freesurfer, fsl, greedy, niftyreg
+from carl_cli.io.transforms import Program, freesurfer, fsl, matrices, niftyreg
 from carl_cli.io.transforms.fields import positions_as_field, read_vectors
 from carl_cli.transforms import (
     AffineTransform,
@@ -25,7 +25,12 @@ from carl_cli.transforms import (
 )
 
 READERS: dict[Program, Callable[[Path], Transform]] = {
-    "greedy": greedy.read_greedy,
+    "greedy": lambda path: matrices.read_ras_matrix(
+        path, "a greedy affine", "greedy's warp fields need no --from"
+    ),
+    "afni": matrices.read_afni,
+    "minc": matrices.read_minc,
+    "mrtrix": lambda path: _read_mrtrix(path),
     "easyreg": lambda path: positions_as_field(read_vectors(path)),
     "spm": lambda path: positions_as_field(read_vectors(path)),
     "synthmorph": freesurfer.read_synthmorph,
@@ -34,6 +39,7 @@ READERS: dict[Program, Callable[[Path], Transform]] = {
 }
 FIELD_WRITERS: dict[Program, Callable[[Path, DisplacementField], None]] = {
     "easyreg": freesurfer.write_easyreg,
+    "mrtrix": freesurfer.write_easyreg,
     "spm": freesurfer.write_spm,
 }
 
@@ -61,6 +67,13 @@ def split_program(text: str) -> tuple[Program | None, str]:
     return (known[0], path) if known and colon else (None, text)
 
 
+def _read_mrtrix(path: Path) -> Transform:
+    """Both map the fixed image to the moving one: a 4x4 text, a warp of RAS positions."""
+    if ".nii" in path.name.lower():
+        return positions_as_field(read_vectors(path))
+    return matrices.read_ras_matrix(path, "an MRtrix transform")
+
+
 def read_foreign(path: Path, program: Program, pair: Pair) -> Transform:
     if program == "fsl":
         return fsl.read_fsl(path, *pair.grids(program))
@@ -72,14 +85,16 @@ def write_foreign(
 ) -> None:
     """Raises UsageError when the program's file can't hold the transform or lacks a grid."""
     as_field = ".nii" in path.name.lower()
-    if program in FIELD_WRITERS:
+    if program in FIELD_WRITERS and (as_field or program != "mrtrix"):
         FIELD_WRITERS[program](path, _sampled(transform, program, fixed))
     elif program == "synthmorph":
         freesurfer.write_synthmorph(path, _sampled(transform, program, fixed), moving)
     elif program == "niftyreg" and as_field:
         niftyreg.write_niftyreg_field(path, _sampled(transform, program, fixed))
-    elif program in ("greedy", "niftyreg"):
-        greedy.write_ras_matrix(path, product(transform, f"the text file of {program}"))
+    elif program in ("afni", "minc"):
+        raise UsageError(f"no files of {program} are written", "write .h5 or .nii.gz")
+    elif program in ("greedy", "niftyreg", "mrtrix"):
+        matrices.write_ras_matrix(path, product(transform, f"the text file of {program}"))
     elif fixed is None or moving is None:
         raise UsageError(
             f"a transform for {program} goes with both images", "give --reference and --moving"

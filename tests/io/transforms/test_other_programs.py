@@ -6,8 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import nibabel
+import nitransforms
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
@@ -237,3 +239,174 @@ def test_dense_agrees_with_the_exact_parts(tmp_path: Path, pair: Pair, any_grid:
     write_transform(path, field, program="fsl", field_grid=any_grid, moving_grid=MOVING)
     again = dense(read_transform(path, "fsl", pair), any_grid)
     np.testing.assert_allclose(again.displacement_mm, field.displacement_mm, atol=1e-3)
+
+
+ELASTIX = """(Transform "{kind}")
+(NumberOfParameters {count})
+(TransformParameters {numbers})
+(InitialTransformParameterFileName "{initial}")
+(HowToCombineTransforms "Compose")
+(FixedImageDimension 3)
+(MovingImageDimension 3)
+{more}
+"""
+
+
+def elastix(
+    path: Path, kind: str, numbers: list[float], more: str, initial: str = "NoInitialTransform"
+) -> Path:
+    text = ELASTIX.format(
+        kind=kind, count=len(numbers), numbers=" ".join(f"{v:.17g}" for v in numbers), more=more,
+        initial=initial,
+    )  # fmt: skip
+    path.write_text(text)
+    return path
+
+
+CENTRE = (3.0, -7.0, 11.0)
+EULER = (0.1, -0.2, 0.3, 4.0, 5.0, -6.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs"),
+    [
+        ("TranslationTransform", sitk.TranslationTransform(3, (6.0, -4.0, 3.0))),
+        ("EulerTransform", sitk.Euler3DTransform(CENTRE, *EULER[:3], EULER[3:])),
+        ("EulerTransform zyx", sitk.Euler3DTransform(CENTRE, *EULER[:3], EULER[3:])),
+        (
+            "SimilarityTransform",
+            sitk.Similarity3DTransform(1.1, (0.1, 0.2, 0.3, 0.9), (1, 2, 3), CENTRE),
+        ),
+        (
+            "AffineTransform",
+            sitk.AffineTransform((1, 0.1, 0, 0, 0.9, 0.2, 0, 0, 1), (1, 2, 3), CENTRE),
+        ),
+    ],
+)
+def test_linear_transforms_of_elastix(tmp_path: Path, kind: str, theirs: sitk.Transform) -> None:
+    name, _, order = kind.partition(" ")
+    more = (
+        ""
+        if "Translation" in name
+        else f"(CenterOfRotationPoint {CENTRE[0]} {CENTRE[1]} {CENTRE[2]})"
+    )
+    if order:
+        theirs.SetComputeZYX(True)
+        more += '\n(ComputeZYX "true")'
+    path = elastix(tmp_path / "t.txt", name, list(theirs.GetParameters()), more)
+    points = np.random.default_rng(0).normal(0, 50, (20, 3))
+    expected = [theirs.TransformPoint(p.tolist()) for p in points]
+    np.testing.assert_allclose(read_transform(path)(points), expected, atol=1e-9)
+
+
+def test_a_spline_of_elastix_after_an_affine(tmp_path: Path) -> None:
+    """Directions stand column after column; the file named as initial acts first."""
+    turn = GRIDS["oblique"].direction_matrix
+    grid = Grid((8, 7, 6), (12.0, 13.0, 14.0), (-40.0, -30.0, -20.0), tuple(turn.ravel()))
+    values = np.random.default_rng(0).normal(0, 2, (6, 7, 8, 3))
+    spline = BSplineTransform(grid, values)
+    affine = sitk.AffineTransform((1, 0.1, 0, 0, 0.9, 0.2, 0, 0, 1), (1, 2, 3), CENTRE)
+    centre = f"(CenterOfRotationPoint {CENTRE[0]} {CENTRE[1]} {CENTRE[2]})"
+    elastix(tmp_path / "t.0.txt", "AffineTransform", list(affine.GetParameters()), centre)
+    columns = " ".join(map(repr, map(float, turn.T.ravel())))
+    more = (
+        "(GridSize 8 7 6)\n(GridIndex 0 0 0)\n(GridSpacing 12 13 14)\n(GridOrigin -40 -30 -20)\n"
+        f"(GridDirection {columns})\n(BSplineTransformSplineOrder 3)"
+    )
+    numbers = np.moveaxis(values, -1, 0).ravel().tolist()
+    path = elastix(tmp_path / "t.1.txt", "BSplineTransform", numbers, more, "t.0.txt")
+    points = inner_points(grid, 30, 2.0)
+    moved = np.array([affine.TransformPoint(p.tolist()) for p in points])
+    np.testing.assert_allclose(read_transform(path)(points), spline(moved), atol=1e-9)
+
+
+def test_a_chain_that_elastix_made() -> None:
+    """Rigid, affine and B-spline by itk-elastix 0.25.4 on an oblique pair; points by transformix,
+    which writes six decimals."""
+    folder = Path(__file__).parent / "made_by_elastix"
+    points, theirs = np.split(np.loadtxt(folder / "points.txt"), 2, axis=1)
+    mapped = read_transform(folder / "TransformParameters.2.txt")(points)
+    np.testing.assert_allclose(mapped, theirs, rtol=0, atol=1e-6)
+    assert np.linalg.norm(theirs - points, axis=1).mean() > 4
+
+
+def test_what_of_elastix_is_not_read_names_the_way_out(tmp_path: Path) -> None:
+    path = elastix(tmp_path / "t.txt", "SplineKernelTransform", [1.0], "")
+    with pytest.raises(InputError, match="not read here: SplineKernelTransform") as refusal:
+        read_transform(path)
+    assert "WriteITKCompositeTransform" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "hint"),
+    [
+        (
+            "a.txt",
+            "MGH_GPUIT_BSP <experimental>\nimg_origin = 0 0 0\n",
+            "plastimatch",
+            "xf-convert",
+        ),
+        ("a.mat", "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "4x4 text matrix", "greedy:a.mat"),
+        (
+            "a.txt",
+            "# command_history: x\n" + "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n",
+            "4x4",
+            "mrtrix:",
+        ),
+        ("a.txt", "# 3dvolreg matrices\n1 0 0 0 0 1 0 0 0 0 1 0\n", "AFNI", "afni:a.txt"),
+        ("a.txt", "type      = 1\nnxforms   = 1\n", "LTA", "lta:a.txt"),
+        ("a.m3z", "\x1f\x8b", "a warp of FreeSurfer", "mri_warp_convert"),
+        (
+            "a.tfm",
+            "#Insight Transform File V1.0\nTransform: ThinPlateSplineKernelTransform_double_3_3\n"
+            "Parameters: 0 0 0\nFixedParameters: 0 0 0\n",
+            "thin-plate spline",
+            "Convert",
+        ),
+    ],
+)
+def test_other_files_say_what_they_are(
+    tmp_path: Path, name: str, content: str, what: str, hint: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=what) as refusal:
+        read_transform(tmp_path / name)
+    assert hint in refusal.value.hint
+
+
+def test_an_affine_of_afni_by_nitransforms(tmp_path: Path, affine: AffineTransform) -> None:
+    path = tmp_path / "a.aff12.1D"
+    np.savetxt(path, affine.homogeneous[:3].reshape(1, -1), header="3dvolreg matrices")
+    points = np.random.default_rng(0).normal(0, 50, (20, 3))
+    np.testing.assert_allclose(read_transform(f"afni:{path}")(points), affine(points), atol=1e-9)
+    theirs = nitransforms.io.afni.AFNILinearTransform.from_string(path.read_text()).to_ras()
+    np.testing.assert_allclose(
+        flip_vectors(apply_affine(theirs, flip_vectors(points))), affine(points), atol=1e-6
+    )
+
+
+def test_a_linear_xfm_of_minc(tmp_path: Path, affine: AffineTransform) -> None:
+    """Moving to fixed in RAS, as its header says of a tag file: source to target."""
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    matrix = flip @ affine.inverse().homogeneous @ flip
+    rows = "\n".join(" ".join(f"{v:.12g}" for v in row) for row in matrix[:3])
+    text = f"MNI Transform File\n\nTransform_Type = Linear;\nLinear_Transform =\n{rows};\n"
+    (tmp_path / "a.xfm").write_text(text)
+    points = np.random.default_rng(0).normal(0, 50, (20, 3))
+    np.testing.assert_allclose(
+        read_transform(tmp_path / "a.xfm")(points), affine(points), atol=1e-6
+    )
+    grid = text.replace("Linear;", "Grid_Transform;").split("Linear_")[0]
+    (tmp_path / "b.xfm").write_text(grid + "Displacement_Volume = a.mnc;\n")
+    with pytest.raises(InputError, match="one linear transform was expected"):
+        read_transform(tmp_path / "b.xfm")
+
+
+def test_an_lta_needs_no_name(tmp_path: Path, pair: Pair, affine: AffineTransform) -> None:
+    write_transform(
+        tmp_path / "a.lta", affine, program="lta", field_grid=MOVING, moving_grid=MOVING
+    )
+    points = np.random.default_rng(0).normal(0, 50, (20, 3))
+    np.testing.assert_allclose(
+        read_transform(tmp_path / "a.lta")(points), affine(points), atol=1e-9
+    )
