@@ -17,7 +17,7 @@ from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.dicom import frame_of_reference, is_dicom, source_header
 from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
-from carl_cli.io.resample import LABELLERS, interpolator_name, looks_like_labels, resample
+from carl_cli.io.resample import interpolator_name, is_for_labels, looks_like_labels, resample
 from carl_cli.io.transforms.chain import is_identity, parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering
@@ -133,7 +133,7 @@ def warp_files(
 
 def _warn_of_labels(image: Image, interpolator: str) -> None:
     """Means of labels are labels of something else, or of nothing."""
-    if interpolator_name(interpolator) not in LABELLERS and looks_like_labels(image):
+    if not is_for_labels(interpolator) and looks_like_labels(image):
         log.warning(
             "%s: its voxels look like labels, and %s interpolation makes others of them; "
             "-n genericlabel keeps them",

@@ -84,10 +84,8 @@ def _transform(fields: Fields, path: Path) -> Transform:
 
 
 def _linear(fields: Fields, kind: str, dimension: int) -> sitk.Transform:
-    if kind in ANY_DIMENSION:
-        made = ANY_DIMENSION[kind](dimension)
-    else:
-        made = LINEAR[kind, dimension]()
+    make = ANY_DIMENSION.get(kind)
+    made = make(dimension) if make else LINEAR[kind, dimension]()
     if "CenterOfRotationPoint" in fields:
         made.SetFixedParameters(_numbers(fields, "CenterOfRotationPoint") + _order(fields, kind))
     made.SetParameters(_numbers(fields, "TransformParameters"))
