@@ -86,7 +86,7 @@ def _hdf5(suffix: str, types: tuple[str, ...]) -> dict[str, str]:
         "ANTs": "given with -t",
         "ITK, SimpleITK": "ReadTransform",
         "3D Slicer": "read (by its source)" if single else "refused: several at the top level",
-        "nitransforms": "read"
+        "nitransforms": "read; between a field's voxels by splines, by all others linearly"
         if strict
         else "not read: it wants a composite of affines and fields in a file named .h5",
         "greedy": "not read: convert to .nii.gz",
