@@ -1,7 +1,7 @@
 """Point files ↔ LPS points. The suffix names the format.
 
 .csv (columns x, y, z, t as in ANTs)   .txt (plain columns)   .fcsv .mrk.json (3D Slicer)
-.vtk (poly data)
+.vtk (poly data)   .gii .white .pial .stl .ply .obj (surfaces)   .tck .trk (streamlines)
 
 Written in the format it was read from, a file keeps everything but the coordinates: columns,
 their order, labels, cells, and the frame of its numbers.
@@ -18,11 +18,11 @@ import numpy as np
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Array
 from carl_cli.io.atomic import atomic_path, full_suffix
-from carl_cli.io.points import slicer, tables, vtk
+from carl_cli.io.points import slicer, surfaces, tables, vtk
 from carl_cli.io.points.document import Document, Frame
 from carl_cli.io.ras import flip_vectors
 
-READABLE = (".csv", ".txt", ".fcsv", ".mrk.json", ".vtk")
+READABLE = (".csv", ".txt", ".fcsv", ".mrk.json", ".vtk", *surfaces.SUFFIXES)
 WRITERS: dict[str, Callable[[Array, tuple[str, ...]], bytes]] = {
     ".csv": tables.new_csv,
     ".txt": lambda values, _: tables.new_text(values),
@@ -83,6 +83,8 @@ def _parse(content: bytes, suffix: str, name: str, dimension: int) -> Document:
         return tables.read_text(content, name, dimension)
     if dimension != 3:
         raise InputError(f"{name}: {suffix} holds 3D points", "2D points: .csv or .txt")
+    if suffix in surfaces.SUFFIXES:
+        return surfaces.read_surface(content, suffix, name)
     readers = {
         ".fcsv": slicer.read_fcsv,
         ".mrk.json": slicer.read_markups,

@@ -178,7 +178,7 @@ def test_binary_vtk_changes_nothing_but_its_points(tmp_path: Path, dtype: str, n
         ("a.mrk.json", "{}", "not a Slicer markups file"),
         ("a.vtk", "hello", "not a legacy VTK file"),
         ("a.vtp", "<VTKFile/>", "not read from files with this suffix"),
-        ("a.obj", "", "not read from files with this suffix"),
+        ("a.xyz", "", "not read from files with this suffix"),
     ],
 )
 def test_bad_files_are_refused_with_the_reason(
