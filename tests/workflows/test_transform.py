@@ -11,6 +11,7 @@ import pytest
 
 from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.io.transforms.files import read_transform, write_transform
+from carl_cli.io.transforms.programs import Pair
 from carl_cli.transforms import AffineTransform, DisplacementField, jacobian_determinant
 from tests.cli.conftest import Carl, carl  # noqa: F401
 from tests.conftest import GRIDS
@@ -197,3 +198,35 @@ def test_a_translation_keeps_its_sign_through_every_command(carl: Carl, files: P
     )
     points = inner_points(GRID, 20, 8)
     np.testing.assert_allclose(read_transform("c.h5")(points), points + TRANSLATION, atol=1e-4)
+
+
+@pytest.mark.parametrize("source", ["chain.h5", "affine.mat", "warp.nii.gz"])
+def test_the_ways_that_info_names_lead_there_and_back(
+    carl: Carl,  # noqa: F811
+    files: Path,
+    source: str,
+) -> None:
+    """Every command is run as it stands, and what it writes is the same map."""
+    facts = json.loads(carl("info", source, "--json").out)
+    points = GRID.points_mm()[3:-3:4, 3:-3:4, 3:-3:4].reshape(-1, 3)
+    expected = read_transform(source)(points)
+    pair = Pair(Path("fixed.nii.gz"), Path("moving.nii.gz"))
+    assert len(facts["for_others"]) == 7
+    for tool, command in facts["for_others"].items():
+        words = (
+            command.replace("FIXED", str(pair.fixed)).replace("MOVING", str(pair.moving)).split()
+        )
+        assert words.pop(0) == "carl"
+        assert carl(*words, "--overwrite").code == 0, (tool, words)
+        program = words[words.index("--to") + 1] if "--to" in words else None
+        again = read_transform(words[-1], program, pair)(points)
+        np.testing.assert_allclose(again, expected, atol=2e-3, err_msg=tool)
+
+
+def test_info_of_a_named_file(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
+    write_transform("g.mat", affine, program="greedy")
+    facts = json.loads(carl("info", "greedy:g.mat", "--json").out)
+    assert facts["format"] == "greedy"
+    assert "greedy:g.mat --to fsl" in facts["for_others"]["FSL"]
+    assert carl("convert", "greedy:g.mat", "-o", "g.h5").code == 0
+    assert "greedy:g.mat" in carl("info", "g.mat").err

@@ -147,7 +147,10 @@ def _mesh(content: bytes, suffix: str) -> Document:
         written = mesh.export(file_type=suffix[1:])
         return _marked(written if isinstance(written, bytes) else written.encode(), suffix, frame)
 
-    return Document(np.asarray(load().vertices, float), frame, rewrite)
+    vertices = np.asarray(load().vertices, float)
+    if not len(vertices):
+        raise InputError("no points in it", "it is damaged or of another kind; get it again")
+    return Document(vertices, frame, rewrite)
 
 
 def _marked(content: bytes, suffix: str, frame: Frame | None) -> bytes:
