@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,6 +33,13 @@ def convert(
         Path | None,
         typer.Option("--moving", "-m", help="The moving image, which lta and fsl go with."),
     ] = None,
+    dicom_identity: Annotated[
+        Literal["new", "keep"],
+        typer.Option(
+            "--dicom-identity",
+            help="Of a DICOM registration (.dcm): new, without a patient, or keep that of -r.",
+        ),
+    ] = "new",
     field_spacing: FieldSpacing = None,
     precision: Precision = "float",
     intent: Intent = "1007",
@@ -47,7 +54,7 @@ def convert(
     """Write a transform in another format.
 
     The suffix of the output names it: .h5 (exact composite), .nii.gz .nii .nrrd .mha (dense
-    field), .tfm .txt .mat (affine).
+    field), .tfm .txt .mat (affine), .dcm (a DICOM registration of the series -r and -m).
 
     carl convert forward.h5 -r fixed.nii.gz -o field.nii.gz
     """
@@ -59,6 +66,12 @@ def convert(
     start(verbose, quiet, log_file)
     check_outputs([output], overwrite)
     storage = Storage(
-        reference, field_spacing, precision, 1006 if intent == "1006" else 1007, target, moving
+        reference,
+        field_spacing,
+        precision,
+        1006 if intent == "1006" else 1007,
+        target,
+        moving,
+        dicom_identity == "keep",
     )
     run(transform, output, storage, source, repair_folds)

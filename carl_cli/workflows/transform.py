@@ -13,11 +13,13 @@ import numpy as np
 
 from carl_cli.errors import UsageError
 from carl_cli.geometry import Array, Grid, apply_affine
+from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image, read_grid, write_image
 from carl_cli.io.points.document import Frame
 from carl_cli.io.points.files import read_points, write_points
 from carl_cli.io.transforms import Program
 from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.io.transforms.dicom_registration import write_registration
 from carl_cli.io.transforms.files import natural_grid, read_transform, write_transform
 from carl_cli.io.transforms.hdf5 import Precision
 from carl_cli.io.transforms.programs import Pair
@@ -43,7 +45,8 @@ class Storage:
     """How a transform is written. reference: image whose grid a dense field gets.
 
     spacing_mm: a coarser or finer grid over the same field of view. intent: of NIfTI fields.
-    program and moving: for the files of other programs.
+    program and moving: for the files of other programs. keep_identity: of the reference's patient,
+    in DICOM registrations.
     """
 
     reference: Path | None = None
@@ -52,6 +55,7 @@ class Storage:
     intent: Literal[1006, 1007] = 1007
     program: Program | None = None
     moving: Path | None = None
+    keep_identity: bool = False
 
     def grid(self, transform: Transform) -> Grid | None:
         base = None if self.reference is None else read_grid(self.reference)
@@ -62,6 +66,12 @@ class Storage:
         return spaced_grid(base or natural_grid(transform), self.spacing_mm)
 
     def write(self, path: Path, transform: Transform) -> None:
+        if path.suffix.lower() == ".dcm":
+            with atomic_path(path) as temporary:
+                write_registration(
+                    temporary, transform, self.reference, self.moving, self.keep_identity
+                )
+            return
         write_transform(
             path,
             transform,

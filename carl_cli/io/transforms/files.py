@@ -21,6 +21,7 @@ from carl_cli.io.images.general import check_directions
 from carl_cli.io.sitk_bridge import cause, overheard
 from carl_cli.io.transforms import Program, hdf5
 from carl_cli.io.transforms import fields as dense_files
+from carl_cli.io.transforms.dicom_registration import read_registration
 from carl_cli.io.transforms.elastix import is_elastix, read_elastix
 from carl_cli.io.transforms.freesurfer import read_lta
 from carl_cli.io.transforms.hdf5 import Precision
@@ -84,6 +85,7 @@ def read_transform(
         **dict.fromkeys(COMPOSITE + AFFINE, _read_itk),
         ".lta": read_lta,
         ".xfm": read_minc,
+        ".dcm": read_registration,
         **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
     }.get(suffix, _unknown_suffix)
     try:
@@ -138,7 +140,7 @@ def _check_sane(transform: Transform, path: Path) -> None:
 def _unknown_suffix(path: Path) -> Transform:
     if known := recognised(path):
         raise InputError(f"{path}: {known[0]}, which is not read as it is", known[1])
-    names = " ".join((*COMPOSITE, *AFFINE, ".lta", ".xfm", *dense_files.READABLE))
+    names = " ".join((*COMPOSITE, *AFFINE, ".lta", ".xfm", ".dcm", *dense_files.READABLE))
     raise InputError(f"{path}: no transform has this suffix", f"readable are {names}")
 
 
