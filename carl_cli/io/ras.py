@@ -38,9 +38,14 @@ def flip_grid(grid: Grid) -> Grid:
     return replace(grid, origin_mm=tuple(origin.tolist()), direction=tuple(direction.tolist()))
 
 
+def to_lps(affine: Array) -> Array:
+    """(4, 4) index → RAS mm as index → LPS mm."""
+    return np.asarray(np.diag([*FLIP, 1.0]) @ np.asarray(affine, float))
+
+
 def grid_from_ras(affine: Array, size_xyz: tuple[int, ...]) -> Grid:
     """The grid of a (4, 4) affine, index (x, y, z) → RAS mm, whose axes are at right angles."""
-    lps = np.diag([*FLIP, 1.0]) @ np.asarray(affine, float)
+    lps = to_lps(affine)
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):  # zero spacing is refused by the reader
         direction = (lps[:3, :3] / spacing).ravel()

@@ -30,6 +30,7 @@ from carl_cli.io.images import dicom_header as header
 from carl_cli.io.images.dicom_slices import SAME_ORIENTATION, Frame, arrange
 from carl_cli.io.images.dicom_write import IDENTITY
 from carl_cli.io.images.image import Image
+from carl_cli.io.images.irregular import warn
 from carl_cli.io.sitk_bridge import GZIP_LIMIT, execute
 
 if TYPE_CHECKING:
@@ -59,17 +60,20 @@ def is_dicom(path: Path) -> bool:
     return header.starts_like_dicom(path)
 
 
-def read_dicom(path: Path, series_uid: str | None = None) -> Image:
+def read_dicom(path: Path, series_uid: str | None = None, strict: bool = False) -> Image:
     """Read one series: a folder (searched below too), a file or a zip of files.
 
-    Slices are sorted along their normal; integers that fit come back as int16. Raises
-    InputError for several series without a choice, for missing or repeated slices, for a
-    tilted gantry and for whatever GDCM can't decode.
+    Slices are sorted along their normal; integers that fit come back as int16. A tilted gantry and
+    uneven slices are resampled with a warning, or refused if `strict`. Raises InputError for
+    several series without a choice, missing or repeated slices and what GDCM can't decode.
     """
     with _unpacked(path) as root:
         files, frames = _select(path, root, series_uid)
-        order, grid = arrange(path, frames, files[0].shape)
-        array = _read_pixels(path, files, frames)[order]
+        arrangement = arrange(path, frames, files[0].shape)
+        pixels = _read_pixels(path, files, frames)
+    if arrangement.odd:
+        warn(path, arrangement.odd, strict or pixels.ndim > 3)
+    array, grid = arrangement.applied(pixels), arrangement.grid
     channels = array.shape[3] if array.ndim == 4 else 1
     return Image(_narrowed(array), grid, channels, str(path), "rgb" if channels > 1 else "vector")
 
@@ -78,7 +82,7 @@ def read_dicom_grid(path: Path, series_uid: str | None = None) -> Grid:
     """The grid of a series, from its headers."""
     with _unpacked(path) as root:
         files, frames = _select(path, root, series_uid)
-        return arrange(path, frames, files[0].shape)[1]
+        return arrange(path, frames, files[0].shape).grid
 
 
 def frame_of_reference(path: Path, series_uid: str | None = None) -> str:

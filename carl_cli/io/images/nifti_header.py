@@ -221,17 +221,17 @@ def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> NDArray[np.f
             vector = vector / np.linalg.norm(vector)
             rest = 0.0
         a, (b, c, d) = np.sqrt(rest), vector
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
-    handedness = -1.0 if pixdim[0] < 0 else 1.0
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * [pixdim[1], pixdim[2], handedness * pixdim[3]]
-    affine[:3, 3] = values[3:]
+        rotation = np.array(
+            [
+                [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+                [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+                [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+            ]
+        )
+        handedness = -1.0 if pixdim[0] < 0 else 1.0
+        affine = np.eye(4)
+        affine[:3, :3] = rotation * [pixdim[1], pixdim[2], handedness * pixdim[3]]
+        affine[:3, 3] = values[3:]
     return affine
 
 
