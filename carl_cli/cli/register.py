@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ def register(pair: PairArguments, outputs: OutputArguments, method: MethodArgume
     wanted = _wanted(outputs)
     from carl_cli.workflows.register import check_case, run_case
 
-    inputs = method.inputs(fixed, moving)
+    inputs = replace(method.inputs(fixed, moving), strict=method.run.strict)
     console.LOGGER.info("resampling %s onto %s", moving, fixed)
     weights = method.load(method.network.device)
     options = method.options(weights, bool(wanted.confidence or wanted.report))

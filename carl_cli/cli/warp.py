@@ -94,6 +94,14 @@ def warp(
             "of INPUT.",
         ),
     ] = "new",
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Refuse images with a tilted gantry, uneven slices or a sheared header, which "
+            "are resampled otherwise.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -128,6 +136,7 @@ def warp(
         series_uid,
         DicomSeries(dicom_out, fixed, dicom_identity) if dicom_out else None,
         fixed,
+        strict,
     )
 
 

@@ -168,7 +168,9 @@ def _closed(record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch) -
 
 
 def _read(path: Path, inputs: CaseInputs) -> Image:
-    return read_image(path, series_uid=inputs.series_uid, time_index=inputs.time_index)
+    return read_image(
+        path, series_uid=inputs.series_uid, time_index=inputs.time_index, strict=inputs.strict
+    )
 
 
 def _optional(path: Path | None) -> Image | None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CaseInputs:
     """Paths. Masks and segmentations may have grids of their own; points are in LPS or RAS as
-    their file says. series_uid and time_index choose a volume where a file holds several."""
+    their file says. series_uid and time_index choose a volume where a file holds several. strict:
+    images that no orthogonal grid holds are refused, not resampled."""
 
     fixed: Path
     moving: Path
@@ -27,6 +28,7 @@ class CaseInputs:
     moving_points: Path | None = None
     series_uid: str | None = None
     time_index: int | None = None
+    strict: bool = False
 
     def paths(self) -> dict[str, Path]:
         return _paths(self)

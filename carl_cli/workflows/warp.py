@@ -100,6 +100,7 @@ def warp_files(
     series_uid: str | None = None,
     dicom_series: DicomSeries | None = None,
     fixed: Path | None = None,
+    strict: bool = False,
 ) -> None:
     """Resample each input onto `grid` (fixed, LPS mm) and write it to its output.
 
@@ -115,7 +116,9 @@ def warp_files(
     pair = Pair(fixed, inputs[0])
     chain = sampled_inverses(parse_chain(items, pair), grid) if items else None
     for source, target in zip(inputs, outputs, strict=True):
-        image = as_type(read_any(source, series_uid=series_uid), resampling.image_type)
+        image = as_type(
+            read_any(source, series_uid=series_uid, strict=strict), resampling.image_type
+        )
         _warn_of_labels(image, resampling.interpolator)
         warped = resample(
             image,
