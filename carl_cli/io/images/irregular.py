@@ -87,7 +87,8 @@ def evened(array: Voxels, along_mm: Array, count: int) -> Voxels:
     above = np.clip(np.searchsorted(along_mm, places), 1, len(along_mm) - 1)
     low, high = along_mm[above - 1], along_mm[above]
     share = ((places - low) / (high - low))[:, None, None]
-    return _as(array[above - 1] * (1 - share) + array[above] * share, array.dtype)
+    low_share, values = 1 - share, array.astype(float)
+    return _as(values[above - 1] * low_share + values[above] * share, array.dtype)
 
 
 def _as(values: Voxels, dtype: np.dtype[np.generic]) -> Voxels:

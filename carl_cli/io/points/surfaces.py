@@ -59,10 +59,12 @@ def _gifti(content: bytes, _suffix: str) -> Document:
     if system is not None and system.xformspace == 1 and system.dataspace != 1:
         to_scanner = np.asarray(system.xform, float)
 
+    from_scanner = np.asarray(np.linalg.inv(to_scanner), float)
+
     def rewrite(values: Array) -> bytes:
         image = nibabel.GiftiImage.from_bytes(content)
         array = points_of(image)
-        array.data = apply_affine(np.linalg.inv(to_scanner), values).astype(array.data.dtype)
+        array.data = apply_affine(from_scanner, values).astype(array.data.dtype)
         written: bytes = image.to_bytes()
         return written
 
@@ -71,7 +73,8 @@ def _gifti(content: bytes, _suffix: str) -> Document:
 
 def _streamlines(content: bytes, suffix: str) -> Document:
     """RAS mm; streamlines stay streamlines, with the data of each and of their points."""
-    from nibabel.streamlines import TckFile, TrkFile
+    from nibabel.streamlines.tck import TckFile
+    from nibabel.streamlines.trk import TrkFile
 
     kind = TckFile if suffix == ".tck" else TrkFile
     numbers = kind.load(BytesIO(content)).tractogram.streamlines.get_data()
@@ -87,7 +90,7 @@ def _streamlines(content: bytes, suffix: str) -> Document:
 
 def _freesurfer(content: bytes, suffix: str) -> Document:
     """Surface RAS, which the volume's geometry at the end of the file makes scanner RAS."""
-    from nibabel.freesurfer import read_geometry, write_geometry
+    from nibabel.freesurfer.io import read_geometry, write_geometry
 
     def with_file(use: Callable[[Path], Any]) -> Any:
         with tempfile.TemporaryDirectory() as folder:
@@ -104,10 +107,11 @@ def _freesurfer(content: bytes, suffix: str) -> Document:
             "mris_convert --to-scanner makes a GIFTI surface in scanner coordinates",
         )
     to_scanner = _surface_to_scanner(volume)
+    from_scanner = np.asarray(np.linalg.inv(to_scanner), float)
 
     def rewrite(values: Array) -> bytes:
         def write(path: Path) -> bytes:
-            own = apply_affine(np.linalg.inv(to_scanner), values)
+            own = apply_affine(from_scanner, values)
             write_geometry(path, own, faces, stamp, volume)
             return path.read_bytes()
 

@@ -93,7 +93,7 @@ def _from_grid(data: Dataset) -> Transform:
         )
     )
     (stored,) = item.DeformableRegistrationGridSequence
-    field = _field(stored, np.linalg.inv(before[:3, :3]))
+    field = _field(stored, np.asarray(np.linalg.inv(before[:3, :3]), float))
     matrix = after @ before
     if np.array_equal(matrix, np.eye(4)):
         return field

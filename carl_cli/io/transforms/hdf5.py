@@ -73,9 +73,9 @@ def _parameters(part: Transform, precision: Precision) -> tuple[str, Array, NDAr
         centre = np.zeros(part.dimension)
         return "AffineTransform", centre, np.array([*part.matrix.ravel(), *part.translation])
     if isinstance(part, DisplacementField):
-        held = part.displacement_mm.ravel()
-        values = held.astype(np.float32 if precision == "float" else np.float64, copy=False)
-        return "DisplacementFieldTransform", _placement(part.grid), values
+        values = part.displacement_mm.ravel()
+        as_wide = values.astype(np.float64) if precision == "double" else values.astype(np.float32)
+        return "DisplacementFieldTransform", _placement(part.grid), as_wide
     if isinstance(part, BSplineTransform):
         coefficients = np.moveaxis(part.coefficients_mm.astype(float), -1, 0).ravel()
         return "BSplineTransform", _placement(part.grid), coefficients
