@@ -12,6 +12,7 @@ from carl_cli.errors import InputError, OutputError
 from carl_cli.geometry import Grid
 from carl_cli.io.images.files import Image, read_any, read_grid, read_image, write_image
 from carl_cli.io.ras import voxel_to_ras
+from tests.measured import assert_close
 
 DTYPES = ("uint8", "int16", "int32", "float32")
 
@@ -33,9 +34,8 @@ def test_nibabels_files(tmp_path: Path, suffix: str, dtype: str, any_grid: Grid)
     assert image.array.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(image.array, values.T)
     same = read_image(tmp_path / "a.nii")
-    np.testing.assert_allclose(
-        image.grid.points_mm(), same.grid.points_mm(), atol=2e-3
-    )  # single precision of both headers
+    places = image.grid.points_mm(), same.grid.points_mm()  # both headers are single precision
+    assert_close(*places, 2e-3, file="FreeSurfer .mgz .mgh", way="read", referee="nibabel")
     assert read_grid(tmp_path / f"a{suffix}") == image.grid
 
 
@@ -48,9 +48,9 @@ def test_ours_by_nibabel(tmp_path: Path, suffix: str, dtype: str, any_grid: Grid
     np.testing.assert_array_equal(np.asarray(made.dataobj), values.T)
     corners = np.array([[0, 0, 0], np.array(any_grid.size_xyz) - 1])
     expected = nibabel.affines.apply_affine(voxel_to_ras(any_grid), corners)
-    np.testing.assert_allclose(
-        nibabel.affines.apply_affine(made.affine, corners), expected, atol=1e-4
-    )
+    places = nibabel.affines.apply_affine(made.affine, corners)
+    file = "FreeSurfer .mgz .mgh"
+    assert_close(places, expected, 1e-4, file=file, way="written", referee="nibabel")
 
 
 def test_frames(tmp_path: Path, any_grid: Grid) -> None:

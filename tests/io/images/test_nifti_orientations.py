@@ -16,6 +16,7 @@ from carl_cli.geometry import apply_affine
 from carl_cli.io.images.nifti import read_nifti_grid
 from carl_cli.io.ras import voxel_to_ras
 from carl_cli.io.sitk_bridge import grid_of
+from tests.measured import assert_close
 
 ORIENTATIONS = [
     "".join(codes)
@@ -58,11 +59,12 @@ def test_the_place_is_that_of_nibabel_and_itk(
         write_header(path, affine, codes, size)
         ours = apply_affine(voxel_to_ras(read_nifti_grid(path)), corners)
         stated = nibabel.Nifti1Header(path.read_bytes()[:348]).get_best_affine()
-        np.testing.assert_allclose(ours, apply_affine(stated, corners), atol=1e-3)
+        theirs, file = apply_affine(stated, corners), "NIfTI headers, 48 orientations"
+        assert_close(ours, theirs, 1e-3, file=file, way="read", referee="nibabel")
         np.testing.assert_allclose(ours, expected, atol=1e-3)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         itk = apply_affine(voxel_to_ras(grid_of(reader)), corners)
-        np.testing.assert_allclose(ours, itk, atol=1e-9)
+        assert_close(ours, itk, 1e-9, file=file, way="read", referee="SimpleITK")
     assert not caplog.text

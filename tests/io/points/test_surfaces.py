@@ -13,6 +13,7 @@ from nibabel.streamlines import TckFile, Tractogram, TrkFile
 
 from carl_cli.errors import InputError
 from carl_cli.io.points.files import read_points, write_points
+from tests.measured import assert_close
 
 RAS = np.array([[10.0, 20, 30], [12, -21, 31], [-7, 22, 33], [8, 9, -40]])
 LPS = RAS * [-1, -1, 1]
@@ -52,7 +53,7 @@ def test_gifti(tmp_path: Path, space: str) -> None:
     expected = MOVED_RAS
     if space == "other":
         expected = nibabel.affines.apply_affine(np.linalg.inv(turn), MOVED_RAS)
-    np.testing.assert_allclose(points, expected, atol=1e-4)
+    assert_close(points, expected, 1e-4, file="GIFTI surface", way="written", referee="nibabel")
     np.testing.assert_array_equal(faces, FACES)
 
 
@@ -77,7 +78,8 @@ def test_a_surface_of_freesurfer(tmp_path: Path) -> None:
     write_geometry(tmp_path / "lh.white", own, FACES, volume_info=volume)
     points, faces = read_geometry(moved(tmp_path / "lh.white"))
     expected = nibabel.affines.apply_affine(to_surface, MOVED_RAS)
-    np.testing.assert_allclose(points, expected, atol=1e-4)
+    file = "FreeSurfer surface"
+    assert_close(points, expected, 1e-4, file=file, way="written", referee="nibabel")
     np.testing.assert_array_equal(faces, FACES)
     write_geometry(tmp_path / "lh.pial", own, FACES)
     with pytest.raises(InputError, match="does not say to which volume"):
@@ -98,7 +100,8 @@ def test_streamlines_stay_streamlines(tmp_path: Path, suffix: str) -> None:
         TckFile(tractogram).save(tmp_path / "a.tck")
     again = nibabel.streamlines.load(moved(tmp_path / f"a{suffix}"))
     for line, expected in zip(again.streamlines, (MOVED_RAS[:3], MOVED_RAS[3:]), strict=True):
-        np.testing.assert_allclose(line, expected, atol=1e-4)
+        file = f"streamlines {suffix}"
+        assert_close(line, expected, 1e-4, file=file, way="written", referee="nibabel")
     if suffix == ".trk":
         weights = again.tractogram.data_per_streamline["weight"]
         np.testing.assert_array_equal(weights, [[0.5], [2.0]])

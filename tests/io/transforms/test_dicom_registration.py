@@ -19,6 +19,7 @@ from carl_cli.io.transforms.files import read_transform
 from carl_cli.transforms import AffineTransform, Transform
 from tests.conftest import GRIDS
 from tests.fields import field_on, inner_points
+from tests.measured import assert_close
 
 FRAMES = ("1.2.3.4", "1.2.3.5")
 TURN = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
@@ -52,7 +53,9 @@ def test_a_matrix_leads_from_moving_to_fixed(
     assert step.FrameOfReferenceTransformationMatrixType == kind.upper()
     matrix = np.array(step.FrameOfReferenceTransformationMatrix, float).reshape(4, 4)
     points = np.random.default_rng(0).normal(0, 50, (20, 3))
-    np.testing.assert_allclose(apply_affine(matrix, transform(points)), points, atol=1e-5)
+    back = apply_affine(matrix, transform(points))
+    file = "DICOM Spatial Registration"
+    assert_close(back, points, 1e-5, file=file, way="written", referee="pydicom")
     np.testing.assert_allclose(read_transform(path)(points), transform(points), atol=1e-5)
 
 
@@ -74,7 +77,8 @@ def test_a_grid_leads_from_fixed_to_moving(
     (grid,) = item.DeformableRegistrationGridSequence
     expected = by_the_standard(item, grid, (3, 4, 2))
     x = position(grid, (3, 4, 2))
-    np.testing.assert_allclose(transform(x), expected, atol=1e-4)
+    file = "DICOM Deformable Spatial Registration"
+    assert_close(transform(x), expected, 1e-4, file=file, way="written", referee="pydicom")
 
 
 def position(grid: pydicom.Dataset, index: tuple[int, ...]) -> np.ndarray:

@@ -21,6 +21,7 @@ from carl_cli.io.transforms.programs import Pair
 from carl_cli.transforms import AffineTransform, BSplineTransform, dense
 from tests.conftest import GRIDS
 from tests.fields import field_on, inner_points
+from tests.measured import assert_close
 
 FIXED = sorted(GRIDS)
 MOVING = GRIDS["flipped"]
@@ -54,12 +55,12 @@ def test_a_deformation_of_spm(tmp_path: Path, any_grid: Grid) -> None:
     positions = flip_vectors(field(any_grid.points_mm())).astype(np.float32)
     nifti(tmp_path / "y_a.nii", positions, voxel_to_ras(any_grid), 1007, "Mapping")
     points = voxels(any_grid)
-    np.testing.assert_allclose(
-        read_transform(tmp_path / "y_a.nii")(points), field(points), atol=2e-5
-    )
+    mapped = read_transform(tmp_path / "y_a.nii")(points)
+    assert_close(mapped, field(points), 2e-5, file="SPM y_*.nii", way="read", referee="nibabel")
     write_transform(tmp_path / "y_b.nii", field, program="spm", field_grid=any_grid)
     ours, theirs = (nibabel.load(tmp_path / f"y_{k}.nii") for k in "ba")
-    np.testing.assert_allclose(ours.dataobj, theirs.dataobj, atol=2e-5)
+    held = np.asarray(ours.dataobj), np.asarray(theirs.dataobj)
+    assert_close(*held, 2e-5, file="SPM y_*.nii", way="written", referee="nibabel")
     assert ours.header.get_intent()[2] == "Mapping"
     assert ours.shape == theirs.shape
 
@@ -81,9 +82,9 @@ def test_a_transformation_of_niftyreg(tmp_path: Path, kind: str, any_grid: Grid)
     code = ["def", "disp", "cpp"].index(kind)
     nifti(path, flip_vectors(values), voxel_to_ras(grid), 1007, "NREG_TRANS", code)
     points = inner_points(grid, 50)
-    np.testing.assert_allclose(
-        read_transform(f"niftyreg:{path}")(points), transform(points), atol=1e-4
-    )
+    mapped = read_transform(f"niftyreg:{path}")(points)
+    file = f"NiftyReg {kind}"
+    assert_close(mapped, transform(points), 1e-4, file=file, way="read", referee="nibabel")
     with pytest.raises(InputError, match="NiftyReg") as refusal:
         read_transform(path)
     assert "niftyreg:" in refusal.value.hint
@@ -141,7 +142,10 @@ def test_a_flirt_matrix(
 ) -> None:
     path, points = tmp_path / "a.mat", voxels(any_grid)
     write_transform(path, affine, program="fsl", field_grid=any_grid, moving_grid=MOVING)
-    np.testing.assert_allclose(by_fslpy(path, pair, points), affine(points), atol=1e-4)
+    theirs = by_fslpy(path, pair, points)
+    assert_close(
+        theirs, affine(points), 1e-4, file="FSL FLIRT .mat", way="written", referee="fslpy"
+    )
     np.testing.assert_allclose(read_transform(path, "fsl", pair)(points), affine(points), atol=1e-4)
     with pytest.raises(UsageError, match="two images"):
         read_transform(f"fsl:{path}")
@@ -154,7 +158,8 @@ def test_a_fnirt_field(tmp_path: Path, absolute: bool, pair: Pair, any_grid: Gri
     write_transform(path, field, program="fsl", field_grid=any_grid, moving_grid=MOVING)
     points = voxels(any_grid)
     expected = field(points)
-    np.testing.assert_allclose(by_fslpy(path, pair, points), expected, atol=1e-3)
+    theirs = by_fslpy(path, pair, points)
+    assert_close(theirs, expected, 1e-3, file="FSL FNIRT field", way="written", referee="fslpy")
     if absolute:
         made = nibabel.load(path)
         index = np.stack(np.meshgrid(*map(np.arange, any_grid.size_xyz), indexing="ij"), -1)
@@ -187,7 +192,8 @@ def test_coefficients_of_fnirt(tmp_path: Path, pair: Pair, any_grid: Grid) -> No
     expected = by_fslpy(tmp_path / "c.nii.gz", pair, points)
     found = read_transform(tmp_path / "c.nii.gz", "fsl", pair)(points)
     assert np.linalg.norm(expected - points, axis=1).mean() > 1
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    file = "FSL FNIRT coefficients"
+    assert_close(found, expected, 1e-3, file=file, way="read", referee="fslpy")
 
 
 @pytest.mark.parametrize("intent", [2006, 2007, 2008, 2009])
@@ -215,9 +221,8 @@ def test_synthmorph_as_freesurfer_takes_it(
         np.testing.assert_allclose(mapped(points), field(points), atol=1e-4)
     warp = surfa.load_warp(str(path))
     assert warp.format == surfa.Warp.Format.disp_ras
-    np.testing.assert_allclose(
-        warp.data, flip_vectors(field.displacement_mm).transpose(2, 1, 0, 3), atol=1e-5
-    )
+    held = flip_vectors(field.displacement_mm).transpose(2, 1, 0, 3)
+    assert_close(warp.data, held, 1e-5, file="SynthMorph warp", way="written", referee="surfa")
     for geometry, grid in ((warp.source, MOVING), (warp.target, any_grid)):
         np.testing.assert_allclose(geometry.vox2world.matrix, voxel_to_ras(grid), atol=1e-4)
         assert tuple(geometry.shape) == grid.size_xyz
@@ -326,7 +331,8 @@ def test_a_chain_that_elastix_made() -> None:
     folder = Path(__file__).parent / "made_by_elastix"
     points, theirs = np.split(np.loadtxt(folder / "points.txt"), 2, axis=1)
     mapped = read_transform(folder / "TransformParameters.2.txt")(points)
-    np.testing.assert_allclose(mapped, theirs, rtol=0, atol=1e-6)
+    file = "elastix TransformParameters.txt"
+    assert_close(mapped, theirs, 1e-6, file=file, way="read", referee="itk-elastix")
     assert np.linalg.norm(theirs - points, axis=1).mean() > 4
 
 
@@ -380,9 +386,9 @@ def test_an_affine_of_afni_by_nitransforms(tmp_path: Path, affine: AffineTransfo
     points = np.random.default_rng(0).normal(0, 50, (20, 3))
     np.testing.assert_allclose(read_transform(f"afni:{path}")(points), affine(points), atol=1e-9)
     theirs = nitransforms.io.afni.AFNILinearTransform.from_string(path.read_text()).to_ras()
-    np.testing.assert_allclose(
-        flip_vectors(apply_affine(theirs, flip_vectors(points))), affine(points), atol=1e-6
-    )
+    mapped = flip_vectors(apply_affine(theirs, flip_vectors(points)))
+    file = "AFNI .aff12.1D"
+    assert_close(mapped, affine(points), 1e-6, file=file, way="read", referee="nitransforms")
 
 
 def test_a_linear_xfm_of_minc(tmp_path: Path, affine: AffineTransform) -> None:
