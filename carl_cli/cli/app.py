@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any, NoReturn, get_type_hints
@@ -99,8 +100,14 @@ def root(
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run `carl` with these arguments (those of the process when None) and exit."""
-    command = get_command(app)
-    raise SystemExit(exit_code_of(lambda: command(args=args, prog_name="carl")))
+    command, given = get_command(app), list(sys.argv[1:] if args is None else args)
+    if "--xml" in given or "--returnparameterfile" in given:
+        from carl_cli.cli.slicer import answer, without_own_flags
+
+        if told := answer(given):
+            raise SystemExit(exit_code_of(lambda: typer.echo(told)))
+        given = without_own_flags(given)
+    raise SystemExit(exit_code_of(lambda: command(args=given, prog_name="carl")))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 .h5 (also .hdf5 on reading)   ITK composite: the exact parts, affine and field
 .nii .nii.gz .nrrd .mha       dense displacement field
-.tfm .txt .mat                affine only: ITK text and the Matlab file of ANTs
+.tfm .txt .mat                affine only: ITK text and the Matlab file of ANTs; on reading also
+                              elastix's parameter files (.txt)
+.x5                           one affine or dense field, for nitransforms
+.lta .xfm .dcm                read only here: FreeSurfer, MINC, DICOM registration objects
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ from carl_cli.io.transforms.sitk import (
     to_sitk_transform,
 )
 from carl_cli.io.transforms.text import check_stated, is_well_formed
+from carl_cli.io.transforms.x5 import read_x5, write_x5
 from carl_cli.io.trial import try_out
 from carl_cli.transforms import (
+    AffineTransform,
     BSplineTransform,
     CompositeTransform,
     Deformation,
@@ -86,6 +91,7 @@ def read_transform(
         ".lta": read_lta,
         ".xfm": read_minc,
         ".dcm": read_registration,
+        ".x5": read_x5,
         **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
     }.get(suffix, _unknown_suffix)
     try:
@@ -140,7 +146,7 @@ def _check_sane(transform: Transform, path: Path) -> None:
 def _unknown_suffix(path: Path) -> Transform:
     if known := recognised(path):
         raise InputError(f"{path}: {known[0]}, which is not read as it is", known[1])
-    names = " ".join((*COMPOSITE, *AFFINE, ".lta", ".xfm", ".dcm", *dense_files.READABLE))
+    names = " ".join((*COMPOSITE, *AFFINE, ".lta", ".xfm", ".dcm", ".x5", *dense_files.READABLE))
     raise InputError(f"{path}: no transform has this suffix", f"readable are {names}")
 
 
@@ -170,6 +176,9 @@ def write_transform(
     elif suffix == ".h5":
         parts = covering(dense(transform, field_grid) if field_grid else transform, None)
         _write(path, lambda temporary: hdf5.write(temporary, parts, precision))
+    elif suffix == ".x5":
+        held = _one_part(transform, field_grid)
+        _write(path, lambda temporary: write_x5(temporary, held))
     elif suffix in dense_files.WRITABLE:
         field = dense(transform, field_grid or natural_grid(transform))
         dtype = np.float32 if precision == "float" else np.float64
@@ -177,8 +186,16 @@ def write_transform(
         save = dense_files.write_ras_field if nifti_ras else dense_files.write_field
         _write(path, lambda temporary: save(temporary, field, dtype))
     else:
-        names = " ".join((".h5", *dense_files.WRITABLE, *AFFINE))
+        names = " ".join((".h5", ".x5", *dense_files.WRITABLE, *AFFINE))
         raise UsageError(f"{path}: no transform can be written with this suffix", f"Use {names}")
+
+
+def _one_part(transform: Transform, grid: Grid | None) -> AffineTransform | DisplacementField:
+    """An affine if it is one, else a field on the grid or on its own."""
+    parts = transform.parts if isinstance(transform, CompositeTransform) else (transform,)
+    if all(isinstance(part, AffineTransform) for part in parts):
+        return product(transform, "an affine")
+    return dense(transform, grid or natural_grid(transform))
 
 
 def _write(path: Path, save: Callable[[Path], None]) -> None:

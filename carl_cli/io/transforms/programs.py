@@ -14,7 +14,7 @@ from carl_cli.errors import UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.images.files import read_grid
 from carl_cli.io.transforms import Program, freesurfer, fsl, matrices, niftyreg
-from carl_cli.io.transforms.fields import positions_as_field, read_vectors
+from carl_cli.io.transforms.fields import positions_as_field, raw_vectors, read_vectors
 from carl_cli.transforms import (
     AffineTransform,
     CompositeTransform,
@@ -28,7 +28,7 @@ READERS: dict[Program, Callable[[Path], Transform]] = {
     "greedy": lambda path: matrices.read_ras_matrix(
         path, "a greedy affine", "greedy's warp fields need no --from"
     ),
-    "afni": matrices.read_afni,
+    "afni": lambda path: _read_afni(path),
     "minc": matrices.read_minc,
     "mrtrix": lambda path: _read_mrtrix(path),
     "easyreg": lambda path: positions_as_field(read_vectors(path)),
@@ -65,6 +65,14 @@ def split_program(text: str) -> tuple[Program | None, str]:
     name, colon, path = text.partition(":")
     known = [program for program in get_args(Program) if program == name]
     return (known[0], path) if known and colon else (None, text)
+
+
+def _read_afni(path: Path) -> Transform:
+    """A matrix, or a field of 3dQwarp: displacements in DICOM order (LPS) on the base's grid."""
+    if ".nii" in path.name.lower():
+        vectors, _ = raw_vectors(path)
+        return DisplacementField(read_grid(path), vectors.astype(np.float32))
+    return matrices.read_afni(path)
 
 
 def _read_mrtrix(path: Path) -> Transform:

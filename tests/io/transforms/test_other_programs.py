@@ -416,3 +416,44 @@ def test_an_lta_needs_no_name(tmp_path: Path, pair: Pair, affine: AffineTransfor
     np.testing.assert_allclose(
         read_transform(tmp_path / "a.lta")(points), affine(points), atol=1e-9
     )
+
+
+def test_a_field_of_afni_by_nitransforms(tmp_path: Path, any_grid: Grid) -> None:
+    """3dQwarp: displacements in DICOM order."""
+    field, path = field_on(any_grid), tmp_path / "w_WARP.nii.gz"
+    nifti(path, field.displacement_mm, voxel_to_ras(any_grid), 1006)
+    points = voxels(any_grid)
+    np.testing.assert_allclose(read_transform(f"afni:{path}")(points), field(points), atol=1e-5)
+    theirs = nitransforms.nonlinear.load(path, fmt="afni").map(flip_vectors(points))
+    file = "AFNI 3dQwarp"
+    mapped = flip_vectors(theirs)
+    assert_close(mapped, field(points), 1e-4, file=file, way="read", referee="nitransforms")
+
+
+@pytest.mark.parametrize("kind", ["affine", "field"])
+def test_x5_by_nitransforms(
+    tmp_path: Path, kind: str, any_grid: Grid, affine: AffineTransform
+) -> None:
+    transform = affine if kind == "affine" else affine @ field_on(any_grid)
+    path, points = tmp_path / "t.x5", voxels(any_grid)
+    write_transform(path, transform)
+    expected = transform(points)
+    module = nitransforms.linear if kind == "affine" else nitransforms.nonlinear
+    load = module.Affine if kind == "affine" else module.DenseFieldTransform
+    if kind == "affine":
+        theirs = load.from_filename(path, fmt="X5")
+    else:
+        stored = nitransforms.io.x5.from_filename(path)[0]
+        assert (stored.type, stored.representation) == ("nonlinear", "displacements")
+        image = nibabel.Nifti1Image(stored.transform, stored.domain.mapping)
+        theirs = load(image, is_deltas=True)
+    mapped = flip_vectors(np.asarray(theirs.map(flip_vectors(points))))
+    file = f"X5 {kind}"
+    assert_close(mapped, expected, 1e-4, file=file, way="written", referee="nitransforms")
+    assert_close(
+        read_transform(path)(points), expected, 1e-4, file=file, way="read", referee="carl"
+    )
+    made = tmp_path / "n.x5"
+    nitransforms.io.x5.to_filename(made, [theirs.to_x5()])
+    again = read_transform(made)(points)
+    assert_close(again, expected, 1e-4, file=file, way="read", referee="nitransforms")
