@@ -29,7 +29,8 @@ def warp(
             "-t",
             metavar="T | [T,1] | T,-1",
             help="Transform, or its inverse. May be repeated, in the order of antsApplyTransforms: "
-            "points of the reference meet the first one first (-t warp -t affine).",
+            "points of the reference meet the first one first (-t warp -t affine). A prefix names "
+            "the program whose conventions a file follows: greedy:affine.mat, fsl:warp.nii.gz.",
         ),
     ] = None,
     interpolation: Annotated[
@@ -37,8 +38,9 @@ def warp(
         typer.Option(
             "--interpolation",
             "-n",
-            help="linear, nearest, bspline[1-5], gaussian, lanczosWindowedSinc (and hamming, "
-            "cosine, welch, blackman), or for labels genericLabel, multiLabel.",
+            help="linear, nearest, bspline[1-5], gaussian[SIGMA,ALPHA], lanczosWindowedSinc (and "
+            "hamming, cosine, welch, blackman), or for labels genericLabel, "
+            "multiLabel[SIGMA,ALPHA].",
         ),
     ] = "linear",
     background: Annotated[

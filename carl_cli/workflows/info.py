@@ -14,6 +14,7 @@ from carl_cli.io.points.files import READABLE as POINTS
 from carl_cli.io.points.files import read_points
 from carl_cli.io.transforms import Program
 from carl_cli.io.transforms.description import describe_file, ways
+from carl_cli.io.transforms.dicom_registration import is_registration
 from carl_cli.io.transforms.fields import is_field
 from carl_cli.io.transforms.files import AFFINE, COMPOSITE, read_transform
 from carl_cli.io.transforms.programs import split_program
@@ -28,7 +29,7 @@ from carl_cli.transforms import (
 )
 
 Facts = dict[str, Any]
-TRANSFORMS = (*COMPOSITE, *AFFINE, ".lta", ".xfm")
+TRANSFORMS = (*COMPOSITE, *AFFINE, ".lta", ".xfm", ".x5")
 
 
 def inspect(path: Path, program: Program | None = None) -> Facts:
@@ -40,7 +41,7 @@ def inspect(path: Path, program: Program | None = None) -> Facts:
         transform = read_transform(plain, program)
         facts: Facts = {"kind": "transform", "format": program} | _parts(transform)
         return facts | {"for_others": ways(f"{program}:{plain}", _is_affine(transform))}
-    if suffix in TRANSFORMS or (path.is_file() and is_field(path)):
+    if suffix in TRANSFORMS or is_registration(path) or (path.is_file() and is_field(path)):
         return _transform(path)
     if suffix in POINTS:
         return _points(path)

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from carl_cli.io.images.dicom_write import write_dicom_series
 from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.io.transforms.files import read_transform, write_transform
 from carl_cli.io.transforms.programs import Pair
@@ -230,3 +231,19 @@ def test_info_of_a_named_file(carl: Carl, files: Path, affine: AffineTransform) 
     assert "greedy:g.mat --to fsl" in facts["for_others"]["FSL"]
     assert carl("convert", "greedy:g.mat", "-o", "g.h5").code == 0
     assert "greedy:g.mat" in carl("info", "g.mat").err
+
+
+def test_info_of_a_dicom_registration(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
+    for name in ("fixed", "moving"):
+        image = Image(np.zeros(GRID.shape_zyx, np.int16), GRID)
+        write_dicom_series(Path(f"{name}_series"), image)
+    pair = ("-r", "fixed_series", "-m", "moving_series")
+    assert carl("convert", "affine.mat", *pair, "-o", "reg.dcm").code == 0
+    facts = json.loads(carl("info", "reg.dcm", "--json").out)
+    assert facts["format"] == "DICOM registration object"
+    assert carl("convert", "reg.dcm", "-o", "back.mat").code == 0
+    points = inner_points(GRID)
+    np.testing.assert_allclose(read_transform("back.mat")(points), affine(points), atol=1e-5)
+    assert carl("convert", "affine.mat", "-o", "no.dcm").code == 2
+    write_transform("t.x5", affine)
+    assert json.loads(carl("info", "t.x5", "--json").out)["format"] == "X5 transform"

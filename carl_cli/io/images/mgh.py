@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,9 @@ def read_mgh(path: Path) -> Image:
     content = _unpacked(path, GZIP_LIMIT * path.stat().st_size)
     try:
         stored = nibabel.MGHImage.from_bytes(content)
+        claimed = prod(stored.shape) * stored.get_data_dtype().itemsize
+        if not 0 < claimed <= len(content):
+            raise ValueError(f"its header claims {claimed} bytes of voxels")
         array: NDArray[np.generic] = np.asanyarray(stored.dataobj).T
     except Exception as error:  # nibabel raises many kinds
         raise InputError(f"{path}: a damaged MGH file ({error})", "get the file again") from None

@@ -43,6 +43,14 @@ OTHERS = {
     ".xfm": FileFacts(
         "linear transform of MINC", "RAS", (), "", {"MINC": "mincresample -transform"}
     ),
+    ".dcm": FileFacts(
+        "DICOM registration object",
+        "LPS",
+        (),
+        "",
+        {"DICOM viewers": "a registration of two series"},
+    ),
+    ".x5": FileFacts("X5 transform", "RAS", (), "", {"nitransforms": 'read, fmt="X5"'}),
 }
 
 

@@ -36,6 +36,19 @@ RIGID, DEFORMABLE = "1.2.840.10008.5.1.4.1.1.66.1", "1.2.840.10008.5.1.4.1.1.66.
 ORTHONORMAL = 1e-6
 
 
+def is_registration(path: Path) -> bool:
+    """Whether a file is one of both objects."""
+    import pydicom
+
+    if path.suffix.lower() != ".dcm" or not path.is_file():
+        return False
+    try:
+        data = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
+    except Exception:  # whatever is wrong with it, the reader of images will say so
+        return False
+    return data.get("SOPClassUID") in (RIGID, DEFORMABLE)
+
+
 def read_registration(path: Path) -> Transform:
     """Fixed to moving. Raises InputError for objects of other kinds or of several moving frames."""
     import pydicom

@@ -62,6 +62,10 @@ __all__ = ["from_sitk_transform", "read_transform", "to_sitk_transform", "write_
 
 COMPOSITE = (".h5", ".hdf5")
 AFFINE = (".tfm", ".txt", ".mat")
+TRIAL_X5 = (
+    "from carl_cli.io import trial; from carl_cli.io.transforms import x5; "
+    "trial.limited(x5.read_x5)"
+)
 TRIAL = (
     "from carl_cli.io import trial; from carl_cli.io.transforms import files; "
     "trial.limited(files.read_by_itk)"
@@ -91,7 +95,7 @@ def read_transform(
         ".lta": read_lta,
         ".xfm": read_minc,
         ".dcm": read_registration,
-        ".x5": read_x5,
+        ".x5": _read_x5,
         **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
     }.get(suffix, _unknown_suffix)
     try:
@@ -102,6 +106,11 @@ def read_transform(
             raise
         raise InputError(f"{path}: {error.message}", error.hint) from error
     return transform
+
+
+def _read_x5(path: Path) -> Transform:
+    try_out(path, TRIAL_X5)
+    return read_x5(path)
 
 
 def _read_itk(path: Path) -> Transform:

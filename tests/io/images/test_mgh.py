@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel
@@ -66,7 +67,15 @@ def test_damage_is_refused(tmp_path: Path, any_grid: Grid) -> None:
     path = tmp_path / "a.mgz"
     stored(path, any_grid, "int16")
     whole = path.read_bytes()
-    for damaged in (whole[:-1000], whole[:-8] + b"\0\0\0\0" + whole[-4:], b"", b"text" * 100):
+    lying = bytearray(gzip.decompress(whole))
+    lying[4:8] = (2**30).to_bytes(4, "big")  # voxels along x
+    for damaged in (
+        gzip.compress(lying),
+        whole[:-1000],
+        whole[:-8] + b"\0\0\0\0" + whole[-4:],
+        b"",
+        b"text" * 100,
+    ):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="damaged"):
             read_image(path)
