@@ -33,7 +33,7 @@ def read_mgh(path: Path) -> Image:
     content = _unpacked(path, GZIP_LIMIT * path.stat().st_size)
     try:
         stored = nibabel.MGHImage.from_bytes(content)
-        claimed = prod(stored.shape) * stored.get_data_dtype().itemsize
+        claimed = prod(map(int, stored.shape)) * stored.get_data_dtype().itemsize
         if not 0 < claimed <= len(content):
             raise ValueError(f"its header claims {claimed} bytes of voxels")
         array: NDArray[np.generic] = np.asanyarray(stored.dataobj).T
