@@ -12,12 +12,11 @@ from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.files import Image, read_any
 from carl_cli.io.points.files import READABLE as POINTS
 from carl_cli.io.points.files import read_points
-from carl_cli.io.transforms import Program
+from carl_cli.io.transforms import Program, split_program
 from carl_cli.io.transforms.description import describe_file, ways
 from carl_cli.io.transforms.dicom_registration import is_registration
 from carl_cli.io.transforms.fields import is_field
 from carl_cli.io.transforms.files import AFFINE, COMPOSITE, read_transform
-from carl_cli.io.transforms.programs import split_program
 from carl_cli.transforms import (
     AffineTransform,
     CompositeTransform,

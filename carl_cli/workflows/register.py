@@ -14,6 +14,7 @@ from typing import Any
 from carl_cli.evaluation.truth import Truth, read_landmarks
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.transforms.files import read_transform
+from carl_cli.io.transforms.programs import Pair
 from carl_cli.progress import Progress, Stopwatch, silent
 from carl_cli.registration.register import (
     DEFAULT_OPTIONS,
@@ -178,12 +179,12 @@ def _optional(path: Path | None) -> Image | None:
 
 
 def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> RegistrationOptions:
-    initial = inputs.initial_transform
+    initial, pair = inputs.initial_transform, Pair(inputs.fixed, inputs.moving)
     return replace(
         options,
         fixed_mask=_optional(inputs.fixed_mask),
         moving_mask=_optional(inputs.moving_mask),
-        initial=None if initial is None else read_transform(initial),
+        initial=None if initial is None else read_transform(initial, pair=pair),
     )
 
 

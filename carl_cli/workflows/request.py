@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from carl_cli.io.transforms import split_program
+
 if TYPE_CHECKING:
     from carl_cli.registration.register import RegistrationOptions
 
@@ -31,7 +33,12 @@ class CaseInputs:
     strict: bool = False
 
     def paths(self) -> dict[str, Path]:
-        return _paths(self)
+        """Role → file; an initial transform without the prefix that names its program."""
+        found = _paths(self)
+        if self.initial_transform is not None:
+            _, plain = split_program(str(self.initial_transform))
+            found["initial_transform"] = Path(plain)
+        return found
 
 
 @dataclass(frozen=True)

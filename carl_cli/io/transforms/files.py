@@ -22,7 +22,7 @@ from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.images.general import check_directions
 from carl_cli.io.sitk_bridge import cause, overheard
-from carl_cli.io.transforms import Program, hdf5
+from carl_cli.io.transforms import Program, hdf5, split_program
 from carl_cli.io.transforms import fields as dense_files
 from carl_cli.io.transforms.dicom_registration import read_registration
 from carl_cli.io.transforms.elastix import is_elastix, read_elastix
@@ -33,7 +33,6 @@ from carl_cli.io.transforms.programs import (
     Pair,
     product,
     read_foreign,
-    split_program,
     write_foreign,
 )
 from carl_cli.io.transforms.recognise import recognised

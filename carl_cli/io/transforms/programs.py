@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
@@ -58,13 +57,6 @@ class Pair:
                 f"carl convert --from {program} -r FIXED -m MOVING reads it",
             )
         return read_grid(self.fixed), read_grid(self.moving)
-
-
-def split_program(text: str) -> tuple[Program | None, str]:
-    """`greedy:affine.mat` → (greedy, affine.mat); a plain path has no program."""
-    name, colon, path = text.partition(":")
-    known = [program for program in get_args(Program) if program == name]
-    return (known[0], path) if known and colon else (None, text)
 
 
 def _read_afni(path: Path) -> Transform:
