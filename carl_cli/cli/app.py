@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any, NoReturn, get_type_hints
@@ -97,7 +98,14 @@ def root(
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run `carl` with these arguments (those of the process when None) and exit."""
-    raise SystemExit(exit_code_of(lambda: run(args)))
+    given = list(sys.argv[1:] if args is None else args)
+    if "--xml" in given or "--returnparameterfile" in given:
+        from carl_cli.cli.slicer import answer, without_own_flags
+
+        if told := answer(given):
+            raise SystemExit(exit_code_of(lambda: typer.echo(told)))
+        given = without_own_flags(given)
+    raise SystemExit(exit_code_of(lambda: run(given)))
 
 
 def run(args: Sequence[str] | None) -> None:

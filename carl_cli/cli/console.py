@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import stat
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +32,7 @@ def start(
     Library modules log with `logging.getLogger(__name__)`; what they warn about is shown too.
     Raises UsageError for a thread count below 1, OutputError when the log can't be written.
     """
+    _keep_stderr_apart()
     LOGGER.setLevel(logging.DEBUG)
     LOGGER.propagate = False
     LOGGER.handlers = [_terminal_handler(verbose, quiet)]
@@ -40,6 +42,15 @@ def start(
     count = thread_count(threads)
     limit_threads(count)
     return count
+
+
+def _keep_stderr_apart() -> None:
+    """Python writes to a descriptor of its own: what C libraries write to descriptor 2 is caught
+    (`io.sitk_bridge.overheard`), and lines of other threads would go with it."""
+    with suppress(AttributeError, OSError):  # no stderr, or one without a descriptor
+        if sys.stderr.fileno() == 2:
+            own, encoding = os.dup(2), sys.stderr.encoding
+            sys.stderr = open(own, "w", 1, encoding, "backslashreplace")  # noqa: SIM115
 
 
 @contextmanager

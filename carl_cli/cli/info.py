@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from carl_cli.cli.options.shared import LogFile, Quiet, Verbose
+from carl_cli.io.transforms import Program
 
 
 def info(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Transform, image or points.")],
     program: Annotated[
-        Literal["greedy", "easyreg", "synthmorph", "lta"] | None,
+        Program | None,
         typer.Option("--from", help="Program whose conventions the file follows."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

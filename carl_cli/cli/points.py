@@ -12,7 +12,12 @@ from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Verbose
 
 def points(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help=".csv .txt .fcsv .mrk.json .vtk .vtp")
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="Points (.csv .txt .fcsv .mrk.json .vtk), a surface (.gii .stl .ply .obj or "
+            "FreeSurfer's) or streamlines (.tck .trk).",
+        ),
     ],
     transforms: Annotated[
         list[str],

@@ -16,8 +16,7 @@ from carl_cli.cli.options.shared import (
     TransformArguments,
     check_outputs,
 )
-
-Program = Literal["greedy", "easyreg", "synthmorph", "lta"]
+from carl_cli.io.transforms import Program
 
 
 @dataclass(frozen=True)
@@ -69,20 +68,29 @@ class ConvertArguments:
         Program | None,
         typer.Option(
             "--from",
-            help="Program whose conventions T follows: greedy (4x4 text), easyreg (RAS "
-            "positions), synthmorph (RAS displacements), lta. Files of ITK, ANTs, Slicer and "
-            "greedy's fields need none.",
+            help="Program whose conventions T follows: greedy and niftyreg (4x4 text; niftyreg's "
+            "fields and control points), easyreg and spm (RAS positions), synthmorph (RAS "
+            "displacements), lta, fsl (FLIRT and FNIRT, with -r and -m). Files of ITK, ANTs, "
+            "Slicer, greedy's and SPM's fields need none.",
         ),
     ] = None
     target: Annotated[
         Program | None, typer.Option("--to", help="Program whose conventions the output follows.")
     ] = None
     moving: Annotated[
-        Path | None, typer.Option("--moving", "-m", help="The moving image, for --to lta.")
+        Path | None,
+        typer.Option("--moving", "-m", help="The moving image, which lta and fsl go with."),
     ] = None
     repair_folds: Annotated[
         bool, typer.Option("--repair-folds", help="Remove folds, changing as little as possible.")
     ] = False
+    dicom_identity: Annotated[
+        Literal["new", "keep"],
+        typer.Option(
+            "--dicom-identity",
+            help="Of a DICOM registration (.dcm): new, without a patient, or keep that of -r.",
+        ),
+    ] = "new"
 
 
 @grouped
@@ -90,14 +98,14 @@ def convert(what: ConvertArguments, written: TransformArguments, log: LogArgumen
     """Write a transform in another format.
 
     The suffix of the output names it: .h5 (exact composite), .nii.gz .nii .nrrd .mha (dense
-    field), .tfm .txt .mat (affine).
+    field), .tfm .txt .mat (affine), .dcm (a DICOM registration of the series -r and -m).
 
     carl convert forward.h5 -r fixed.nii.gz -o field.nii.gz
     """
     from carl_cli.workflows.transform import convert as run
 
     log.start()
-    storage = written.storage(what.target, what.moving)
+    storage = written.storage(what.target, what.moving, what.dicom_identity == "keep")
     run(what.transform, written.output, storage, what.source, what.repair_folds)
 
 

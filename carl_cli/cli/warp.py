@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,8 +30,9 @@ def warp(
         typer.Option(
             "--interpolation",
             "-n",
-            help="linear, nearest, bspline[1-5], gaussian, lanczosWindowedSinc (and hamming, "
-            "cosine, welch, blackman), or for labels genericLabel, multiLabel.",
+            help="linear, nearest, bspline[1-5], gaussian[SIGMA,ALPHA], lanczosWindowedSinc (and "
+            "hamming, cosine, welch, blackman), or for labels genericLabel, "
+            "multiLabel[SIGMA,ALPHA].",
         ),
     ] = "linear",
     background: Annotated[
@@ -77,9 +78,25 @@ def warp(
             "--dicom-out",
             metavar="FOLDER",
             help="Write the warped image as a DICOM series too: new UIDs, the reference's frame, "
-            "no patient's name.",
+            "INPUT's modality.",
         ),
     ] = None,
+    dicom_identity: Annotated[
+        Literal["new", "keep"],
+        typer.Option(
+            "--dicom-identity",
+            help="Of the DICOM series: new, without a patient, or keep the patient and the study "
+            "of INPUT.",
+        ),
+    ] = "new",
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Refuse images with a tilted gantry, uneven slices or a sheared header, which "
+            "are resampled otherwise.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -112,7 +129,9 @@ def warp(
         transforms or [],
         Resampling(interpolation, background, output_type, image_type),
         series_uid,
-        DicomSeries(dicom_out, fixed) if dicom_out else None,
+        DicomSeries(dicom_out, fixed, dicom_identity) if dicom_out else None,
+        fixed,
+        strict,
         overwrite,
     )
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, Val
 
 from carl_cli.errors import InputError
 from carl_cli.io.csv import ExistingFile, cell_told, table_lines
+from carl_cli.io.transforms import split_program
 from carl_cli.io.transforms.chain import parse_item
 from carl_cli.report.record import InputFile, OutputFile, RunRecord, read_record
 from carl_cli.report.saved import located
@@ -27,10 +28,12 @@ def _chain(value: Any, info: ValidationInfo) -> tuple[str, ...]:
 
 def _placed(item: str, folder: Path) -> str:
     path, inverted = parse_item(item)
-    there = folder / Path(path).expanduser()
+    program, plain = split_program(path)
+    there = folder / Path(plain).expanduser()
     if not there.exists():
         raise ValueError(f"no such file: {there}")
-    return f"[{there},1]" if inverted else str(there)
+    named = f"{program}:{there}" if program else str(there)
+    return f"[{named},1]" if inverted else named
 
 
 Chain = Annotated[str | tuple[str, ...], AfterValidator(_chain)]

@@ -2,19 +2,13 @@
 
 Integer results are rounded and clipped (ITK alone truncates). Real-valued intermediates of
 integer images live one slab at a time, so that a large int16 image costs no float copy.
-
-Labels by linear vote: the label with the largest share of the linear weights wins.
-
-The same result as ITK's LabelImageGenericInterpolateImageFunction with linear weights (ANTs'
-GenericLabel), but the cost does not grow with the number of labels and no label becomes a
-floating point number.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,8 +16,9 @@ import SimpleITK as sitk
 from numpy.typing import DTypeLike, NDArray
 
 from carl_cli.errors import InputError, UsageError
-from carl_cli.geometry import Array, Grid, apply_affine
+from carl_cli.geometry import Grid
 from carl_cli.io.images.image import Image, one_volume, to_sitk
+from carl_cli.io.label_vote import Kernel, gaussian_mean, gaussian_vote, linear_vote
 from carl_cli.io.transforms.sitk import to_sitk_transform
 from carl_cli.transforms import Transform
 from carl_cli.transforms.sampling import slab_grid, slabs
@@ -31,21 +26,20 @@ from carl_cli.transforms.sampling import slab_grid, slabs
 SMOOTH: dict[str, int] = {
     "linear": sitk.sitkLinear,
     "bspline": sitk.sitkBSpline3,
-    "gaussian": sitk.sitkGaussian,
     "lanczoswindowedsinc": sitk.sitkLanczosWindowedSinc,
     "hammingwindowedsinc": sitk.sitkHammingWindowedSinc,
     "cosinewindowedsinc": sitk.sitkCosineWindowedSinc,
     "welchwindowedsinc": sitk.sitkWelchWindowedSinc,
     "blackmanwindowedsinc": sitk.sitkBlackmanWindowedSinc,
 } | {f"bspline[{order}]": getattr(sitk, f"sitkBSpline{order}") for order in range(1, 6)}
-LABEL: dict[str, int] = {
-    "nearest": sitk.sitkNearestNeighbor,
-    "multilabel": sitk.sitkLabelGaussian,
-}
-LABELLERS = (*LABEL, "genericlabel")
+LABELLERS = ("nearest", "genericlabel", "multilabel")
+GAUSSIANS = {"gaussian": 1.0, "multilabel": 4.0}
+"""And how far they reach, in sigmas: ANTs' defaults. sigma is a voxel unless it is given."""
+WITH_NUMBERS = re.compile(r"(gaussian|multilabel)\[([-+.\dex]+)(?:,([-+.\de]+))?\]")
 ALIASES = {"nearestneighbor": "nearest", "genericlabel[linear]": "genericlabel"}
 KERNEL_VOXELS, KERNEL_CUT = 255, 1e-3
 MOST_LABELS = 2**16
+FEW_VALUES, LIKE_THEIR_NEIGHBOURS = 512, 0.5
 
 
 def interpolator_name(name: str) -> str:
@@ -55,10 +49,38 @@ def interpolator_name(name: str) -> str:
     """
     lower = name.lower().replace(" ", "")
     lower = ALIASES.get(lower, lower)
-    if lower in SMOOTH or lower in LABELLERS:
+    if lower in SMOOTH or lower in LABELLERS or lower == "gaussian" or _numbers_of(lower):
         return lower
-    names = sorted({*SMOOTH, *LABELLERS} - {f"bspline[{n}]" for n in range(1, 6)})
-    raise UsageError(f"no interpolator {name!r}", f"choose one of {', '.join(names)}, bspline[1-5]")
+    names = sorted({*SMOOTH, *LABELLERS, *GAUSSIANS} - {f"bspline[{n}]" for n in range(1, 6)})
+    raise UsageError(
+        f"no interpolator {name!r}",
+        f"choose one of {', '.join(names)}, bspline[1-5], gaussian[SIGMA,ALPHA], "
+        "multilabel[SIGMA,ALPHA]",
+    )
+
+
+def is_for_labels(name: str) -> bool:
+    return interpolator_name(name).partition("[")[0] in LABELLERS
+
+
+def _numbers_of(name: str) -> tuple[list[float], float] | None:
+    """sigma in mm, one or one an axis (1x1x2), and alpha of `gaussian[sigma,alpha]`."""
+    match = WITH_NUMBERS.fullmatch(name)
+    try:
+        sigma = [float(word) for word in match[2].split("x")] if match else []
+        alpha = float(match[3] or GAUSSIANS[match[1]]) if match else 0.0
+    except ValueError:
+        return None
+    return (sigma, alpha) if sigma and min(*sigma, alpha) > 0 else None
+
+
+def _kernel(name: str, grid: Grid) -> Kernel:
+    """Of an interpolator with Gaussian weights, for an image on `grid`."""
+    found = _numbers_of(name)
+    sigma, alpha = found or (list(grid.spacing_mm), GAUSSIANS[name])
+    if len(sigma) not in (1, grid.dimension):
+        raise UsageError(f"-n {name}: one sigma or {grid.dimension} were expected")
+    return Kernel(np.broadcast_to(sigma, grid.dimension) / np.array(grid.spacing_mm), alpha)
 
 
 def resample(
@@ -87,7 +109,7 @@ def resample(
         )
     sampler = _Sampler(grid, _sitk_transform(transform, grid), name, background)
     out = np.dtype(dtype or image.array.dtype)
-    sample = sampler.labels if name in LABELLERS else sampler.smooth
+    sample = sampler.labels if is_for_labels(name) else sampler.smooth
     channels = [sample(one_volume(image, c), out) for c in range(image.channels)]
     array = np.stack(channels, axis=-1) if image.channels > 1 else channels[0]
     return replace(image, array=array, grid=grid)
@@ -104,6 +126,18 @@ def smooth(image: Image, sigma_mm: tuple[float, ...]) -> Image:
     return Image(sitk.GetArrayFromImage(result), image.grid, source=image.source)
 
 
+def looks_like_labels(image: Image) -> bool:
+    """Integers of few values, most of them (but for zeros) like their neighbour along x."""
+    array = image.array
+    if array.dtype.kind not in "iub" or image.channels > 1 or array.shape[-1] < 2:
+        return False
+    left, right = array[..., :-1], array[..., 1:]
+    pairs = (left != 0) | (right != 0)
+    alike = np.count_nonzero((left == right) & pairs)
+    mostly = alike > LIKE_THEIR_NEIGHBOURS * np.count_nonzero(pairs)
+    return bool(mostly and len(np.unique(array)) <= FEW_VALUES)
+
+
 @dataclass(frozen=True)
 class _Sampler:
     grid: Grid
@@ -113,6 +147,10 @@ class _Sampler:
 
     def smooth(self, image: Image, out: np.dtype[np.generic]) -> NDArray[np.generic]:
         """Interpolate real values; (z, y, x) array of dtype `out`."""
+        if self.name.startswith("gaussian"):
+            kernel = _kernel(self.name, image.grid)
+            means = gaussian_mean(image, self.grid, self.transform, self.background, kernel)
+            return round_and_clip(means, out)
         moving = to_sitk(image)
         wide = _real_type(image.array.dtype, out)
         result = np.empty(self.grid.shape_zyx, out)
@@ -124,14 +162,20 @@ class _Sampler:
     def labels(self, image: Image, out: np.dtype[np.generic]) -> NDArray[np.generic]:
         """Choose among the values that occur; (z, y, x) array of dtype `out`."""
         if self.name == "genericlabel":
-            chosen = vote(image, self.grid, self.transform, self.background)
+            chosen = linear_vote(image, self.grid, self.transform, self.background)
             return round_and_clip(chosen, out)
-        codes, values = _encode(image.array, self.background, self.name)
+        if self.name != "nearest":
+            kernel = _kernel(self.name, image.grid)
+            chosen = gaussian_vote(image, self.grid, self.transform, self.background, kernel)
+            return round_and_clip(chosen, out)
+        codes, values = _encode(image.array, self.background)
         moving = to_sitk(replace(image, array=codes))
         outside = self.background
         if values is not None:
             outside = float(np.searchsorted(values, np.asarray(outside).astype(values.dtype)))
-        sampled = self._run(moving, self.grid, LABEL[self.name], moving.GetPixelID(), outside)
+        sampled = self._run(
+            moving, self.grid, sitk.sitkNearestNeighbor, moving.GetPixelID(), outside
+        )
         array: NDArray[np.generic] = sitk.GetArrayFromImage(sampled)
         return round_and_clip(array if values is None else values[array], out)
 
@@ -173,15 +217,14 @@ def _real_type(source: np.dtype[np.generic], out: np.dtype[np.generic]) -> int:
 
 
 def _encode(
-    array: NDArray[np.generic], background: float, name: str
+    array: NDArray[np.generic], background: float
 ) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
     """(codes, values) with values[codes] == array where ITK's double would not keep a label.
 
-    ITK hands every label through a double: exact up to 32 bits, not for 64; and it votes on
-    integers only. (array, None) where it needs no help.
+    ITK hands every label through a double: exact up to 32 bits, not for 64. (array, None) where it
+    needs no help.
     """
-    integer = np.issubdtype(array.dtype, np.integer)
-    if array.dtype.itemsize < 8 if integer else name == "nearest":
+    if array.dtype.itemsize < 8 or not np.issubdtype(array.dtype, np.integer):
         return array, None
     values, codes = np.unique(array, return_inverse=True)
     if len(values) > MOST_LABELS:
@@ -198,77 +241,3 @@ def _sitk_transform(transform: Transform | None, grid: Grid) -> sitk.Transform:
     if transform is None:
         return sitk.Transform(grid.dimension, sitk.sitkIdentity)
     return to_sitk_transform(transform, grid)
-
-
-Labels = NDArray[np.generic]
-TIE = 1e-9
-
-
-def vote(image: Image, grid: Grid, transform: sitk.Transform, background: float) -> Labels:
-    """Labels of `image` at the transformed points of `grid`: (z, y, x), the image's dtype.
-
-    Equal shares go to the smallest label, as in ITK. Outside the image: `background`.
-    """
-    result = np.empty(grid.shape_zyx, image.array.dtype)
-    for rows in slabs(grid):
-        part = slab_grid(grid, rows)
-        index = _mapped_index(part, transform, image.grid).reshape(-1, grid.dimension)
-        result[rows] = _vote_at(image, index, background).reshape(part.shape_zyx)
-    return result
-
-
-def _mapped_index(grid: Grid, transform: sitk.Transform, moving: Grid) -> Array:
-    """(z, y, x, D) continuous index (x first) in the moving image of each mapped voxel."""
-    displacement = sitk.TransformToDisplacementField(
-        transform,
-        sitk.sitkVectorFloat64,
-        grid.size_xyz,
-        grid.origin_mm,
-        grid.spacing_mm,
-        grid.direction,
-    )
-    points = grid.points_mm()
-    points += sitk.GetArrayViewFromImage(displacement)
-    return apply_affine(moving.lps_to_index, points)
-
-
-def _vote_at(image: Image, index: Array, background: float) -> Labels:
-    """(N, D) continuous indices → (N,) labels."""
-    size = np.array(image.grid.size_xyz)
-    inside = np.all((index >= -0.5) & (index < size - 0.5), axis=1)
-    result = np.full(len(index), np.asarray(background).astype(image.array.dtype))
-    index = np.clip(index[inside], 0, size - 1)
-    base = np.minimum(np.floor(index).astype(np.intp), np.maximum(size - 2, 0))
-    labels = _corner_labels(image.array, base)
-    chosen = labels[0].copy()
-    mixed = np.flatnonzero((labels[1:] != chosen).any(axis=0))
-    chosen[mixed] = _winners(labels[:, mixed], index[mixed] - base[mixed])
-    result[inside] = chosen
-    return result
-
-
-def _corners(dimension: int) -> Iterator[tuple[int, ...]]:
-    return product((0, 1), repeat=dimension)
-
-
-def _corner_labels(array: Labels, base: NDArray[np.intp]) -> Labels:
-    """(corners, N) labels around base (N, D); an axis of one voxel has one corner, twice."""
-    size = np.array(array.shape[::-1])
-    strides = np.cumprod([1, *size[:-1]])
-    steps = np.where(size > 1, strides, 0)
-    flat, start = np.ascontiguousarray(array).ravel(), base @ strides
-    return np.stack([flat.take(start + np.dot(c, steps)) for c in _corners(len(size))])
-
-
-def _winners(labels: Labels, fraction: Array) -> Labels:
-    """(corners, N) labels and (N, D) fractions → (N,) label of the largest share."""
-    weights = np.stack(
-        [
-            np.where(np.array(corner, bool), fraction, 1 - fraction).prod(axis=1)
-            for corner in _corners(fraction.shape[1])
-        ]
-    )
-    shares = np.stack([(weights * (labels == one)).sum(axis=0) for one in labels])
-    highest = shares.max(axis=0)
-    winner: Labels = np.where(shares > highest - TIE, labels, labels.max(axis=0)).min(axis=0)
-    return winner

@@ -1,22 +1,15 @@
-"""Where SimpleITK is configured and its errors become one line (io-internal).
-
-A file is read for trial in a child process first: damage may end the child, never this one.
-
-ITK's HDF5 library can crash or run without end on a damaged file, and a damaged header can ask
-for any amount of memory. A limit of memory for this process would also hit what its other
-threads do meanwhile.
-"""
+"""Where SimpleITK is configured and its errors become one line (io-internal)."""
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import re
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -72,43 +65,48 @@ def execute(reader: sitk.ImageReaderBase, name: Path) -> sitk.Image:
 
 
 def overheard(call: Callable[[], Result]) -> tuple[Result, str]:
-    """What a call returns, and what C libraries wrote on stderr meanwhile; it goes to the log."""
-    sys.stderr.flush()
-    with _scratch() as heard:
-        ours = os.dup(2)
-        os.dup2(heard.fileno(), 2)
-        try:
+    """What a call returns, and what C libraries wrote on stderr meanwhile; it goes to the log.
+
+    Libraries write there whatever thread they run in, so one call is heard at a time, and those of
+    other threads wait. Log handlers lose no line if they write to a descriptor of their own, as the
+    command line's do.
+    """
+    with _one_at_a_time, _scratch() as heard:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        with _descriptor_2_is(heard.fileno()):
             result = call()
-        finally:
-            os.dup2(ours, 2)
-            os.close(ours)
-            heard.seek(0)
-            said = heard.read().decode("utf-8", "replace").strip()
-            if said:
-                log.debug("%s", said)
+        heard.seek(0)
+        said = heard.read().decode("utf-8", "replace").strip()
+    if said:
+        log.debug("%s", said)
     return result, said
+
+
+_one_at_a_time = threading.RLock()
+
+
+@contextmanager
+def _descriptor_2_is(other: int) -> Iterator[None]:
+    """Where the process was started without stderr, the other is closed again afterwards."""
+    try:
+        before = os.dup(2)
+    except OSError:
+        before = None
+    os.dup2(other, 2)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.close(2)
+        else:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 def read_grid(path: Path, image_io: str, name: Path) -> Grid:
     """Where a file's voxels lie, by ITK's reader."""
     return grid_of(read_header(path, image_io, name))
-
-
-def written_quietly(write: Callable[[], None]) -> None:
-    """Run a writer of ITK; what HDF5 prints about a full disk, also when it closes the file that
-    it could not write, goes to the log. Raises RuntimeError with ITK's words."""
-
-    def attempt() -> str:
-        try:
-            write()
-        except RuntimeError as error:
-            traceback.clear_frames(error.__traceback__)  # closes the writer's file, here
-            return str(error)
-        return ""
-
-    reason, _ = overheard(attempt)
-    if reason:
-        raise RuntimeError(reason)
 
 
 def _scratch() -> IO[bytes]:
@@ -129,71 +127,3 @@ def cause(error: Exception) -> str:
     telling = [line for line in lines if "ERROR" in line] or lines[-1:]
     words = ADDRESS.sub("", telling[0].split("): ", 1)[-1])
     return words.replace("sitk::ERROR: ", "").strip()
-
-
-SPARE_BYTES = 2**29
-COPIES = 8
-"""Doubles made of floats, a field and its parameters side by side: of each byte in a file."""
-SECONDS, SECONDS_PER_MIB = 5, 10  # of work, far above what a sound file takes
-HUNGRY = 3  # exit code of a child that was refused memory
-
-
-def try_out(path: Path, read: Callable[[], object]) -> None:
-    """Raise InputError if `read` crashes, or needs more memory or work than the file explains.
-
-    Any other failure of `read` is left to the caller's own attempt. Nothing is tried where
-    processes can't fork (Windows).
-    """
-    if sys.platform == "win32":
-        return
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        _end(path, read)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        raise InputError(
-            f"{path}: the file is damaged: the library that reads it breaks down",
-            "get the file again",
-        )
-    if os.WEXITSTATUS(status) == HUNGRY:
-        raise InputError(f"{path}: its header claims more than the file can hold")
-
-
-def _end(path: Path, read: Callable[[], object]) -> None:
-    """In the child: read, and leave without any of the parent's own endings."""
-    code = 0
-    faulthandler.disable()  # the parent tells of a crash
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        _limit_work(path)
-        _limit_memory(path)
-        read()
-    except MemoryError:
-        code = HUNGRY
-    except BaseException as error:  # nothing may return into the parent's code
-        code = HUNGRY if "allocate" in str(error) else 0
-    os._exit(code)
-
-
-def _limit_work(path: Path) -> None:
-    """Soft and hard limit alike: the system ends the child without a core dump."""
-    import resource
-
-    bound = SECONDS + SECONDS_PER_MIB * path.stat().st_size // 2**20
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-    resource.setrlimit(resource.RLIMIT_CPU, (bound, bound))
-
-
-def _limit_memory(path: Path) -> None:
-    import resource
-
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(statm.read_text().split()[0]) * resource.getpagesize()
-    bound = used + SPARE_BYTES + COPIES * GZIP_LIMIT * path.stat().st_size
-    allowed = [limit for limit in (soft, hard, bound) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(allowed), hard))

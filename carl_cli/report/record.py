@@ -29,7 +29,7 @@ from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, sha256_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "SimpleITK", "itk", "numpy")
+PACKAGES = ("torch", "SimpleITK", "h5py", "numpy")
 
 
 class _Part(BaseModel):

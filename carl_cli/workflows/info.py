@@ -12,10 +12,11 @@ from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.files import Image, read_any
 from carl_cli.io.points.files import READABLE as POINTS
 from carl_cli.io.points.files import read_points
-from carl_cli.io.transforms.description import describe_file
+from carl_cli.io.transforms import Program, split_program
+from carl_cli.io.transforms.description import describe_file, ways
+from carl_cli.io.transforms.dicom_registration import is_registration
 from carl_cli.io.transforms.fields import is_field
 from carl_cli.io.transforms.files import AFFINE, COMPOSITE, read_transform
-from carl_cli.io.transforms.programs import Program
 from carl_cli.transforms import (
     AffineTransform,
     Deformation,
@@ -26,14 +27,19 @@ from carl_cli.transforms import (
 )
 
 Facts = dict[str, Any]
+TRANSFORMS = (*COMPOSITE, *AFFINE, ".lta", ".xfm", ".x5")
 
 
 def inspect(path: Path, program: Program | None = None) -> Facts:
     """Facts about a transform, an image or a file of points. Raises InputError."""
+    named, plain = split_program(str(path))
+    program = program or named
     suffix = full_suffix(path).lower()
     if program is not None:
-        return {"kind": "transform", "format": program} | _parts(read_transform(path, program))
-    if suffix in COMPOSITE + AFFINE or (path.is_file() and is_field(path)):
+        transform = read_transform(plain, program)
+        facts: Facts = {"kind": "transform", "format": program} | _parts(transform)
+        return facts | {"for_others": ways(f"{program}:{plain}", _is_affine(transform))}
+    if suffix in TRANSFORMS or is_registration(path) or (path.is_file() and is_field(path)):
         return _transform(path)
     if suffix in POINTS:
         return _points(path)
@@ -48,7 +54,12 @@ def _transform(path: Path) -> Facts:
         facts["types_in_file_order"] = list(file.types)
     if file.precision:
         facts["precision"] = file.precision
-    return facts | _parts(transform) | {"read_by": file.readers}
+    for_others = ways(str(path), _is_affine(transform))
+    return facts | _parts(transform) | {"read_by": file.readers, "for_others": for_others}
+
+
+def _is_affine(transform: Transform) -> bool:
+    return all(isinstance(part, AffineTransform) for part in transform.parts)
 
 
 def _parts(transform: Transform) -> Facts:

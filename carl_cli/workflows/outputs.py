@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from carl_cli.errors import UsageError
 from carl_cli.evaluation.truth import Truth
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
-from carl_cli.io.images.files import Image, write_image
+from carl_cli.io.images.files import WRITABLE, Image, write_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import AFFINE, write_transform
 from carl_cli.registration.register import Registration
@@ -30,6 +31,8 @@ from carl_cli.transforms import (
 
 if TYPE_CHECKING:
     from carl_cli.workflows.request import CaseOutputs, RunSettings
+
+log = logging.getLogger(__name__)
 
 
 class Delivery:
@@ -62,6 +65,12 @@ class Delivery:
         replace = self.settings.overwrite
         if outputs.forward is not None:
             write_transform(outputs.forward, self.forward, precision=precision, replace=replace)
+            if outputs.warped is None and full_suffix(outputs.forward).lower() in WRITABLE:
+                log.info(
+                    "%s holds the transform (a displacement field), not an image; -w writes the "
+                    "warped image",
+                    outputs.forward,
+                )
         if outputs.inverse is not None:
             write_transform(outputs.inverse, self.inverse, precision=precision, replace=replace)
         if outputs.warped is not None:

@@ -16,6 +16,7 @@ from carl_cli.evaluation.truth import Truth, read_landmarks
 from carl_cli.io.atomic import sha256_of
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.transforms.files import read_transform
+from carl_cli.io.transforms.programs import Pair
 from carl_cli.progress import Progress, Stopwatch, silent
 from carl_cli.registration.register import (
     DEFAULT_OPTIONS,
@@ -177,7 +178,9 @@ def _closed(
 
 
 def _read(path: Path, inputs: CaseInputs) -> Image:
-    return read_image(path, series_uid=inputs.series_uid, time_index=inputs.time_index)
+    return read_image(
+        path, series_uid=inputs.series_uid, time_index=inputs.time_index, strict=inputs.strict
+    )
 
 
 def _hashes(inputs: CaseInputs) -> dict[str, str]:
@@ -215,12 +218,12 @@ def _optional(path: Path | None) -> Image | None:
 
 
 def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> RegistrationOptions:
-    initial = inputs.initial_transform
+    initial, pair = inputs.initial_transform, Pair(inputs.fixed, inputs.moving)
     return replace(
         options,
         fixed_mask=_optional(inputs.fixed_mask),
         moving_mask=_optional(inputs.moving_mask),
-        initial=None if initial is None else read_transform(initial),
+        initial=None if initial is None else read_transform(initial, pair=pair),
     )
 
 

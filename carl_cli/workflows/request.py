@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from carl_cli.io.transforms import split_program
 from carl_cli.preprocessing.options import option_group
 from carl_cli.weights.options import Seed
 
@@ -42,9 +43,15 @@ class CaseInputs:
     time_index: Annotated[
         int | None, Field(ge=0, description="Which volume of a time series to read.")
     ] = None
+    strict: bool = False  # images that no orthogonal grid holds are refused, not resampled
 
     def paths(self) -> dict[str, Path]:
-        return _paths(self)
+        """Role → file; an initial transform without the prefix that names its program."""
+        found = _paths(self)
+        if self.initial_transform is not None:
+            _, plain = split_program(str(self.initial_transform))
+            found["initial_transform"] = Path(plain)
+        return found
 
 
 @option_group

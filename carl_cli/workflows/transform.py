@@ -13,13 +13,16 @@ import numpy as np
 
 from carl_cli.errors import UsageError
 from carl_cli.geometry import Array, Grid, apply_affine
+from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image, read_grid, write_image
 from carl_cli.io.points.document import Frame
 from carl_cli.io.points.files import read_points, write_points
+from carl_cli.io.transforms import Program
 from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.io.transforms.dicom_registration import write_registration
 from carl_cli.io.transforms.files import natural_grid, read_transform, write_transform
 from carl_cli.io.transforms.hdf5 import Precision
-from carl_cli.io.transforms.programs import Program
+from carl_cli.io.transforms.programs import Pair
 from carl_cli.transforms import (
     Deformation,
     Transform,
@@ -43,7 +46,7 @@ class Storage:
 
     spacing_mm: a coarser or finer grid over the same field of view. intent: of NIfTI fields.
     program and moving: for the files of other programs. overwrite: whether a file may stand there
-    when it is written.
+    when it is written. keep_identity: of the reference's patient, in DICOM registrations.
     """
 
     reference: Path | None = None
@@ -53,6 +56,7 @@ class Storage:
     program: Program | None = None
     moving: Path | None = None
     overwrite: bool = True
+    keep_identity: bool = False
 
     def grid(self, transform: Transform) -> Grid | None:
         """Where a dense field is sampled; None: where its file has it. Raises InputError,
@@ -70,6 +74,12 @@ class Storage:
         return wanted
 
     def write(self, path: Path, transform: Transform) -> None:
+        if path.suffix.lower() == ".dcm":
+            with atomic_path(path) as temporary:
+                write_registration(
+                    temporary, transform, self.reference, self.moving, self.keep_identity
+                )
+            return
         write_transform(
             path,
             transform,
@@ -93,7 +103,8 @@ def convert(
     source: Path, output: Path, storage: Storage, program: Program | None, repair: bool
 ) -> Transform:
     """The same map in another format, its folds removed where asked; returns it."""
-    transform = read_transform(source, program)
+    pair = Pair(storage.reference, storage.moving)
+    transform = read_transform(source, program, pair)
     if repair:
         transform = without_folds(transform)
     storage.write(output, transform)
@@ -108,7 +119,7 @@ def invert(item: str, output: Path, storage: Storage) -> dict[str, Array]:
     """
     forward = parse_chain([item])
     storage.write(output, forward.inverse())
-    written = read_transform(output, storage.program)
+    written = read_transform(output, storage.program, Pair(storage.reference, storage.moving))
     residuals = {
         name: np.asarray(np.linalg.norm(forward(written(points)) - points, axis=-1))
         for name, points in _test_points(forward, storage).items()

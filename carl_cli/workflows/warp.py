@@ -7,17 +7,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
-from carl_cli.io.images.dicom import frame_of_reference
+from carl_cli.io.images.dicom import frame_of_reference, is_dicom, source_header
 from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
-from carl_cli.io.resample import interpolator_name, resample
-from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.io.resample import interpolator_name, is_for_labels, looks_like_labels, resample
+from carl_cli.io.transforms.chain import is_identity, parse_chain
+from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering
 from carl_cli.transforms import CompositeTransform, InverseField, Transform, log_residual
 from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, MOST_VOXELS, VALUE_BYTES, check_fits
@@ -63,18 +65,29 @@ class Resampling:
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """A DICOM series to write, in the frame of reference of the fixed image (a path)."""
+    """A DICOM series to write, in the frame of reference of the fixed image (a path).
+
+    identity: "new", or "keep" for the patient and the study of the input, which is DICOM then.
+    """
 
     folder: Path
     fixed: Path
+    identity: Literal["new", "keep"] = "new"
 
     def check(self, inputs: Sequence[Path]) -> None:
         if len(inputs) > 1:
             raise UsageError("--dicom-out takes one input", "warp the others on their own")
+        if self.identity == "keep" and not is_dicom(inputs[0]):
+            raise UsageError(
+                f"--dicom-identity keep: {inputs[0]} is no DICOM series, it names no patient",
+                "leave the option out",
+            )
         check_new_folder(self.folder)
 
-    def write(self, image: Image) -> None:
-        write_dicom_series(self.folder, image, frame_of_reference(self.fixed))
+    def write(self, image: Image, source: Path, series_uid: str | None) -> None:
+        header = source_header(source, series_uid)
+        frame_uid = frame_of_reference(self.fixed)
+        write_dicom_series(self.folder, image, frame_uid, header, self.identity == "keep")
         log.info("%s", self.folder)
 
 
@@ -86,20 +99,28 @@ def warp_files(
     resampling: Resampling,
     series_uid: str | None = None,
     dicom_series: DicomSeries | None = None,
+    fixed: Path | None = None,
+    strict: bool = False,
     overwrite: bool = True,
 ) -> None:
     """Resample each input onto `grid` (fixed, LPS mm) and write it to its output.
 
     transforms: antsApplyTransforms' -t items; the first in the list meets the fixed points
     first. None at all is the identity. dicom_series: where the one input goes as DICOM too.
+    fixed: the image of `grid`, which FSL's transforms go with, as with the first input.
     Raises InputError, UsageError, OutputError.
     """
     if dicom_series:
         dicom_series.check(inputs)
     dtype = resampling.dtype
-    chain = sampled_inverses(parse_chain(transforms), grid) if transforms else None
+    items = [item for item in transforms if not is_identity(item)]
+    pair = Pair(fixed, inputs[0])
+    chain = sampled_inverses(parse_chain(items, pair), grid) if items else None
     for source, target in zip(inputs, outputs, strict=True):
-        image = as_type(read_any(source, series_uid=series_uid), resampling.image_type)
+        image = as_type(
+            read_any(source, series_uid=series_uid, strict=strict), resampling.image_type
+        )
+        _warn_of_labels(image, resampling.interpolator)
         warped = resample(
             image,
             grid,
@@ -111,7 +132,17 @@ def warp_files(
         write_image(target, warped, replace=overwrite)
         log.info("%s", target)
         if dicom_series:
-            dicom_series.write(warped)
+            dicom_series.write(warped, source, series_uid)
+
+
+def _warn_of_labels(image: Image, interpolator: str) -> None:
+    """Means of labels are labels of something else, or of nothing."""
+    if not is_for_labels(interpolator) and looks_like_labels(image):
+        log.warning(
+            "%s: its voxels look like labels, and %s interpolation makes others of them; "
+            "-n genericlabel keeps them",
+            image.source, interpolator,
+        )  # fmt: skip
 
 
 def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:

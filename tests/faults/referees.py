@@ -10,7 +10,6 @@ import csv
 import json
 import re
 import tempfile
-import xml.etree.ElementTree as ElementTree
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -318,10 +317,6 @@ def points_of(path: Path) -> Array:
         return _three([row[1:4] for row in cells]) * (1 if lps else np.array([-1, -1, 1]))
     if suffix == ".mrk.json":
         return _markups(json.loads(content))
-    if suffix == ".vtp":
-        array = ElementTree.fromstring(content).find(".//Points/DataArray")
-        assert array is not None
-        return _three(np.reshape((array.text or "").split(), (-1, 3)).tolist())
     words = content.split()
     at = words.index(b"POINTS")
     count = int(words[at + 1])

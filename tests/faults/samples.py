@@ -189,18 +189,6 @@ def _points_file(name: str) -> Make:
     return make
 
 
-def _vtp(folder: Path) -> Sample:
-    path = folder / "points.vtp"
-    numbers = " ".join(f"{v:g}" for v in POINTS.ravel())
-    path.write_text(
-        '<VTKFile type="PolyData" version="0.1" byte_order="LittleEndian"><PolyData>'
-        f'<Piece NumberOfPoints="{len(POINTS)}"><Points><DataArray type="Float64" '
-        f'NumberOfComponents="3" format="ascii">{numbers}</DataArray></Points></Piece>'
-        "</PolyData></VTKFile>"
-    )
-    return _alone(path, text=True)
-
-
 def _weights(target: str, hashed: bool = True) -> Make:
     def make(folder: Path) -> Sample:
         made = untrained_weights(folder / "weights")
@@ -260,7 +248,6 @@ POINT_FILES: dict[str, Make] = {
     "points fcsv": _points_file("points.fcsv"),
     "points mrk.json": _points_file("points.mrk.json"),
     "points vtk": _points_file("points.vtk"),
-    "points vtp": _vtp,
 }
 WEIGHTS: dict[str, Make] = {
     "weights config": _weights("config.json"),

@@ -28,10 +28,11 @@ LIGHT = (
     "carl_cli.cli.points",
     "carl_cli.cli.warp",
     "carl_cli.workflows.info",
-    "carl_cli.io.transforms.itk",
+    "carl_cli.io.transforms.hdf5",
     "carl_cli.workflows.transform",
     "carl_cli.workflows.warp",
     "pydantic.main",
+    "pydicom",
 )
 TICK = 0.25
 HEAVY = (

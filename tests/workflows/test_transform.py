@@ -9,8 +9,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from carl_cli.io.images.dicom_write import write_dicom_series
 from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.io.transforms.files import read_transform, write_transform
+from carl_cli.io.transforms.programs import Pair
 from carl_cli.transforms import AffineTransform, DisplacementField, jacobian_determinant
 from tests.cli.conftest import Carl, carl  # noqa: F401
 from tests.conftest import GRIDS
@@ -68,6 +70,15 @@ def test_invert_reports_what_is_left(carl: Carl, files: Path) -> None:  # noqa: 
     )
     wrong_way = np.linalg.norm(backward(points) - forward(points), axis=-1)
     assert wrong_way.max() > 5
+
+
+@pytest.mark.parametrize("output", ["inverse.nii.gz", "inverse.h5", "inverse.nrrd"])
+def test_invert_without_a_reference(carl: Carl, files: Path, output: str) -> None:  # noqa: F811
+    """The grid is the field's own, extended over what the field reaches."""
+    assert carl("invert", "warp.nii.gz", "-o", output).code == 0
+    forward, backward = read_transform("warp.nii.gz"), read_transform(output)
+    points = inner_points(GRID)
+    np.testing.assert_allclose(backward(forward(points)), points, atol=0.1)
 
 
 def test_invert_an_affine_exactly(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
@@ -146,7 +157,7 @@ def test_info_of_an_h5_knows_which_tools_read_it(carl: Carl, files: Path) -> Non
         "AffineTransform",
         "DisplacementFieldTransform",
     ]
-    assert facts["read_by"]["nitransforms"] == "read"
+    assert facts["read_by"]["nitransforms"].startswith("read; ")
 
 
 def test_info_of_images_and_points(carl: Carl, files: Path) -> None:  # noqa: F811
@@ -188,3 +199,51 @@ def test_a_translation_keeps_its_sign_through_every_command(carl: Carl, files: P
     )
     points = inner_points(GRID, 20, 8)
     np.testing.assert_allclose(read_transform("c.h5")(points), points + TRANSLATION, atol=1e-4)
+
+
+@pytest.mark.parametrize("source", ["chain.h5", "affine.mat", "warp.nii.gz"])
+def test_the_ways_that_info_names_lead_there_and_back(
+    carl: Carl,  # noqa: F811
+    files: Path,
+    source: str,
+) -> None:
+    """Every command is run as it stands, and what it writes is the same map."""
+    facts = json.loads(carl("info", source, "--json").out)
+    points = GRID.points_mm()[3:-3:4, 3:-3:4, 3:-3:4].reshape(-1, 3)
+    expected = read_transform(source)(points)
+    pair = Pair(Path("fixed.nii.gz"), Path("moving.nii.gz"))
+    assert len(facts["for_others"]) == 7
+    for tool, command in facts["for_others"].items():
+        words = (
+            command.replace("FIXED", str(pair.fixed)).replace("MOVING", str(pair.moving)).split()
+        )
+        assert words.pop(0) == "carl"
+        assert carl(*words, "--overwrite").code == 0, (tool, words)
+        program = words[words.index("--to") + 1] if "--to" in words else None
+        again = read_transform(words[-1], program, pair)(points)
+        np.testing.assert_allclose(again, expected, atol=2e-3, err_msg=tool)
+
+
+def test_info_of_a_named_file(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
+    write_transform("g.mat", affine, program="greedy")
+    facts = json.loads(carl("info", "greedy:g.mat", "--json").out)
+    assert facts["format"] == "greedy"
+    assert "greedy:g.mat --to fsl" in facts["for_others"]["FSL"]
+    assert carl("convert", "greedy:g.mat", "-o", "g.h5").code == 0
+    assert "greedy:g.mat" in carl("info", "g.mat").err
+
+
+def test_info_of_a_dicom_registration(carl: Carl, files: Path, affine: AffineTransform) -> None:  # noqa: F811
+    for name in ("fixed", "moving"):
+        image = Image(np.zeros(GRID.shape_zyx, np.int16), GRID)
+        write_dicom_series(Path(f"{name}_series"), image)
+    pair = ("-r", "fixed_series", "-m", "moving_series")
+    assert carl("convert", "affine.mat", *pair, "-o", "reg.dcm").code == 0
+    facts = json.loads(carl("info", "reg.dcm", "--json").out)
+    assert facts["format"] == "DICOM registration object"
+    assert carl("convert", "reg.dcm", "-o", "back.mat").code == 0
+    points = inner_points(GRID)
+    np.testing.assert_allclose(read_transform("back.mat")(points), affine(points), atol=1e-5)
+    assert carl("convert", "affine.mat", "-o", "no.dcm").code == 2
+    write_transform("t.x5", affine)
+    assert json.loads(carl("info", "t.x5", "--json").out)["format"] == "X5 transform"

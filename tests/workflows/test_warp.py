@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import typer
+from ants.internal import get_lib_fn
 from typer.testing import CliRunner, Result
 
 from carl_cli.cli.warp import warp
@@ -243,6 +244,40 @@ def test_labels_in_files_are_exact(
     assert set(np.unique(raw)) == {np.dtype(dtype).type(v) for v in (0, *labels)}
 
 
+@pytest.mark.parametrize("how", ["linear", "bspline", "genericLabel"])
+def test_labels_and_a_mean_are_warned_of(
+    how: str,
+    files: dict[str, Path],
+    grids: dict[str, Grid],
+    make_labels: MakeImage,
+    make_image: MakeImage,
+) -> None:
+    write_image(files["moving"], make_labels(grids["flipped"], (3, 9, 200), "uint8"))
+    warned = said_by(files, how)
+    assert ("genericlabel keeps them" in warned) == (how != "genericLabel")
+    write_image(files["moving"], make_image(grids["flipped"], "uint8"))
+    assert "genericlabel keeps them" not in said_by(files, how)
+
+
+def said_by(files: dict[str, Path], how: str) -> str:
+    common = (files["moving"], "-r", files["fixed"], "-o", files["out"], "--overwrite")
+    return run(*common, "-t", files["affine"], "-n", how).stderr
+
+
+def test_identity_is_ants_word_for_no_transform(files: dict[str, Path]) -> None:
+    common = (files["moving"], "-r", files["fixed"], "-o", files["out"], "--overwrite")
+    images = []
+    for items in ([], ["-t", "identity"], ["-t", "[identity,1]"], ["-t", "Identity"]):
+        run(*common, *items)
+        images.append(read_any(files["out"]).array)
+    for image in images[1:]:
+        np.testing.assert_array_equal(image, images[0])
+    run(*common, "-t", files["affine"])
+    moved = read_any(files["out"]).array
+    run(*common, "-t", "identity", "-t", files["affine"])
+    np.testing.assert_array_equal(read_any(files["out"]).array, moved)
+
+
 def test_generic_label_is_that_of_ants(
     files: dict[str, Path], grids: dict[str, Grid], make_labels: MakeImage
 ) -> None:
@@ -257,6 +292,50 @@ def test_generic_label_is_that_of_ants(
     wrong_by_nearest = np.count_nonzero(read_any(files["out"]).array != theirs)
     assert wrong_by_nearest > 50
     assert wrong <= 2  # ties, decided by the last bit of a weight
+
+
+@pytest.mark.parametrize(
+    ("how", "labels"),
+    [
+        ("MultiLabel", True),
+        ("MultiLabel[0.3,4]", True),
+        ("MultiLabel[1.5x2x1,3]", True),
+        ("Gaussian", False),
+        ("Gaussian[1,2]", False),
+        ("Gaussian[2]", False),
+    ],
+)
+def test_gaussian_weights_are_those_of_ants(
+    how: str,
+    labels: bool,
+    files: dict[str, Path],
+    grids: dict[str, Grid],
+    make_labels: MakeImage,
+    make_image: MakeImage,
+) -> None:
+    """Every voxel; with the numbers in brackets as antsApplyTransforms takes them."""
+    moving = grids["flipped"]
+    held = make_labels(moving, (3, 9, 200), "uint8") if labels else make_image(moving, "float32")
+    write_image(files["moving"], held)
+    common = ["-r", files["fixed"], "-t", files["field"], "-n", how]
+    theirs = files["out"].with_name("theirs.nii.gz")
+    command = ["-d", "3", "-i", files["moving"], "-o", theirs, *common]
+    get_lib_fn("antsApplyTransforms")([str(word) for word in command])
+    run(files["moving"], "-o", files["out"], *common)
+    ours, expected = (read_any(path).array.astype(float) for path in (files["out"], theirs))
+    if labels:
+        assert np.count_nonzero(ours != expected) <= 2  # ties
+        assert len(np.unique(expected)) == 4
+    else:
+        np.testing.assert_allclose(ours, expected, atol=1e-4 * np.ptp(expected))
+
+
+def test_numbers_of_a_kernel_are_checked(files: dict[str, Path]) -> None:
+    for how in ("gaussian[]", "multilabel[0]", "gaussian[1,x]", "gaussian[-1,2]", "linear[2]"):
+        with pytest.raises(UsageError, match="no interpolator"):
+            run(files["moving"], "-o", files["out"], "-n", how)
+    with pytest.raises(UsageError, match="one sigma or 3"):
+        run(files["moving"], "-o", files["out"], "-n", "gaussian[1x2,2]")
 
 
 def test_time_series_stay_series(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import locale
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from typer.testing import CliRunner
 
 from carl_cli.cli.warp import warp
 from carl_cli.errors import InputError, OutputError, UsageError
-from carl_cli.geometry import Grid
+from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.dicom_write import write_dicom_series
 from carl_cli.io.images.files import Image, read_image, write_image
+from carl_cli.io.transforms.files import write_transform
+from carl_cli.transforms import identity
+from tests.measured import assert_close
 
 MakeImage = Callable[..., Image]
+SECONDARY = "Secondary Capture Image Storage"
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
@@ -102,23 +107,111 @@ def test_no_patient_text_is_copied_only_the_frame(data_dir: Path, tmp_path: Path
     assert {d.FrameOfReferenceUID for d in written} == {"1.2.3.4.5"}
 
 
-def test_modality_and_real_numbers(
+def header(modality: str) -> pydicom.Dataset:
+    data = pydicom.Dataset()
+    data.Modality, data.PatientPosition = modality, "FFS"
+    data.PatientName, data.PatientID, data.StudyDate = "Zaphod^Beeblebrox", "42", "19780308"
+    data.StudyInstanceUID = "1.2.3"
+    return data
+
+
+CLASSES = {"CT": "CT Image Storage", "MR": "MR Image Storage", "PT": SECONDARY, None: SECONDARY}
+
+
+@pytest.mark.parametrize("modality", CLASSES)
+def test_the_modality_is_that_of_the_source(
+    modality: str | None, tmp_path: Path, grids: dict[str, Grid]
+) -> None:
+    """Not of the values: an MR image may be negative, and a CT without air is one."""
+    grid = grids["oblique"]
+    ramp = np.linspace(-1000, 1000, np.prod(grid.shape_zyx)).reshape(grid.shape_zyx)
+    source = header(modality) if modality else None
+    write_dicom_series(tmp_path / "s", Image(ramp, grid), "", source)
+    written = slices(tmp_path / "s")
+    assert {d.SOPClassUID.name for d in written} == {CLASSES[modality]}
+    assert {d.Modality for d in written} == {modality or "OT"}
+    assert all(len(d.ImageType) >= 3 for d in written)
+    assert {d.PatientPosition for d in written} == {"FFS" if modality else ""}
+    if modality == "CT":
+        assert {d.RescaleType for d in written} == {"HU"}
+    values = np.stack([d.pixel_array for d in written])
+    assert np.abs(values - ramp).max() <= 0.5
+
+
+def test_small_real_numbers(
     tmp_path: Path, grids: dict[str, Grid], caplog: pytest.LogCaptureFixture
 ) -> None:
     grid = grids["oblique"]
     ramp = np.linspace(0, 1, np.prod(grid.shape_zyx)).reshape(grid.shape_zyx)
-    write_dicom_series(tmp_path / "ct", Image(ramp * 2000 - 1000, grid))
-    ct = slices(tmp_path / "ct")
-    assert {d.SOPClassUID.name for d in ct} == {"CT Image Storage"}
-    values = np.stack([d.pixel_array * d.RescaleSlope + d.RescaleIntercept for d in ct])
-    assert np.abs(values - (ramp * 2000 - 1000)).max() <= 0.5
-    assert not caplog.text
     write_dicom_series(tmp_path / "mr", Image(ramp.astype("float32"), grid))
-    mr = slices(tmp_path / "mr")
-    assert {d.SOPClassUID.name for d in mr} == {"MR Image Storage"}
     assert "multiplied by 10000" in caplog.text
-    values = np.stack([d.pixel_array for d in mr])
+    values = np.stack([d.pixel_array for d in slices(tmp_path / "mr")])
     assert np.abs(values - ramp * 10000).max() <= 0.51
+
+
+@pytest.mark.parametrize("choice", ["new", "keep"])
+def test_identity(choice: str, data_dir: Path, tmp_path: Path) -> None:
+    """One study and one series, which is the source's study only where that is asked for."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k, data in enumerate(slices(data_dir / "dicom/mr_17_slices")):
+        data.PatientName, data.PatientID, data.StudyInstanceUID = "Zaphod", "42", "1.2.3"
+        data.save_as(folder / f"{k}.dcm")
+    out = tmp_path / "series"
+    run(folder, "-o", tmp_path / "a.nii", "--dicom-out", out, "--dicom-identity", choice)
+    written = slices(out)
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime", "PatientName"):
+        assert len({str(getattr(d, name)) for d in written}) == 1
+    one = written[0]
+    kept = (str(one.PatientName), one.PatientID, one.StudyInstanceUID) == ("Zaphod", "42", "1.2.3")
+    assert kept == (choice == "keep")
+    assert choice == "keep" or (str(one.PatientName), one.PatientID) == ("", "")
+
+
+SERIES = ("ct_head_93_slices", "mr_17_slices", "ct_10_slices_j2k")
+
+
+@pytest.mark.skipif(not shutil.which("dcm2niix"), reason="needs dcm2niix (apt install dcm2niix)")
+@pytest.mark.parametrize("series", SERIES)
+def test_dcm2niix_makes_one_volume_with_the_very_voxels(
+    series: str, data_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "nifti"
+    out.mkdir()
+    run(
+        data_dir / "dicom" / series, "-o", tmp_path / "a.nii.gz", "--dicom-out", tmp_path / "s",
+        "-t", identity_file(tmp_path),
+    )  # fmt: skip
+    command = ["dcm2niix", "-o", out, "-b", "n", "-z", "n", "-f", "x", tmp_path / "s"]
+    subprocess.run(command, check=True, capture_output=True)
+    (made,) = out.iterdir()
+    theirs, ours = read_image(made), read_image(tmp_path / "a.nii.gz")
+    index = apply_affine(ours.grid.lps_to_index, theirs.grid.points_mm())
+    x, y, z = np.moveaxis(np.rint(index).astype(int), -1, 0)
+    assert np.abs(index - np.rint(index)).max() < 0.01
+    assert theirs.grid.size_xyz == ours.grid.size_xyz
+    values, file = (theirs.array, ours.array[z, y, x]), "DICOM series"
+    assert_close(*values, 0, file=file, way="written", referee="dcm2niix", unit="(values)")
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy (apt: dicom3tools)")
+@pytest.mark.parametrize("modality", CLASSES)
+@pytest.mark.parametrize("keep", [False, True])
+def test_dciodvfy_finds_no_error(
+    modality: str | None, keep: bool, tmp_path: Path, grids: dict[str, Grid]
+) -> None:
+    grid = grids["oblique"]
+    image = Image(np.zeros(grid.shape_zyx, np.int16), grid)
+    write_dicom_series(tmp_path / "s", image, "", header(modality) if modality else None, keep)
+    command = ["dciodvfy", "-new", tmp_path / "s" / "0003.dcm"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert "Image\n" in said
+    assert "Error" not in said
+
+
+def identity_file(folder: Path) -> Path:
+    write_transform(folder / "identity.tfm", identity(3))
+    return folder / "identity.tfm"
 
 
 def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage) -> None:
@@ -132,6 +225,11 @@ def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(OutputError, match="not an empty folder"):
         run(tmp_path / "a.nii.gz", "-o", tmp_path / "b.nii.gz", "--dicom-out", full)
+    with pytest.raises(UsageError, match="no DICOM series"):
+        run(
+            tmp_path / "a.nii.gz", "-o", tmp_path / "b.nii.gz", "--dicom-out", tmp_path / "d",
+            "--dicom-identity", "keep",
+        )  # fmt: skip
     with pytest.raises(UsageError, match="one input"):
         run(tmp_path / "a.nii.gz", tmp_path / "c.nrrd", "-o", out, "--dicom-out", full)
     with pytest.raises(OutputError, match="does not exist"):
@@ -143,15 +241,3 @@ def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage)
     with pytest.raises(InputError, match="NaN"):
         write_dicom_series(tmp_path / "c", Image(image.array * np.nan, image.grid))
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_the_locale_of_the_process_survives(
-    tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage
-) -> None:
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        locale.setlocale(locale.LC_ALL, "C.UTF-8")
-        write_dicom_series(tmp_path / "series", make_image(grids["plain"]))
-        assert locale.setlocale(locale.LC_CTYPE) == "C.UTF-8"
-    finally:
-        locale.setlocale(locale.LC_ALL, before)

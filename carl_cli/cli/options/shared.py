@@ -14,7 +14,7 @@ import typer
 from carl_cli.errors import OutputError
 
 if TYPE_CHECKING:
-    from carl_cli.io.transforms.programs import Program
+    from carl_cli.io.transforms import Program
     from carl_cli.workflows.transform import Storage
 
 LOGGING = "Logging and resources"
@@ -45,7 +45,8 @@ Chain = typer.Option(
     "-t",
     metavar="T | [T,1] | T,-1",
     help="Transform, or its inverse. May be repeated, in the order of antsApplyTransforms: "
-    "points of the fixed image meet the first one first (-t warp -t affine).",
+    "points of the fixed image meet the first one first (-t warp -t affine). A prefix names the "
+    "program whose conventions a file follows: greedy:affine.mat, fsl:warp.nii.gz.",
 )
 
 
@@ -93,14 +94,19 @@ class TransformArguments:
     ] = "1007"
     overwrite: Overwrite = False
 
-    def storage(self, program: Program | None = None, moving: Path | None = None) -> Storage:
+    def storage(
+        self,
+        program: Program | None = None,
+        moving: Path | None = None,
+        keep_identity: bool = False,
+    ) -> Storage:
         """How it is to be written. Raises OutputError if it can't be."""
         from carl_cli.workflows.transform import Storage
 
         check_outputs([self.output], self.overwrite)
         intent: Literal[1006, 1007] = 1006 if self.intent == "1006" else 1007
         kind = (self.reference, self.field_spacing, self.precision, intent, program, moving)
-        return Storage(*kind, overwrite=self.overwrite)
+        return Storage(*kind, self.overwrite, keep_identity)
 
 
 @lru_cache(maxsize=1)

@@ -8,17 +8,17 @@ header reach neither the image nor any message.
 from __future__ import annotations
 
 import errno
-import logging
 import lzma
 import re
 import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,33 +27,19 @@ from numpy.typing import NDArray
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
 from carl_cli.io.images import dicom_header as header
+from carl_cli.io.images.dicom_slices import SAME_ORIENTATION, Frame, arrange
+from carl_cli.io.images.dicom_write import IDENTITY
 from carl_cli.io.images.image import Image
+from carl_cli.io.images.irregular import warn
 from carl_cli.io.sitk_bridge import GZIP_LIMIT, execute
 
-Vector = NDArray[np.float64]
-
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 APPLE_DOUBLE = b"\x00\x05\x16\x07"
 SUFFIXES = (".dcm", ".dicom", ".ima")
 RAW_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-POSITION_TOLERANCE = 0.05
-"""How far a slice may lie from the regular grid, in slice distances."""
-SAME_ORIENTATION = 1e-3
 UID = r"[0-9.]{1,64}"
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One plane of pixels: its file, its number there, where it lies (LPS mm), its rescale."""
-
-    path: Path
-    number: int
-    position: Vector | None
-    orientation: tuple[float, ...]
-    spacing_rows_columns: tuple[float, ...]
-    thickness: float
-    rescale: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -75,17 +61,20 @@ def is_dicom(path: Path) -> bool:
     return header.starts_like_dicom(path)
 
 
-def read_dicom(path: Path, series_uid: str | None = None) -> Image:
+def read_dicom(path: Path, series_uid: str | None = None, strict: bool = False) -> Image:
     """Read one series: a folder (searched below too), a file or a zip of files.
 
-    Slices are sorted along their normal; integers that fit come back as int16. Raises
-    InputError for several series without a choice, for missing or repeated slices, for a
-    tilted gantry and for whatever GDCM can't decode.
+    Slices are sorted along their normal; integers that fit come back as int16. A tilted gantry and
+    uneven slices are resampled with a warning, or refused if `strict`. Raises InputError for
+    several series without a choice, missing or repeated slices and what GDCM can't decode.
     """
     with _unpacked(path) as root:
         files, frames = _select(path, root, series_uid)
-        order, grid = _arrange(path, frames, files[0].shape)
-        array = _read_pixels(path, files, frames)[order]
+        arrangement = arrange(path, frames, files[0].shape)
+        pixels = _read_pixels(path, files, frames)
+    if arrangement.odd:
+        warn(path, arrangement.odd, strict or pixels.ndim > 3)
+    array, grid = arrangement.applied(pixels), arrangement.grid
     channels = array.shape[3] if array.ndim == 4 else 1
     return Image(_narrowed(array), grid, channels, str(path), "rgb" if channels > 1 else "vector")
 
@@ -94,7 +83,7 @@ def read_dicom_grid(path: Path, series_uid: str | None = None) -> Grid:
     """The grid of a series, from its headers."""
     with _unpacked(path) as root:
         files, frames = _select(path, root, series_uid)
-        return _arrange(path, frames, files[0].shape)[1]
+        return arrange(path, frames, files[0].shape).grid
 
 
 def frame_of_reference(path: Path, series_uid: str | None = None) -> str:
@@ -104,6 +93,25 @@ def frame_of_reference(path: Path, series_uid: str | None = None) -> str:
     with _unpacked(path) as root:
         uid = _select(path, root, series_uid)[0][0].frame_uid
     return uid if re.fullmatch(UID, uid) else ""
+
+
+def source_header(path: Path, series_uid: str | None = None) -> Dataset | None:
+    """Modality, patient, position and study of a series; None for what is no DICOM.
+
+    For a new series that is made of it: nothing of it belongs into a message.
+    """
+    if not is_dicom(path):
+        return None
+    import pydicom
+
+    with _unpacked(path) as root:
+        first = _select(path, root, series_uid)[0][0].path
+        data = pydicom.dcmread(first, stop_before_pixels=True, force=True)
+    chosen = pydicom.Dataset()
+    for name in (*IDENTITY, "Modality", "PatientPosition"):
+        if name in data:
+            setattr(chosen, name, data[name].value)
+    return chosen
 
 
 def _select(path: Path, root: Path, uid: str | None) -> tuple[list[DicomFile], list[Frame]]:
@@ -167,29 +175,32 @@ def _parse_file(path: Path) -> DicomFile | None:
     if not rows or not columns:
         return None
     try:
-        count = int((header.numbers(elements, header.FRAMES) or (1,))[0])
-        if count < 1:
-            raise ValueError("no frames")
-        _check_claim(path, elements, rows * columns * count)
-        frames = tuple(_frame(path, elements, k, count) for k in range(count))
+        frames = _frames(path, elements)
     except ValueError:
         raise InputError(f"{path}: a damaged DICOM header", "get the file again") from None
+    _check_claim(path, elements, rows * columns * len(frames))
     modality = header.text(elements, header.MODALITY)
     series, frame_uid = (
         header.text(elements, t) for t in (header.SERIES, header.FRAME_OF_REFERENCE)
     )
-    return DicomFile(path, series, frame_uid, modality, (count, rows, columns), frames)
+    return DicomFile(path, series, frame_uid, modality, (len(frames), rows, columns), frames)
 
 
-def _frame(path: Path, elements: header.Elements, number: int, count: int) -> Frame:
-    """Geometry of a frame: its own functional group, else the shared one, else the file's."""
-    groups = elements.get(header.FRAME_GROUPS)
-    own = groups[number] if isinstance(groups, list) and number < len(groups) else {}
+def _frames(path: Path, elements: Dataset) -> tuple[Frame, ...]:
+    count = int((header.numbers(elements, header.FRAMES) or (1,))[0])
+    if count < 1:
+        raise ValueError("no frames")
+    groups = header.items(elements, header.FRAME_GROUPS)
     shared = header.nested(elements, header.SHARED_GROUPS)
+    at_last = [elements] if count == 1 or not groups else []
+    return tuple(_frame(path, k, [*groups[k : k + 1], shared], at_last) for k in range(count))
+
+
+def _frame(path: Path, number: int, groups: list[Dataset], at_last: list[Dataset]) -> Frame:
+    """Geometry of a frame: its own functional group, else the shared one, else the file's."""
 
     def look(tag: int, group: int, size: int = 1) -> tuple[float, ...]:
-        at_last = [elements] if count == 1 or not groups else []
-        for place in (header.nested(own, group), header.nested(shared, group), *at_last):
+        for place in (*(header.nested(held, group) for held in groups), *at_last):
             if value := header.numbers(place, tag):
                 if len(value) != size:
                     raise ValueError(f"{len(value)} numbers in element {tag:08x}")
@@ -215,7 +226,7 @@ def _frame(path: Path, elements: header.Elements, number: int, count: int) -> Fr
     )
 
 
-def _check_claim(path: Path, elements: header.Elements, pixels: int) -> None:
+def _check_claim(path: Path, elements: Dataset, pixels: int) -> None:
     if header.short(elements, header.SIGNED, 0) > 1:
         raise InputError(f"{path}: a damaged DICOM header", "get the file again")
     samples = header.short(elements, header.SAMPLES, 1)
@@ -263,95 +274,6 @@ def _check_one_shape(path: Path, files: list[DicomFile]) -> None:
             f"{path}: slices of different orientations in one series",
             "keep one acquisition in the folder",
         )
-
-
-def _arrange(
-    path: Path, frames: Sequence[Frame], shape: tuple[int, int, int]
-) -> tuple[NDArray[np.intp], Grid]:
-    """Order along the slice normal, and the grid that the sorted slices fill."""
-    first = frames[0]
-    rows_columns = first.spacing_rows_columns or (1.0, 1.0)
-    axes = np.reshape(first.orientation or np.eye(3)[:2], (2, 3))
-    directions = np.column_stack([*axes, np.cross(*axes)])
-    if np.abs(directions.T @ directions - np.eye(3)).max() > SAME_ORIENTATION:
-        raise InputError(f"{path}: row and column directions are not at right angles")
-    positions = _positions(path, frames)
-    _warn_unplaced(path, first)
-    order = np.argsort(positions @ directions[:, 2], kind="stable")
-    step_mm = _slice_distance(path, positions[order], directions[:, 2], first.thickness)
-    spacing = (rows_columns[1], rows_columns[0], step_mm)
-    if min(spacing) <= 0:
-        raise InputError(f"{path}: pixel spacing {rows_columns}, positive numbers were expected")
-    origin, direction = positions[order[0]], directions.ravel()
-    size = (shape[2], shape[1], len(frames))
-    return order, Grid(size, spacing, tuple(map(float, origin)), tuple(map(float, direction)))
-
-
-def _warn_unplaced(path: Path, first: Frame) -> None:
-    known = {
-        "position (0, 0, 0)": first.position is not None,
-        "orientation (axial)": first.orientation,
-        "pixel spacing (1 mm)": first.spacing_rows_columns,
-    }
-    assumed = ", ".join(name for name, there in known.items() if not there)
-    if assumed:
-        log.warning("%s: its header does not tell these, and they are assumed: %s", path, assumed)
-
-
-def _positions(path: Path, frames: Sequence[Frame]) -> Vector:
-    """(slices, 3) LPS positions of the first pixels."""
-    known = [frame.position for frame in frames if frame.position is not None]
-    if len(known) == len(frames):
-        return np.array(known)
-    if len(frames) == 1:
-        return np.zeros((1, 3))
-    raise InputError(
-        f"{path}: {len(frames) - len(known)} of {len(frames)} slices have no position",
-        "a projection or a film can't be placed in space",
-    )
-
-
-def _slice_distance(path: Path, positions: Vector, normal: Vector, thickness: float) -> float:
-    """Distance of sorted slices in mm; refuses repeated, missing and laterally shifted ones."""
-    if len(positions) == 1:
-        return thickness
-    along = (positions - positions[0]) @ normal
-    gaps = np.diff(along)
-    step = float(np.median(gaps))
-    if gaps.min() <= POSITION_TOLERANCE * step:
-        raise InputError(
-            f"{path}: several slices at one position (time points, echoes or copies)",
-            "keep one volume in the folder",
-        )
-    _check_regular(path, along, step)
-    lateral = positions - positions[0] - along[:, None] * normal
-    _check_tilt(path, lateral, along[-1], step)
-    return float(along[-1] / (len(along) - 1))
-
-
-def _check_regular(path: Path, along: Vector, step: float) -> None:
-    gaps = np.diff(along)
-    widest = float(gaps.max())
-    regular = np.linspace(0.0, along[-1], len(along))
-    if np.abs(along - regular).max() <= POSITION_TOLERANCE * step:
-        return
-    missing = int(np.rint(gaps / step - 1).clip(0).sum())
-    found = f"{missing} slices are missing" if missing else "slices are not evenly spaced"
-    raise InputError(
-        f"{path}: {found}: distances from {gaps.min():.4g} to {widest:.4g} mm",
-        "complete the series or resample it first",
-    )
-
-
-def _check_tilt(path: Path, lateral: Vector, length: float, step: float) -> None:
-    shift = float(np.linalg.norm(lateral, axis=1).max())
-    if shift <= POSITION_TOLERANCE * step:
-        return
-    angle = float(np.degrees(np.arctan2(np.linalg.norm(lateral[-1]), length)))
-    raise InputError(
-        f"{path}: slices are shifted sideways by up to {shift:.4g} mm (gantry tilt {angle:.3g}°)",
-        "correct the tilt first (dcm2niix does it)",
-    )
 
 
 def _read_pixels(path: Path, files: list[DicomFile], frames: list[Frame]) -> NDArray[np.generic]:

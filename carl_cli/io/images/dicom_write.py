@@ -1,76 +1,100 @@
-"""An image as a new DICOM series: own UIDs, no patient, nothing copied but the frame of reference.
+"""An image as a new DICOM series of slices, written by pydicom.
 
-Derived CT or MR slices that any viewer lays over the fixed series. GDCM writes them.
+Any viewer lays it over the fixed series. Nothing is copied from the series that was warped but its
+modality and the patient's position, and, where asked for, the patient and the study.
 """
 
 from __future__ import annotations
 
-import locale
 import logging
 import os
+import re
 import secrets
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from carl_cli import __version__
 from carl_cli.errors import InputError, OutputError
-from carl_cli.io.images.image import Image, to_sitk
-from carl_cli.io.sitk_bridge import cause
+from carl_cli.io.images.image import Image
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 log = logging.getLogger(__name__)
 
-AIR_HU = -500
 STORED = np.iinfo(np.int16)
 FINE_ENOUGH = 1000
-# Elements that the CT and MR modules require to exist, with the values for "derived by software".
-COMMON = {
-    "0008|0008": "DERIVED\\SECONDARY",
-    "0008|0070": "",
-    "0020|0010": "1",
-    "0020|0011": "1",
-    "0020|0012": "1",
-    "0020|1040": "",
-}
-BY_MODALITY = {
-    "CT": {"0018|0060": ""},
-    "MR": {
-        "0018|0020": "RM",
-        "0018|0021": "NONE",
-        "0018|0022": "",
-        "0018|0023": "3D",
-        "0018|0080": "",
-        "0018|0081": "",
-        "0018|0091": "",
+CT, MR, SECONDARY_CAPTURE = (f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "4", "7"))
+# What the modules of an image require, with the values for "derived by software".
+BY_CLASS: dict[str, dict[str, Any]] = {
+    CT: {
+        "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
+        "KVP": None,
+        "RescaleIntercept": 0,
+        "RescaleSlope": 1,
+        "RescaleType": "HU",
+    },
+    MR: {
+        "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
+        "ScanningSequence": "RM",
+        "SequenceVariant": "NONE",
+        "ScanOptions": "",
+        "MRAcquisitionType": "3D",
+        "RepetitionTime": None,
+        "EchoTime": None,
+        "EchoTrainLength": None,
+    },
+    SECONDARY_CAPTURE: {
+        "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
+        "ConversionType": "WSD",
+        "PatientOrientation": "",
     },
 }
+NO_IDENTITY = dict.fromkeys(
+    (
+        "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+        "AccessionNumber", "ReferringPhysicianName", "StudyID",
+    ),
+    "",
+)  # fmt: skip
+IDENTITY = (
+    *NO_IDENTITY, "SpecificCharacterSet", "IssuerOfPatientID", "StudyInstanceUID",
+    "StudyDescription",
+)  # fmt: skip
 
 
-def write_dicom_series(folder: Path, image: Image, frame_uid: str = "") -> None:
+def write_dicom_series(
+    folder: Path,
+    image: Image,
+    frame_uid: str = "",
+    source: Dataset | None = None,
+    keep_identity: bool = False,
+) -> None:
     """Write a scalar 3D image as slices 0001.dcm … into a new folder, whole or not at all.
 
-    frame_uid: frame of reference of the fixed series, if it is DICOM. Modality CT where values
-    reach air in Hounsfield units, else MR. Stored as int16; an image of small real numbers is
+    frame_uid: frame of reference of the fixed series, if it is DICOM. source: header of the series
+    that was warped, whose modality and, with keep_identity, patient and study the new series has;
+    without one the modality is OT (other). Stored as int16; an image of small real numbers is
     multiplied by a power of ten, and a warning says by which. Raises OutputError, InputError.
     """
     if image.grid.dimension != 3 or image.channels > 1:
         raise InputError(f"{image.source}: only a scalar 3D image can be written as DICOM")
     check_new_folder(folder)
+    series = _series(image, frame_uid or new_uid(), source, keep_identity)
     temporary = folder.with_name(f".{secrets.token_hex(6)}.partial")
     try:
         temporary.mkdir()
-        with _locale_kept():
-            _write_slices(temporary, _stored(image), frame_uid or new_uid())
+        _write_slices(temporary, _stored(image), series)
         if folder.exists():
             folder.rmdir()
         os.replace(temporary, folder)
-    except (OSError, RuntimeError) as error:
-        why = error.strerror if isinstance(error, OSError) else cause(error)
+    except OSError as error:
+        why = error.strerror or error
         raise OutputError(f"{folder}: can't be written: {why}", "choose another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -89,53 +113,79 @@ def new_uid() -> str:
     return f"2.25.{uuid.uuid4().int}"
 
 
-@contextmanager
-def _locale_kept() -> Iterator[None]:
-    """GDCM leaves the process in the C locale, where Python reads text files as ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        yield
-    finally:
-        locale.setlocale(locale.LC_ALL, before)
+def _series(image: Image, frame_uid: str, source: Dataset | None, keep: bool) -> Dataset:
+    """What all slices have in common."""
+    from pydicom import Dataset
 
-
-def _write_slices(folder: Path, image: Image, frame_uid: str) -> None:
-    modality = "CT" if image.array.min() <= AIR_HU else "MR"
-    series = {
-        **COMMON,
-        **BY_MODALITY[modality],
-        "0008|0060": modality,
-        "0018|0050": f"{image.grid.spacing_mm[2]:.10g}",
-        "0018|0088": f"{image.grid.spacing_mm[2]:.10g}",
-        "0020|000d": new_uid(),
-        "0020|000e": new_uid(),
-        "0020|0037": _decimals(image.grid.direction_matrix[:, :2].T),
-        "0020|0052": frame_uid,
+    given = source or Dataset()
+    series = Dataset()
+    series.Modality = modality = _word(given, "Modality") or "OT"
+    series.SOPClassUID = {"CT": CT, "MR": MR}.get(modality, SECONDARY_CAPTURE)
+    kept = {name: given[name].value for name in IDENTITY if name in given} if keep else {}
+    common = {
+        "StudyInstanceUID": new_uid(),
+        **NO_IDENTITY,
+        **kept,
+        **BY_CLASS[series.SOPClassUID],
+        "SeriesInstanceUID": new_uid(),
+        "SeriesNumber": 1,
+        "SeriesDescription": "warped",
+        "AcquisitionNumber": 1,
+        "PatientPosition": _word(given, "PatientPosition"),
+        "Manufacturer": "",
+        "SoftwareVersions": f"carl {__version__}",
+        "FrameOfReferenceUID": frame_uid,
+        "PositionReferenceIndicator": "",
+        "Laterality": "",
     }
-    whole = to_sitk(image)
-    for k in range(image.grid.size_xyz[2]):
-        position = image.grid.index_to_lps @ [0, 0, k, 1]
-        own = {
-            "0008|0018": new_uid(),
-            "0020|0013": str(k + 1),
-            "0020|0032": _decimals(position[:3]),
-        }
-        _write_slice(folder / f"{k + 1:04}.dcm", whole[:, :, k : k + 1], series | own)
+    for name, value in (common | _geometry(image)).items():
+        setattr(series, name, value)
+    return series
 
 
-def _write_slice(path: Path, plane: sitk.Image, elements: dict[str, str]) -> None:
-    for tag, value in elements.items():
-        plane.SetMetaData(tag, value)
-    writer = sitk.ImageFileWriter()
-    writer.SetImageIO("GDCMImageIO")
-    writer.KeepOriginalImageUIDOn()
-    writer.SetFileName(str(path))
-    writer.Execute(plane)
+def _word(source: Dataset, name: str) -> str:
+    """A code of a few capitals; what else stands there may be text about the patient."""
+    value = str(source.get(name, ""))
+    return value if re.fullmatch("[A-Z]{2,4}", value) else ""
 
 
-def _decimals(numbers: NDArray[np.float64]) -> str:
+def _geometry(image: Image) -> dict[str, Any]:
+    columns, rows, _ = image.grid.size_xyz
+    x_mm, y_mm, z_mm = image.grid.spacing_mm
+    return {
+        "SliceThickness": _decimals([z_mm]),
+        "SpacingBetweenSlices": _decimals([z_mm]),
+        "PixelSpacing": _decimals([y_mm, x_mm]),
+        "ImageOrientationPatient": _decimals(image.grid.direction_matrix[:, :2].T),
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": rows,
+        "Columns": columns,
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 1,
+    }
+
+
+def _write_slices(folder: Path, image: Image, series: Dataset) -> None:
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    for k, plane in enumerate(image.array, 1):
+        series.SOPInstanceUID = new_uid()
+        series.InstanceNumber = k
+        position = image.grid.index_to_lps @ [0, 0, k - 1, 1]
+        series.ImagePositionPatient = _decimals(position[:3])
+        series.PixelData = plane.astype("<i2").tobytes()
+        series.file_meta = FileMetaDataset()
+        series.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        series.save_as(folder / f"{k:04}.dcm", enforce_file_format=True)
+
+
+def _decimals(numbers: list[float] | NDArray[np.float64]) -> list[str]:
     """A DICOM decimal string has 16 characters at most."""
-    return "\\".join(f"{number:.9g}" for number in np.ravel(numbers))
+    return [f"{number:.9g}" for number in np.ravel(numbers)]
 
 
 def _stored(image: Image) -> Image:

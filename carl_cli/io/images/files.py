@@ -6,6 +6,10 @@ rest with words, `read_any` keeps time, vectors and colour, for resampling.
 
 from __future__ import annotations
 
+import gzip
+import struct
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +19,12 @@ from carl_cli.errors import InputError, OutputError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.images.dicom import is_dicom, read_dicom, read_dicom_grid
-from carl_cli.io.images.general import IMAGE_IOS, read_general, read_general_grid
+from carl_cli.io.images.general import IMAGE_IOS, check_directions, read_general, read_general_grid
 from carl_cli.io.images.image import ChannelKind, Image, from_sitk, one_volume, set_grid, to_sitk
-from carl_cli.io.images.nifti import is_nifti, read_nifti, read_nifti_grid, write_rgb_nifti
+from carl_cli.io.images.mgh import SUFFIXES as MGH
+from carl_cli.io.images.mgh import read_mgh, read_mgh_grid, write_mgh
+from carl_cli.io.images.nifti import is_nifti, read_nifti, read_nifti_grid
+from carl_cli.io.images.nifti_header import COLOURS, NIFTI1_HEADER
 from carl_cli.io.sitk_bridge import cause, grid_of
 
 __all__ = [
@@ -34,19 +41,31 @@ __all__ = [
     "write_image",
 ]
 
-WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", *MGH)
+READERS: dict[str, Callable[[Path], Image]] = {
+    **dict.fromkeys(IMAGE_IOS, read_general),
+    **dict.fromkeys(MGH, read_mgh),
+}
+GRID_READERS: dict[str, Callable[[Path], Grid]] = {
+    **dict.fromkeys(IMAGE_IOS, read_general_grid),
+    **dict.fromkeys(MGH, read_mgh_grid),
+}
 
 
-def read_any(path: str | Path, *, series_uid: str | None = None) -> Image:
+def read_any(path: str | Path, *, series_uid: str | None = None, strict: bool = False) -> Image:
     """Read a file or DICOM folder with everything it holds: time, vectors, colour; dtype kept.
 
-    Raises InputError (one line) for what can't be read or placed in space.
+    strict: refuse what would be resampled onto an orthogonal grid (a tilted gantry, uneven slices,
+    a sheared sform). Raises InputError (one line) for what can't be read or placed in space.
     """
     path = _existing(path)
     if is_dicom(path):
-        image = read_dicom(path, series_uid)
+        image = read_dicom(path, series_uid, strict)
+    elif is_nifti(path):
+        image = read_nifti(path, strict)
     else:
-        image = read_nifti(path) if is_nifti(path) else read_general(path)
+        image = READERS[path.suffix.lower()](path)
+    check_directions(image.grid, path)
     _check_size(image.grid, path)
     return image
 
@@ -57,7 +76,9 @@ def read_grid(path: str | Path, *, series_uid: str | None = None) -> Grid:
     if is_dicom(path):
         grid = read_dicom_grid(path, series_uid)
     else:
-        grid = read_nifti_grid(path) if is_nifti(path) else read_general_grid(path)
+        read = read_nifti_grid if is_nifti(path) else GRID_READERS[path.suffix.lower()]
+        grid = read(path)
+    check_directions(grid, path)
     _check_size(grid, path)
     return grid
 
@@ -75,16 +96,20 @@ def _existing(path: str | Path) -> Path:
         raise InputError(f"{path}: no such file or folder", "check the path")
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is a pipe or a device, a file was expected", "save it as a file")
-    if is_dicom(path) or is_nifti(path) or path.suffix.lower() in IMAGE_IOS:
+    if is_dicom(path) or is_nifti(path) or path.suffix.lower() in READERS:
         return path
     raise InputError(
         f"{path}: not a known image format",
-        f"give .nii, .nii.gz, .hdr/.img, DICOM or {', '.join(IMAGE_IOS)}",
+        f"give .nii, .nii.gz, .hdr/.img, DICOM or {', '.join(READERS)}",
     )
 
 
 def read_image(
-    path: str | Path, *, series_uid: str | None = None, time_index: int | None = None
+    path: str | Path,
+    *,
+    series_uid: str | None = None,
+    time_index: int | None = None,
+    strict: bool = False,
 ) -> Image:
     """Read one finite, scalar 2D or 3D volume: what registration works on. dtype is kept.
 
@@ -93,7 +118,7 @@ def read_image(
     Raises InputError for several series or volumes without a choice, for colour, vectors or
     complex numbers, for NaN or infinite voxels and for a geometry that makes no sense.
     """
-    image = _choose_volume(read_any(path, series_uid=series_uid), time_index)
+    image = _choose_volume(read_any(path, series_uid=series_uid, strict=strict), time_index)
     if image.channels > 1:
         raise InputError(
             f"{path}: {image.channels} components per voxel, a scalar image was expected",
@@ -133,7 +158,7 @@ def _check_finite(image: Image) -> None:
 def write_image(
     path: str | Path, image: Image, *, compress: bool = True, replace: bool = True
 ) -> None:
-    """Write .nii, .nii.gz, .nrrd or .mha; dtype kept; whole or not at all.
+    """Write .nii, .nii.gz, .nrrd, .mha, .mgz or .mgh; dtype kept; whole or not at all.
 
     replace: whether a file may stand there already. Raises OutputError for another suffix or when
     the file can't be written.
@@ -143,7 +168,9 @@ def write_image(
         raise OutputError(f"{path}: can't write this format", f"use {', '.join(WRITABLE)}")
     with atomic_path(path, replace=replace) as temporary:
         if _is_nifti_colour(image, path):
-            write_rgb_nifti(temporary, image)
+            _write_rgb_nifti(temporary, image)
+        elif path.suffix.lower() in MGH:
+            write_mgh(temporary, image)
         else:
             _write_sitk(to_sitk(image), temporary, path, compress)
 
@@ -159,3 +186,19 @@ def _write_sitk(image: sitk.Image, temporary: Path, path: Path, compress: bool) 
     except RuntimeError as error:
         reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
         raise OutputError(f"{path}: can't be written: {reason}") from None
+
+
+def _write_rgb_nifti(path: Path, image: Image) -> None:
+    """Write uint8 colour as NIfTI datatype 128 or 2304, which SimpleITK has no pixel type for.
+
+    The header is ITK's own for a grey image on the same grid, with the datatype exchanged.
+    """
+    grey = Image(np.zeros(image.grid.shape_zyx, np.uint8), image.grid)
+    datatype = next(code for code, count in COLOURS.items() if count == image.channels)
+    with tempfile.TemporaryDirectory() as folder:
+        name = Path(folder) / "grey.nii"
+        sitk.WriteImage(to_sitk(grey), str(name))
+        header = bytearray(name.read_bytes()[: NIFTI1_HEADER + 4])
+    struct.pack_into("<2h", header, 70, datatype, 8 * image.channels)
+    data = bytes(header) + np.ascontiguousarray(image.array).tobytes()
+    path.write_bytes(gzip.compress(data, 6) if path.suffix.lower() == ".gz" else data)

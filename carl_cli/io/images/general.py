@@ -22,6 +22,7 @@ from carl_cli.io.images.text_headers import (
     read_text_header,
     says_spacing,
 )
+from carl_cli.io.ras import flip_grid
 from carl_cli.io.sitk_bridge import GZIP_LIMIT, execute, grid_of, read_header
 
 log = logging.getLogger(__name__)
@@ -74,12 +75,7 @@ def _in_lps(grid: Grid, path: Path) -> Grid:
             f"{path}: how this ITK places MINC files has not been checked",
             "convert it with mnc2nii, or install a SimpleITK with ITK 5",
         )
-    turn = np.diag([-1.0, -1.0, 1.0])
-    direction = (turn @ grid.direction_matrix).ravel()
-    origin = turn @ grid.origin_mm
-    return replace(
-        grid, origin_mm=tuple(map(float, origin)), direction=tuple(map(float, direction))
-    )
+    return flip_grid(grid)
 
 
 def _checked_header(path: Path) -> sitk.ImageFileReader:

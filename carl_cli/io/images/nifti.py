@@ -7,9 +7,7 @@ to ITK, so that a file means the same place here, in ANTs and in Slicer.
 
 from __future__ import annotations
 
-import gzip
 import logging
-import struct
 import tempfile
 import zlib
 from dataclasses import replace
@@ -17,16 +15,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid, apply_affine
-from carl_cli.io.images.image import ChannelKind, Image, to_sitk
+from carl_cli.io.images.image import ChannelKind, Image
+from carl_cli.io.images.irregular import straight_grid, straightened_image, unit_grid, warn
 from carl_cli.io.images.nifti_header import (
     COLOURS,
     GZIP_MAGIC,
-    NIFTI1_HEADER,
     SCALARS,
     Header,
     as_nifti1,
@@ -35,6 +32,7 @@ from carl_cli.io.images.nifti_header import (
     parse_header,
     start_of,
 )
+from carl_cli.io.ras import flip_vectors, to_lps, voxel_to_ras
 from carl_cli.io.sitk_bridge import GZIP_LIMIT, read_grid
 
 log = logging.getLogger(__name__)
@@ -42,6 +40,7 @@ log = logging.getLogger(__name__)
 COMPLEX = (32, 1792, 2048)
 INTENT_DISPVECT = 1006
 FORM_TOLERANCE_VOXELS = 0.05
+SMALLEST_VOXEL_MM3 = 1e-9
 SCALED_AT_ONCE = 2**20
 DRAINED_AT_ONCE = 2**20
 
@@ -51,30 +50,55 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith((".nii", ".hdr", ".img"))
 
 
-def read_nifti(path: Path) -> Image:
+def read_nifti(path: Path, strict: bool = False) -> Image:
     """Read a NIfTI or Analyze file with all its volumes or components.
 
     The geometry is the one ITK chooses: sform if its code is 1 or there is no qform, else
-    qform. Integers with a slope become float32 (wider than 16 bits: float64). Raises
-    InputError for complex numbers, a shear, truncated or damaged data and a bad header.
+    qform. Integers with a slope become float32 (wider than 16 bits: float64). What only a sheared
+    sform places is resampled with a warning, or refused if `strict`. Raises InputError for complex
+    numbers, truncated or damaged data and a bad header.
     """
-    header, grid = _read_head(path)
+    header_path, _ = _pair(path)
+    affine = _sheared(_checked_header(header_path, path))
+    if affine is None:
+        return _shape_image(*read_numbers(path), read_nifti_grid(path), str(path))
+    warn(path, "the sform is sheared and there is no qform", strict)
+    numbers, header = read_numbers(path)
+    image = _shape_image(numbers, header, unit_grid(header.shape[:3]), str(path))
+    return straightened_image(image, affine)
+
+
+def _sheared(header: Header) -> NDArray[np.float64] | None:
+    """Index → LPS mm of a 3D image that nothing but a sheared sform places."""
+    sform = header.sform
+    if sform is None or header.qform is not None or len(header.shape) < 3 or not is_sheared(sform):
+        return None
+    usable = np.isfinite(sform).all() and abs(np.linalg.det(sform[:3, :3])) > SMALLEST_VOXEL_MM3
+    return to_lps(sform) if usable else None
+
+
+def read_numbers(path: Path) -> tuple[NDArray[np.generic], Header]:
+    """All numbers of a file, x fastest, wherever its header places them."""
     header_path, data_path = _pair(path)
+    header = _checked_header(header_path, path)
     offset = header.offset if header_path == data_path else 0
-    voxels = _read_voxels(data_path, header, offset)
-    return _shape_image(_scaled(voxels, header), header, grid, str(path))
+    return _scaled(_read_voxels(data_path, header, offset), header), header
 
 
 def read_nifti_grid(path: Path) -> Grid:
     """The grid alone; of a series, that of one volume."""
-    return _read_head(path)[1]
-
-
-def _read_head(path: Path) -> tuple[Header, Grid]:
     header_path, _ = _pair(path)
+    header = _checked_header(header_path, path)
+    affine = _sheared(header)
+    if affine is not None:
+        return straight_grid(header.shape[:3], affine)
+    return _geometry(header, header_path, path)
+
+
+def _checked_header(header_path: Path, path: Path) -> Header:
     header = parse_header(start_of(header_path), path)
     _check_datatype(header, path)
-    return header, _geometry(header, header_path, path)
+    return header
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
@@ -154,7 +178,7 @@ def _itk_grid(header: Header, header_path: Path, path: Path) -> Grid:
 
 
 def _check_agrees(grid: Grid, affine_ras: NDArray[np.float64], path: Path) -> None:
-    gap_voxels = _gap_mm(grid, affine_ras, _to_ras(grid)) / min(grid.spacing_mm)
+    gap_voxels = _gap_mm(grid, affine_ras, voxel_to_ras(grid)) / min(grid.spacing_mm)
     if not gap_voxels < FORM_TOLERANCE_VOXELS:
         raise InputError(
             f"{path}: the header's affine can't be represented by spacing and directions",
@@ -174,10 +198,6 @@ def _warn_forms(header: Header, grid: Grid, path: Path) -> None:
             "the %s is used, as ITK and ANTs do",
             path, gap_mm, sheared, used,
         )  # fmt: skip
-
-
-def _to_ras(grid: Grid) -> NDArray[np.float64]:
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.index_to_lps
 
 
 def _gap_mm(grid: Grid, first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -264,22 +284,6 @@ def _shape_image(flat: NDArray[np.generic], header: Header, grid: Grid, source: 
         return Image(flat.reshape(grid.shape_zyx), grid, source=source)
     array = np.moveaxis(flat.reshape(extra[-1], *grid.shape_zyx), 0, -1)
     if header.intent == INTENT_DISPVECT:
-        array = array * np.array([-1, -1, 1][: extra[-1]], array.dtype)  # RAS on disk, as ITK does
+        array = flip_vectors(array)  # RAS on disk, as ITK does
     step = abs(header.pixdim[3]) or 1.0
     return Image(array, grid, extra[-1], source, kind, float(step) if kind == "time" else 1.0)
-
-
-def write_rgb_nifti(path: Path, image: Image) -> None:
-    """Write uint8 colour as NIfTI datatype 128 or 2304, which SimpleITK has no pixel type for.
-
-    The header is ITK's own for a grey image on the same grid, with the datatype exchanged.
-    """
-    grey = Image(np.zeros(image.grid.shape_zyx, np.uint8), image.grid)
-    datatype = next(code for code, count in COLOURS.items() if count == image.channels)
-    with tempfile.TemporaryDirectory() as folder:
-        name = Path(folder) / "grey.nii"
-        sitk.WriteImage(to_sitk(grey), str(name))
-        header = bytearray(name.read_bytes()[: NIFTI1_HEADER + 4])
-    struct.pack_into("<2h", header, 70, datatype, 8 * image.channels)
-    data = bytes(header) + np.ascontiguousarray(image.array).tobytes()
-    path.write_bytes(gzip.compress(data, 6) if path.suffix.lower() == ".gz" else data)

@@ -26,6 +26,7 @@ SHEAR_TOLERANCE = 1e-3
 GZIP_MAGIC = b"\x1f\x8b"
 SINGLE_MAGIC, PAIR_MAGIC = b"n+1\0", b"ni1\0"
 NIFTI2_MAGIC = (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
+HALF_TURN = 1e-7
 LAST_FORM = 5  # of the codes that say what a form refers to
 
 
@@ -208,20 +209,29 @@ def _sform(rows: tuple[float, ...]) -> NDArray[np.float64]:
 
 
 def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> NDArray[np.float64]:
-    """Quaternion (b, c, d) and offset → 4x4, by the formula in nifti1.h."""
-    b, c, d = values[:3]
-    a = np.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
-    handedness = -1.0 if pixdim[0] < 0 else 1.0
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * [pixdim[1], pixdim[2], handedness * pixdim[3]]
-    affine[:3, 3] = values[3:]
+    """Quaternion (b, c, d) and offset → 4x4, as the reference's nifti_quatern_to_mat44 has it.
+
+    What single precision leaves of 1 - (b² + c² + d²) is no angle: below HALF_TURN it is a turn by
+    180°, as in coronal volumes.
+    """
+    vector = np.array(values[:3])
+    with np.errstate(all="ignore"):  # numbers that are none are refused by the reader
+        rest = 1.0 - vector @ vector
+        if rest < HALF_TURN:
+            vector = vector / np.linalg.norm(vector)
+            rest = 0.0
+        a, (b, c, d) = np.sqrt(rest), vector
+        rotation = np.array(
+            [
+                [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+                [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+                [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+            ]
+        )
+        handedness = -1.0 if pixdim[0] < 0 else 1.0
+        affine = np.eye(4)
+        affine[:3, :3] = rotation * [pixdim[1], pixdim[2], handedness * pixdim[3]]
+        affine[:3, 3] = values[3:]
     return affine
 
 
@@ -261,9 +271,8 @@ def is_sheared(affine: NDArray[np.float64]) -> bool:
 
 INTENT_DISPLACEMENT = 1006
 INTENT_VECTOR = 1007
-INTENT_OFFSET = 68
+INTENT_OFFSET = 68  # in NIfTI-1
 NAME_OFFSET = {1: 328, 2: 508}
-BLOCK = 1 << 24
 
 
 def read_header(path: Path) -> Header:
@@ -274,17 +283,3 @@ def read_header(path: Path) -> Header:
 def intent_name(header: Header) -> str:
     start = NAME_OFFSET.get(header.version, 0)
     return header.raw[start : start + 16].split(b"\0")[0].decode("latin-1")
-
-
-def set_intent(source: Path, target: Path, intent: int) -> None:
-    """Copy an uncompressed NIfTI-1 file, changing its intent code; a `.gz` target compresses."""
-    packed = target.name.lower().endswith(".gz")
-    with (
-        source.open("rb") as reader,
-        gzip.open(target, "wb", 6) if packed else target.open("wb") as writer,
-    ):
-        header = bytearray(reader.read(NIFTI1_HEADER))
-        struct.pack_into("<h", header, INTENT_OFFSET, intent)
-        writer.write(header)
-        while block := reader.read(BLOCK):
-            writer.write(block)

@@ -1,7 +1,7 @@
 """Point files ↔ LPS points. The suffix names the format.
 
 .csv (columns x, y, z, t as in ANTs)   .txt (plain columns)   .fcsv .mrk.json (3D Slicer)
-.vtk .vtp (poly data)
+.vtk (poly data)   .gii .white .pial .stl .ply .obj (surfaces)   .tck .trk (streamlines)
 
 Written in the format it was read from, a file keeps everything but the coordinates: columns,
 their order, labels, cells, and the frame of its numbers.
@@ -19,10 +19,11 @@ import numpy as np
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Array
 from carl_cli.io.atomic import atomic_path, full_suffix
-from carl_cli.io.points import slicer, tables, vtk
+from carl_cli.io.points import slicer, surfaces, tables, vtk
 from carl_cli.io.points.document import Document, Frame
+from carl_cli.io.ras import flip_vectors
 
-READABLE = (".csv", ".txt", ".fcsv", ".mrk.json", ".vtk", ".vtp")
+READABLE = (".csv", ".txt", ".fcsv", ".mrk.json", ".vtk", *surfaces.SUFFIXES)
 WRITERS: dict[str, Callable[[Array, tuple[str, ...]], bytes]] = {
     ".csv": tables.new_csv,
     ".txt": lambda values, _: tables.new_text(values),
@@ -56,9 +57,8 @@ def read_points(path: str | Path, *, frame: Frame | None = None, dimension: int 
     path = Path(path)
     suffix = full_suffix(path).lower()
     if suffix not in READABLE:
-        raise InputError(
-            f"{path}: no point file has this suffix", f"Readable: {' '.join(READABLE)}"
-        )
+        hint = "save it as .vtk" if suffix == ".vtp" else f"readable are {' '.join(READABLE)}"
+        raise InputError(f"{path}: points are not read from files with this suffix", hint)
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is not a file", "give a file of points")
     try:
@@ -86,20 +86,19 @@ def _parse(content: bytes, suffix: str, name: str, dimension: int) -> Document:
         return tables.read_text(content, name, dimension)
     if dimension != 3:
         raise InputError(f"{name}: {suffix} holds 3D points", "2D points: .csv or .txt")
+    if suffix in surfaces.SUFFIXES:
+        return surfaces.read_surface(content, suffix, name)
     readers = {
         ".fcsv": slicer.read_fcsv,
         ".mrk.json": slicer.read_markups,
         ".vtk": vtk.read_legacy,
-        ".vtp": vtk.read_xml,
     }
     return readers[suffix](content, name)
 
 
 def _flip(points: Array, frame: Frame) -> Array:
     """Numbers in `frame` ↔ LPS; the same operation both ways."""
-    if frame == "LPS":
-        return points
-    return points * np.array([-1.0, -1.0, 1.0])[: points.shape[1]]
+    return points if frame == "LPS" else flip_vectors(points)
 
 
 def write_points(path: str | Path, points: PointSet, *, replace: bool = True) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from carl_cli.errors import UsageError
 from carl_cli.io.transforms.files import read_transform
-from carl_cli.transforms import Transform, composed
+from carl_cli.io.transforms.programs import Pair
+from carl_cli.transforms import Transform, composed, identity
 
 BRACKETED = re.compile(r"\[\s*(?P<path>.+?)\s*(?:,\s*(?P<flag>[^,\]]*?)\s*)?\]")
 SUFFIXED = re.compile(r"(?P<path>.+),\s*(?P<flag>-?1)")
@@ -25,8 +26,13 @@ def parse_item(text: str) -> tuple[str, bool]:
     return match["path"], FLAGS[flag]
 
 
-def parse_chain(items: Sequence[str]) -> Transform:
-    """Read the files of a chain and compose them in ANTs' order.
+def is_identity(text: str) -> bool:
+    """ANTs' word for no transform, inverted or not."""
+    return parse_item(text)[0].lower() == "identity"
+
+
+def parse_chain(items: Sequence[str], pair: Pair | None = None) -> Transform:
+    """Read the files of a chain and compose them in ANTs' order; pair: see `read_transform`.
 
     With `-t A -t B` a fixed point meets A first: T(x) = B(A(x)), so `-t warp -t affine` is
     what antsRegistration's outputs need.
@@ -34,8 +40,8 @@ def parse_chain(items: Sequence[str]) -> Transform:
     if not items:
         raise UsageError("no transform given", "name at least one with -t")
     parts = []
-    for text in items:
+    for text in [text for text in items if not is_identity(text)]:
         path, inverted = parse_item(text)
-        transform = read_transform(path)
+        transform = read_transform(path, pair=pair)
         parts.append(transform.inverse() if inverted else transform)
-    return composed(reversed(parts))
+    return composed(reversed(parts)) if parts else identity(3)

@@ -9,15 +9,18 @@ from pathlib import Path
 
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images import nifti_header as nifti
+from carl_cli.io.transforms.elastix import is_elastix
 from carl_cli.io.transforms.fields import READABLE as DENSE
+from carl_cli.io.transforms.fields import is_spm
 
 TYPE = re.compile(rb"([A-Z][A-Za-z0-9]*Transform)_(float|double)_[23]_[23]")
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """format: in words; frame: of the numbers on disk; types: ITK's names in file order;
-    precision: float or double where the file says; readers: tool → what it makes of the file."""
+    """format: in words, with the programs that write it; frame: of the numbers on disk; types:
+    ITK's names in file order; precision: float or double where the file says; readers: tool → what
+    it makes of the file."""
 
     format: str
     frame: str
@@ -26,9 +29,38 @@ class FileFacts:
     readers: dict[str, str]
 
 
+OTHERS = {
+    ".lta": FileFacts(
+        "linear transform of FreeSurfer (LTA)",
+        "RAS",
+        (),
+        "",
+        {
+            "FreeSurfer": "mri_vol2vol --lta",
+            "nitransforms": 'read, fmt="fs"',
+        },
+    ),
+    ".xfm": FileFacts(
+        "linear transform of MINC", "RAS", (), "", {"MINC": "mincresample -transform"}
+    ),
+    ".dcm": FileFacts(
+        "DICOM registration object",
+        "LPS",
+        (),
+        "",
+        {"DICOM viewers": "a registration of two series"},
+    ),
+    ".x5": FileFacts("X5 transform", "RAS", (), "", {"nitransforms": 'read, fmt="X5"'}),
+}
+
+
 def describe_file(path: Path) -> FileFacts:
     """By suffix and header; the file is one that `read_transform` can read."""
     suffix = full_suffix(path).lower()
+    if suffix in OTHERS:
+        return OTHERS[suffix]
+    if suffix == ".txt" and is_elastix(path.read_bytes()):
+        return FileFacts("parameter file of elastix", "LPS", (), "", {"elastix": "transformix -tp"})
     if suffix.startswith(".nii"):
         return _nifti(path)
     if suffix in DENSE:
@@ -42,6 +74,22 @@ def describe_file(path: Path) -> FileFacts:
     return FileFacts(name, "LPS", types, precision, _affine(suffix))
 
 
+def ways(name: str, affine: bool) -> dict[str, str]:
+    """Tool → the command that makes the file readable for it."""
+    field = "-r FIXED -o T.nii.gz"
+    pair = "-r FIXED -m MOVING -o"
+    options = {
+        "ANTs, ITK, 3D Slicer": "-o T.h5",
+        "FSL": f"--to fsl {pair} {'T.mat' if affine else 'T.nii.gz'}",
+        "FreeSurfer": f"--to {f'lta {pair} T.lta' if affine else f'synthmorph {pair} T.nii.gz'}",
+        "SPM": "--to spm -r FIXED -o y_T.nii",
+        "NiftyReg": f"--to niftyreg {'-o T.txt' if affine else field}",
+        "MRtrix": f"--to mrtrix {'-o T.txt' if affine else field}",
+        "greedy": "--to greedy -o T.mat" if affine else field,
+    }
+    return {tool: f"carl convert {name} {option}" for tool, option in options.items()}
+
+
 def _itk_types(path: Path) -> list[tuple[str, str]]:
     """Names of transform types in the order in which they stand in the file."""
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -51,6 +99,9 @@ def _itk_types(path: Path) -> list[tuple[str, str]]:
 def _nifti(path: Path) -> FileFacts:
     header = nifti.read_header(path)
     precision = "double" if header.datatype == 64 else "float"
+    if is_spm(header):
+        kind = "deformation of SPM, NIfTI intent 1007 named Mapping: positions"
+        return FileFacts(kind, "RAS", (), precision, {"SPM": "given as a deformation field"})
     if header.intent == nifti.INTENT_DISPLACEMENT:
         readers = {
             "ITK, SimpleITK, ANTs": "displacement field; x and y are flipped on reading",
@@ -86,7 +137,7 @@ def _hdf5(suffix: str, types: tuple[str, ...]) -> dict[str, str]:
         "ANTs": "given with -t",
         "ITK, SimpleITK": "ReadTransform",
         "3D Slicer": "read (by its source)" if single else "refused: several at the top level",
-        "nitransforms": "read"
+        "nitransforms": "read; between a field's voxels by splines, by all others linearly"
         if strict
         else "not read: it wants a composite of affines and fields in a file named .h5",
         "greedy": "not read: convert to .nii.gz",

@@ -2,7 +2,10 @@
 
 .h5 (also .hdf5 on reading)   ITK composite: the exact parts, affine and field
 .nii .nii.gz .nrrd .mha       dense displacement field
-.tfm .txt .mat                affine only: ITK text and the Matlab file of ANTs
+.tfm .txt .mat                affine only: ITK text and the Matlab file of ANTs; on reading also
+                              elastix's parameter files (.txt)
+.x5                           one affine or dense field, for nitransforms
+.lta .xfm .dcm                read only here: FreeSurfer, MINC, DICOM registration objects
 """
 
 from __future__ import annotations
@@ -18,17 +21,37 @@ from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.images.general import check_directions
-from carl_cli.io.sitk_bridge import cause, overheard, try_out, written_quietly
+from carl_cli.io.sitk_bridge import cause, overheard
+from carl_cli.io.transforms import Program, hdf5, split_program
 from carl_cli.io.transforms import fields as dense_files
-from carl_cli.io.transforms import hdf5
+from carl_cli.io.transforms.dicom_registration import read_registration
+from carl_cli.io.transforms.elastix import is_elastix, read_elastix
+from carl_cli.io.transforms.freesurfer import read_lta
 from carl_cli.io.transforms.hdf5 import Precision
-from carl_cli.io.transforms.programs import READERS, Program, product, write_foreign
-from carl_cli.io.transforms.sitk import covering, from_sitk_transform, leaves, to_sitk_transform
-from carl_cli.io.transforms.text import check_stated
+from carl_cli.io.transforms.matrices import read_minc
+from carl_cli.io.transforms.programs import (
+    Pair,
+    product,
+    read_foreign,
+    write_foreign,
+)
+from carl_cli.io.transforms.recognise import recognised
+from carl_cli.io.transforms.sitk import (
+    covering,
+    from_sitk_transform,
+    inverse_grid,
+    leaves,
+    to_sitk_transform,
+)
+from carl_cli.io.transforms.text import check_stated, is_well_formed
+from carl_cli.io.transforms.x5 import read_x5, write_x5
+from carl_cli.io.trial import try_out
 from carl_cli.transforms import (
+    AffineTransform,
     BSplineTransform,
     Deformation,
     DisplacementField,
+    InverseField,
     Transform,
     dense,
 )
@@ -37,23 +60,40 @@ __all__ = ["from_sitk_transform", "read_transform", "to_sitk_transform", "write_
 
 COMPOSITE = (".h5", ".hdf5")
 AFFINE = (".tfm", ".txt", ".mat")
+TRIAL_X5 = (
+    "from carl_cli.io import trial; from carl_cli.io.transforms import x5; "
+    "trial.limited(x5.read_x5)"
+)
+TRIAL = (
+    "from carl_cli.io import trial; from carl_cli.io.transforms import files; "
+    "trial.limited(files.read_by_itk)"
+)
 
 
-def read_transform(path: str | Path, program: Program | None = None) -> Transform:
+def read_transform(
+    path: str | Path, program: Program | None = None, pair: Pair | None = None
+) -> Transform:
     """The map of fixed points to moving points that a file holds, LPS mm.
 
     Reads what ITK, ANTs, SimpleITK, Slicer and this program write. Files in the conventions of
-    other programs are never guessed: `program` names them. Raises InputError.
+    other programs are never guessed: `program`, or a prefix (`greedy:affine.mat`), names them.
+    pair: the images that FSL's files go with. Raises InputError, UsageError.
     """
+    if program is None:
+        program, path = split_program(str(path))
     path = Path(path)
     if not path.is_file():
         what = "is not a file" if path.exists() else "no such file"
         raise InputError(f"{path}: {what}", "check the name of the transform")
     if program is not None:
-        return READERS[program](path)
+        return read_foreign(path, program, pair or Pair())
     suffix = full_suffix(path).lower()
     reader: Callable[[Path], Transform] = {
         **dict.fromkeys(COMPOSITE + AFFINE, _read_itk),
+        ".lta": read_lta,
+        ".xfm": read_minc,
+        ".dcm": read_registration,
+        ".x5": _read_x5,
         **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
     }.get(suffix, _unknown_suffix)
     try:
@@ -66,21 +106,33 @@ def read_transform(path: str | Path, program: Program | None = None) -> Transfor
     return transform
 
 
+def _read_x5(path: Path) -> Transform:
+    try_out(path, TRIAL_X5)
+    return read_x5(path)
+
+
 def _read_itk(path: Path) -> Transform:
-    try_out(path, lambda: _itk_transform(path))
+    affine = full_suffix(path).lower() in AFFINE
+    if affine and is_elastix(path.read_bytes()):
+        return read_elastix(path)
+    if not (affine and is_well_formed(path)):
+        try_out(path, TRIAL)
     try:
-        read, _ = overheard(lambda: _itk_transform(path))
+        read, _ = overheard(lambda: read_by_itk(path))
     except (RuntimeError, UnicodeDecodeError) as error:
+        if known := recognised(path):
+            raise InputError(f"{path}: {known[0]}, which is not read as it is", known[1]) from None
         reason = (
             "its format is unknown or damaged" if "Transform IO" in str(error) else cause(error)
         )
-        raise InputError(f"{path}: not a readable transform: {reason}", _hint(path)) from None
-    if full_suffix(path).lower() in AFFINE:
+        raise InputError(f"{path}: not a readable transform: {reason}") from None
+    if affine:
         check_stated(path, list(leaves(read)))
     return from_sitk_transform(read)
 
 
-def _itk_transform(path: Path) -> sitk.Transform:
+def read_by_itk(path: Path) -> sitk.Transform:
+    """What ITK makes of the file; may crash or run without end (io-internal)."""
     if full_suffix(path).lower() in COMPOSITE:
         hdf5.check_whole(path)
     return sitk.ReadTransform(str(path))
@@ -98,19 +150,10 @@ def _check_sane(transform: Transform, path: Path) -> None:
 
 
 def _unknown_suffix(path: Path) -> Transform:
-    names = " ".join(COMPOSITE + AFFINE + dense_files.READABLE)
-    raise InputError(f"{path}: no transform has this suffix", f"Readable: {names}")
-
-
-def _hint(path: Path) -> str:
-    try:
-        words = path.read_bytes().decode("ascii").split()
-        values = [float(word) for word in words]
-    except ValueError:
-        return ""
-    if len(values) == 16:
-        return "It is a 4x4 text matrix; if greedy wrote it: carl convert --from greedy"
-    return ""
+    if known := recognised(path):
+        raise InputError(f"{path}: {known[0]}, which is not read as it is", known[1])
+    names = " ".join((*COMPOSITE, *AFFINE, ".lta", ".xfm", ".dcm", ".x5", *dense_files.READABLE))
+    raise InputError(f"{path}: no transform has this suffix", f"readable are {names}")
 
 
 def write_transform(
@@ -145,6 +188,9 @@ def write_transform(
     elif suffix == ".h5":
         parts = covering(dense(transform, field_grid) if field_grid else transform, None)
         _write(path, replace, lambda temporary: hdf5.write(temporary, parts, precision))
+    elif suffix == ".x5":
+        held = _one_part(transform, field_grid)
+        _write(path, replace, lambda temporary: write_x5(temporary, held))
     elif suffix in dense_files.WRITABLE:
         field = dense(transform, field_grid or natural_grid(transform))
         dtype = np.float32 if precision == "float" else np.float64
@@ -152,24 +198,33 @@ def write_transform(
         save = dense_files.write_ras_field if nifti_ras else dense_files.write_field
         _write(path, replace, lambda temporary: save(temporary, field, dtype))
     else:
-        names = " ".join((".h5", *dense_files.WRITABLE, *AFFINE))
+        names = " ".join((".h5", ".x5", *dense_files.WRITABLE, *AFFINE))
         raise UsageError(f"{path}: no transform can be written with this suffix", f"use {names}")
+
+
+def _one_part(transform: Transform, grid: Grid | None) -> AffineTransform | DisplacementField:
+    """An affine if it is one, else a field on the grid or on its own."""
+    if all(isinstance(part, AffineTransform) for part in transform.parts):
+        return product(transform, "an affine")
+    return dense(transform, grid or natural_grid(transform))
 
 
 def _write(path: Path, replace: bool, save: Callable[[Path], None]) -> None:
     with atomic_path(path, replace=replace) as temporary:
         try:
-            written_quietly(lambda: save(temporary))
+            save(temporary)
         except RuntimeError as error:
             reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
             raise OutputError(f"{path}: can't be written: {reason}") from None
 
 
 def natural_grid(transform: Transform) -> Grid:
-    """The grid of the field that meets the points first; it lies in the fixed space."""
+    """The grid of the field that meets the points first, or of what an inverse field reaches."""
     first = transform.parts[-1]
     if isinstance(first, Deformation):
         return first.sampling_grid
+    if isinstance(first, InverseField):
+        return inverse_grid(first)
     raise UsageError(
         "this transform has no grid of its own to sample a dense field on",
         "name the fixed image (--reference), or write it as .h5",

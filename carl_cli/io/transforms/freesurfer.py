@@ -9,6 +9,7 @@ image, the inverse of what resamples.
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -17,48 +18,75 @@ import SimpleITK as sitk
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid
 from carl_cli.io.images import nifti_header as nifti
-from carl_cli.io.images.files import read_any
 from carl_cli.io.images.image import Image, to_sitk
 from carl_cli.io.ras import affine_from_ras, affine_to_ras, flip_vectors, voxel_to_ras
+from carl_cli.io.transforms.fields import (
+    SPM_NAME,
+    Extension,
+    read_field,
+    read_vectors,
+    write_vectors,
+)
 from carl_cli.transforms import AffineTransform, DisplacementField
 from carl_cli.transforms.interpolation import Floats
 
 VOXEL_TO_VOXEL, RAS_TO_RAS = 0, 1
-
-
-def read_easyreg(path: Path) -> DisplacementField:
-    grid, positions = _three_volumes(path)
-    return DisplacementField(grid, (positions - grid.points_mm()).astype(np.float32))
+EXTENSION_CODE, WARP, RAS_DISPLACEMENT = 14, 3, 3
+TAG_GEOMETRIES, TAG_KIND, TAG_END = 10, 13, -1
 
 
 def read_synthmorph(path: Path) -> DisplacementField:
-    return DisplacementField(*_three_volumes(path))
+    """Of today (intent 1006, five axes) or without an intent that says what the numbers are."""
+    if nifti.read_header(path).intent == nifti.INTENT_DISPLACEMENT:
+        return read_field(path)
+    vectors = read_vectors(path)
+    return DisplacementField(vectors.grid, vectors.array.astype(np.float32))
 
 
 def write_easyreg(path: Path, field: DisplacementField) -> None:
+    """Three volumes of positions."""
+    held = Image(flip_vectors(_positions(field)), field.grid, 3, channel_kind="time")
+    sitk.WriteImage(to_sitk(held), str(path), True)
+
+
+def write_spm(path: Path, field: DisplacementField) -> None:
+    """Positions under the intent by which SPM knows a deformation."""
+    write_vectors(path, Image(_positions(field), field.grid, 3), nifti.INTENT_VECTOR, SPM_NAME)
+
+
+def write_synthmorph(path: Path, field: DisplacementField, moving: Grid | None) -> None:
+    """RAS displacements; with both geometries in FreeSurfer's extension of the header if known."""
+    values = Image(field.displacement_mm, field.grid, 3)
+    held = _extension(moving, field.grid) if moving else b""
+    extension = Extension(EXTENSION_CODE, held) if held else None
+    write_vectors(path, values, nifti.INTENT_DISPLACEMENT, extension=extension)
+
+
+def _extension(moving: Grid, fixed: Grid) -> bytes:
+    """Big-endian: what the numbers are, then tags (number, length, content)."""
+    geometries = _geometry(moving) + _geometry(fixed)
+    kind = struct.pack(">iif", RAS_DISPLACEMENT, 1, 0.0)
+    tags = ((TAG_GEOMETRIES, geometries), (TAG_KIND, kind), (TAG_END, b"*"))
+    content = b"".join(struct.pack(">iq", tag, len(held)) + held for tag, held in tags)
+    return b">" + struct.pack(">HB", WARP, 1) + content
+
+
+def _geometry(grid: Grid) -> bytes:
+    """Valid, size, voxel sizes, directions of the axes and centre in RAS; no file name."""
+    centre, directions = _centre_and_directions(grid)
+    numbers = [*grid.spacing_mm, *directions.T.ravel(), *centre]
+    return struct.pack(">4i15fi", 1, *grid.size_xyz, *numbers, 0)
+
+
+def _centre_and_directions(grid: Grid) -> tuple[Array, Array]:
+    affine = voxel_to_ras(grid)
+    centre = affine[:3, :3] @ (np.array(grid.size_xyz) / 2) + affine[:3, 3]
+    return centre, affine[:3, :3] / np.array(grid.spacing_mm)
+
+
+def _positions(field: DisplacementField) -> Floats:
     positions = field.displacement_mm + field.grid.points_mm()
-    _write_volumes(path, field.grid, positions.astype(np.float32))
-
-
-def write_synthmorph(path: Path, field: DisplacementField) -> None:
-    _write_volumes(path, field.grid, field.displacement_mm)
-
-
-def _three_volumes(path: Path) -> tuple[Grid, Floats]:
-    """Grid and (z, y, x, 3) LPS vectors of a NIfTI file that holds RAS ones."""
-    if ".nii" not in path.name.lower():
-        raise InputError(f"{path}: a field in NIfTI was expected", "mri_convert makes one of .mgz")
-    if nifti.read_header(path).intent == nifti.INTENT_DISPLACEMENT:
-        raise InputError(f"{path} declares itself a displacement field", "it needs no --from")
-    image = read_any(path)
-    if image.channels != 3 or image.grid.dimension != 3:
-        raise InputError(f"{path}: {image.channels} volumes, a field has 3 (x, y, z)")
-    return image.grid, flip_vectors(image.array.astype(np.float32, copy=False))
-
-
-def _write_volumes(path: Path, grid: Grid, vectors_lps: Floats) -> None:
-    values = flip_vectors(vectors_lps)
-    sitk.WriteImage(to_sitk(Image(values, grid, 3, channel_kind="time")), str(path), True)
+    return np.asarray(positions, np.float32)
 
 
 def read_lta(path: Path) -> AffineTransform:
@@ -110,9 +138,7 @@ def write_lta(path: Path, affine: AffineTransform, fixed: Grid, moving: Grid) ->
 
 
 def _volume_info(grid: Grid) -> str:
-    affine = voxel_to_ras(grid)
-    centre = affine[:3, :3] @ (np.array(grid.size_xyz) / 2) + affine[:3, 3]
-    directions = affine[:3, :3] / np.array(grid.spacing_mm)
+    centre, directions = _centre_and_directions(grid)
     rows = [
         ("volume", grid.size_xyz),
         ("voxelsize", grid.spacing_mm),

@@ -1,48 +1,94 @@
-"""ITK's HDF5 composites (`.h5`).
+"""ITK's HDF5 composites (`.h5`), written and checked with h5py.
 
-Single precision goes through itk, because SimpleITK writes double and can't compress: about
-four times the size. Always one composite at the top (nitransforms and Slicer need it), file
-order = our order of parts: the last transform in the file acts first.
+ITK's layout: /TransformGroup/N/{TransformType, TransformFixedParameters, TransformParameters},
+N = 0 being the composite itself (nitransforms and Slicer need one at the top). File order = our
+order of parts: the last transform in the file acts first. SimpleITK would write fields in double
+precision only, uncompressed: about four times the size.
 """
 
 from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import SimpleITK as sitk
+import numpy as np
+from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
-from carl_cli.io.transforms.sitk import to_sitk_transform
-from carl_cli.io.transforms.timeless import forget_times
-from carl_cli.transforms import BSplineTransform, Transform
+from carl_cli.geometry import Array, Grid
+from carl_cli.transforms import AffineTransform, BSplineTransform, DisplacementField, Transform
 
 if TYPE_CHECKING:
     import h5py
 
 Precision = Literal["float", "double"]
+LAYOUT = {"ITKVersion": "5.4.0", "HDFVersion": "1.12.1", "OSName": "any", "OSVersion": "any"}
+"""The version whose layout this is; constant, so that files don't depend on the machine."""
+FEW, CHUNK = 64, 2**18  # numbers: what is not worth packing, and what is packed at a time
+GZIP_LEVEL = 5  # of 9, as ITK's own
 
 
 def write(path: Path, parts: list[Transform], precision: Precision) -> None:
-    """float: gzip-compressed; double: uncompressed. B-splines exist in double only (in itk).
+    """precision: of displacement fields; the numbers of affines and B-splines are double.
 
-    The same parts give the same bytes at any time.
+    parts: affines, fields and B-splines of one dimension. The same parts give the same bytes at
+    any time, as h5py notes no times.
     """
-    splines = any(isinstance(part, BSplineTransform) for part in parts)
-    if precision == "float" and not splines:
-        from carl_cli.io.transforms.itk import write_composite  # a second to load
+    import h5py  # late: only who writes an .h5 waits for it
 
-        write_composite(path, parts)
-    else:
-        composite = sitk.CompositeTransform([to_sitk_transform(part) for part in parts])
-        sitk.WriteTransform(composite, str(path))
-    forget_times(path)
+    suffix = f"{precision}_{parts[0].dimension}_{parts[0].dimension}"
+    with h5py.File(path, "w", driver="core", backing_store=False) as file:
+        for name, text in LAYOUT.items():
+            _write_text(file, name, text)
+        _write_text(file, "TransformGroup/0/TransformType", f"CompositeTransform_{suffix}")
+        for number, part in enumerate(parts, 1):
+            name, fixed, values = _parameters(part, precision)
+            group = file.create_group(f"TransformGroup/{number}")
+            _write_text(group, "TransformType", f"{name}_{suffix}")
+            group["TransformFixedParameters"] = fixed
+            _write_numbers(group, values)
+        file.flush()
+        content = file.id.get_file_image()
+    path.write_bytes(content)  # HDF5 can't close a file that did not fit on the disk
+
+
+def _write_text(group: h5py.Group, name: str, text: str) -> None:
+    """ITK can't convert from h5py's UTF-8."""
+    import h5py
+
+    group.create_dataset(name, data=[text], dtype=h5py.string_dtype("ascii"))
+
+
+def _write_numbers(group: h5py.Group, values: NDArray[np.floating]) -> None:
+    packing: dict[str, Any] = {}
+    if values.size > FEW:
+        packing = {"chunks": (min(values.size, CHUNK),), "shuffle": True, "compression": GZIP_LEVEL}
+    group.create_dataset("TransformParameters", data=values, **packing)
+
+
+def _parameters(part: Transform, precision: Precision) -> tuple[str, Array, NDArray[np.floating]]:
+    """ITK's name of the class, its fixed parameters and its parameters."""
+    if isinstance(part, AffineTransform):
+        centre = np.zeros(part.dimension)
+        return "AffineTransform", centre, np.array([*part.matrix.ravel(), *part.translation])
+    if isinstance(part, DisplacementField):
+        values = part.displacement_mm.ravel()
+        as_wide = values.astype(np.float64) if precision == "double" else values.astype(np.float32)
+        return "DisplacementFieldTransform", _placement(part.grid), as_wide
+    if isinstance(part, BSplineTransform):
+        coefficients = np.moveaxis(part.coefficients_mm.astype(float), -1, 0).ravel()
+        return "BSplineTransform", _placement(part.grid), coefficients
+    raise TypeError(f"no ITK form of {type(part).__name__}")
+
+
+def _placement(grid: Grid) -> Array:
+    return np.array([*grid.size_xyz, *grid.origin_mm, *grid.spacing_mm, *grid.direction], float)
 
 
 def check_whole(path: Path) -> None:
     """Raise InputError where numbers are missing: ITK reads a lost piece as zeros, in silence."""
-    import h5py  # late: only who reads an .h5 waits for it
+    import h5py
 
     path.open("rb").close()  # h5py tells of no permission without the file's name
     if not h5py.is_hdf5(path):

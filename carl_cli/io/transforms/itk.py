@@ -1,14 +1,15 @@
-"""The only importer of itk: its transforms in memory, and float32 HDF5 files.
+"""The only importer of itk: its transforms in memory.
 
-itk's public names load every wrapped class of ITK (17 s, and torch where installed); the
-wrapping modules of the few classes needed here load in one second and give the same types.
+itk is no part of an installation of carl (itk-core and itk-numerics alone take 765 MB): whoever
+has itk's transforms has itk. Its public names load every wrapped class of ITK (17 s, and torch
+where installed); the wrapping modules of the few classes needed here load in one second and give
+the same types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,25 +32,20 @@ WRAPPERS = {
     "BSplineTransform": "itkBSplineTransformPython",
     "CompositeTransform": "itkCompositeTransformPython",
     "DisplacementFieldTransform": "itkDisplacementFieldTransformPython",
-    "TransformFileWriterTemplate": "itkTransformFileWriterPython",
-    "HDF5TransformIOTemplate": "itkHDF5TransformIOPython",
     "PyBuffer": "itkPyBufferPython",
 }
 
 
 def _wrapped(name: str, suffix: str) -> Any:
     """The class itk<name><suffix>, for example itkAffineTransformF3."""
-    return getattr(import_module(f"itk.{WRAPPERS[name]}"), f"itk{name}{suffix}")
-
-
-def write_composite(path: Path, parts: list[Transform]) -> None:
-    """HDF5 file of a float32 composite, gzip-compressed."""
-    writer = _wrapped("TransformFileWriterTemplate", "F").New()
-    writer.SetTransformIO(_wrapped("HDF5TransformIOTemplate", "F").New())
-    writer.SetFileName(str(path))
-    writer.SetInput(_composite(parts, "F"))
-    writer.SetUseCompression(True)
-    writer.Update()
+    try:
+        module = import_module(f"itk.{WRAPPERS[name]}")
+    except ImportError as error:
+        raise InputError(
+            f"itk, or a part of it, is not installed ({error})",
+            'pip install "carl-registration[itk]" (itk-core and itk-numerics)',
+        ) from None
+    return getattr(module, f"itk{name}{suffix}")
 
 
 def to_itk(transform: Transform, real: Real = "D") -> Any:

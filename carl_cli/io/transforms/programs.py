@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from carl_cli.errors import UsageError
 from carl_cli.geometry import Grid
-from carl_cli.io.transforms import freesurfer, greedy
+from carl_cli.io.images.files import read_grid
+from carl_cli.io.transforms import Program, freesurfer, fsl, matrices, niftyreg
+from carl_cli.io.transforms.fields import positions_as_field, raw_vectors, read_vectors
 from carl_cli.transforms import (
     AffineTransform,
     DisplacementField,
@@ -20,33 +22,94 @@ from carl_cli.transforms import (
     from_homogeneous,
 )
 
-Program = Literal["greedy", "easyreg", "synthmorph", "lta"]
 READERS: dict[Program, Callable[[Path], Transform]] = {
-    "greedy": greedy.read_greedy,
-    "easyreg": freesurfer.read_easyreg,
+    "greedy": lambda path: matrices.read_ras_matrix(
+        path, "a greedy affine", "greedy's warp fields need no --from"
+    ),
+    "afni": lambda path: _read_afni(path),
+    "minc": matrices.read_minc,
+    "mrtrix": lambda path: _read_mrtrix(path),
+    "easyreg": lambda path: positions_as_field(read_vectors(path)),
+    "spm": lambda path: positions_as_field(read_vectors(path)),
     "synthmorph": freesurfer.read_synthmorph,
     "lta": freesurfer.read_lta,
+    "niftyreg": niftyreg.read_niftyreg,
 }
 FIELD_WRITERS: dict[Program, Callable[[Path, DisplacementField], None]] = {
     "easyreg": freesurfer.write_easyreg,
-    "synthmorph": freesurfer.write_synthmorph,
+    "mrtrix": freesurfer.write_easyreg,
+    "spm": freesurfer.write_spm,
 }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The images that a transform is of, as far as they are known: FSL's files need both."""
+
+    fixed: Path | None = None
+    moving: Path | None = None
+
+    def grids(self, program: Program) -> tuple[Grid, Grid]:
+        if self.fixed is None or self.moving is None:
+            raise UsageError(
+                f"a transform of {program} goes with its two images",
+                f"carl convert --from {program} -r FIXED -m MOVING reads it",
+            )
+        return read_grid(self.fixed), read_grid(self.moving)
+
+
+def _read_afni(path: Path) -> Transform:
+    """A matrix, or a field of 3dQwarp: displacements in DICOM order (LPS) on the base's grid."""
+    if ".nii" in path.name.lower():
+        vectors, _ = raw_vectors(path)
+        return DisplacementField(read_grid(path), vectors.astype(np.float32))
+    return matrices.read_afni(path)
+
+
+def _read_mrtrix(path: Path) -> Transform:
+    """Both map the fixed image to the moving one: a 4x4 text, a warp of RAS positions."""
+    if ".nii" in path.name.lower():
+        return positions_as_field(read_vectors(path))
+    return matrices.read_ras_matrix(path, "an MRtrix transform")
+
+
+def read_foreign(path: Path, program: Program, pair: Pair) -> Transform:
+    if program == "fsl":
+        return fsl.read_fsl(path, *pair.grids(program))
+    return READERS[program](path)
 
 
 def write_foreign(
     path: Path, transform: Transform, program: Program, fixed: Grid | None, moving: Grid | None
 ) -> None:
     """Raises UsageError when the program's file can't hold the transform or lacks a grid."""
-    if program in FIELD_WRITERS:
-        if fixed is None:
-            raise UsageError(f"a field for {program} needs a grid", "name the fixed image (-r)")
-        FIELD_WRITERS[program](path, dense(transform, fixed))
-    elif program == "greedy":
-        greedy.write_greedy(path, product(transform, "greedy's text file"))
+    as_field = ".nii" in path.name.lower()
+    if program in FIELD_WRITERS and (as_field or program != "mrtrix"):
+        FIELD_WRITERS[program](path, _sampled(transform, program, fixed))
+    elif program == "synthmorph":
+        freesurfer.write_synthmorph(path, _sampled(transform, program, fixed), moving)
+    elif program == "niftyreg" and as_field:
+        niftyreg.write_niftyreg_field(path, _sampled(transform, program, fixed))
+    elif program in ("afni", "minc"):
+        raise UsageError(f"no files of {program} are written", "write .h5 or .nii.gz")
+    elif program in ("greedy", "niftyreg", "mrtrix"):
+        matrices.write_ras_matrix(path, product(transform, f"the text file of {program}"))
     elif fixed is None or moving is None:
-        raise UsageError("an LTA names both geometries", "give --reference and --moving")
-    else:
+        raise UsageError(
+            f"a transform for {program} goes with both images", "give --reference and --moving"
+        )
+    elif program == "lta":
         freesurfer.write_lta(path, product(transform, "an LTA"), fixed, moving)
+    elif as_field:
+        fsl.write_fsl_field(path, dense(transform, fixed), moving)
+    else:
+        fsl.write_flirt(path, product(transform, "a FLIRT matrix"), fixed, moving)
+
+
+def _sampled(transform: Transform, program: Program, fixed: Grid | None) -> DisplacementField:
+    if fixed is None:
+        raise UsageError(f"a field for {program} needs a grid", "name the fixed image (-r)")
+    return dense(transform, fixed)
 
 
 def product(transform: Transform, holder: str) -> AffineTransform:

@@ -67,13 +67,18 @@ def covering(transform: Transform, cover: Grid | None) -> list[Transform]:
 
 def _hold(part: Transform, points: Array | None) -> Transform:
     if isinstance(part, InverseField):
-        grid = part.field.sampling_grid
-        around = grid.corners_mm() if points is None else points
-        reached = np.vstack([around, part.field(grid.corners_mm())])
-        return dense(part, covering_grid(grid, _with_margin(reached)))
+        return dense(part, inverse_grid(part, points))
     if isinstance(part, DisplacementField) and points is not None:
         return extend(part, _with_margin(points))
     return part
+
+
+def inverse_grid(part: InverseField, points: Array | None = None) -> Grid:
+    """The field's grid, extended over what the field reaches and over the given points."""
+    grid = part.field.sampling_grid
+    around = grid.corners_mm() if points is None else points
+    reached = np.vstack([around, part.field(grid.corners_mm())])
+    return covering_grid(grid, _with_margin(reached))
 
 
 def _lattice(grid: Grid) -> Array:

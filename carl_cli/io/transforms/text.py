@@ -35,7 +35,7 @@ class Stated:
 def check_stated(path: Path, leaves: Sequence[sitk.Transform]) -> None:
     """Raise InputError where ITK's transforms are not what the file says."""
     try:
-        stated = list(_matlab(path) if path.suffix.lower() == ".mat" else _text(path))
+        stated = _stated(path)
     except (ValueError, KeyError, struct.error) as error:
         raise InputError(f"{path}: damaged: {error}", "get the file again") from None
     if len(stated) != len(leaves):
@@ -51,6 +51,18 @@ def check_stated(path: Path, leaves: Sequence[sitk.Transform]) -> None:
                 "not those of its transform",
                 "the file is damaged; get it again",
             )
+
+
+def is_well_formed(path: Path) -> bool:
+    """Whether the file holds numbers where they belong, and none beyond its end."""
+    try:
+        return bool(_stated(path))
+    except (ValueError, KeyError, struct.error):
+        return False
+
+
+def _stated(path: Path) -> list[Stated]:
+    return list(_matlab(path) if path.suffix.lower() == ".mat" else _text(path))
 
 
 def _of_right_length(leaf: sitk.Transform) -> bool:

@@ -177,21 +177,56 @@ def test_missing_slice(tmp_path: Path) -> None:
     refused(folder, r"1 slices are missing: distances from 2\.5 to 5 mm")
 
 
-def test_uneven_slices(tmp_path: Path) -> None:
-    def shift(k: int, data: Dataset) -> None:
-        position = ORIGIN + (k + 0.3 * (k > 2)) * STEP * NORMAL
-        data.ImagePositionPatient = [f"{v:.6f}" for v in position]
-
-    refused(save_series(tmp_path / "a", shift), "not evenly spaced")
+GRADIENT = np.array([3.0, -2.0, 5.0])
 
 
-def test_gantry_tilt(tmp_path: Path) -> None:
-    tilt = NORMAL + np.tan(np.radians(10)) * COLUMN
+def save_ramp(folder: Path, places: np.ndarray) -> Path:
+    """A series whose value is linear in space: GRADIENT · x + 500, slices at LPS `places`."""
+    rows, columns = np.meshgrid(*map(np.arange, VOLUME.shape[1:]), indexing="ij")
+    plane = rows[..., None] * SPACING[0] * COLUMN + columns[..., None] * SPACING[1] * ROW
 
-    def shear(k: int, data: Dataset) -> None:
-        data.ImagePositionPatient = [f"{v:.6f}" for v in ORIGIN + k * STEP * tilt]
+    def paint(k: int, data: Dataset) -> None:
+        data.ImagePositionPatient = [f"{v:.6f}" for v in places[k]]
+        values = (plane + places[k]) @ GRADIENT
+        data.PixelData = np.rint(values + 500).astype("i2").tobytes()
+        data.PixelRepresentation, data.BitsStored, data.HighBit = 1, 16, 15
+        data.RescaleIntercept = "0"
 
-    refused(save_series(tmp_path / "a", shear), r"gantry tilt 10°")
+    return save_series(folder, paint, count=len(places))
+
+
+@pytest.mark.parametrize("kind", ["uneven", "tilted", "both"])
+def test_uneven_and_tilted_slices_are_resampled(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As dcm2niix does it, with a warning; `strict` refuses. Nothing of the volume is cut off."""
+    along = np.array([0, 1, 2.3, 3.3, 4.2, 5]) if kind != "tilted" else np.arange(6.0)
+    tilt = NORMAL + (np.tan(np.radians(10)) * COLUMN if kind != "uneven" else 0)
+    places = ORIGIN + along[:, None] * STEP * tilt
+    folder = save_ramp(tmp_path / "a", places)
+    image = read_image(folder)
+    words = "slices are not evenly spaced" if kind != "tilted" else "tilted by 10°"
+    assert f"{words}" in caplog.text
+    assert "it was resampled onto an orthogonal grid" in caplog.text
+    assert read_grid(folder) == image.grid
+    turn = image.grid.direction_matrix
+    np.testing.assert_allclose(turn, np.column_stack([ROW, COLUMN, NORMAL]), atol=1e-6)
+    points = image.grid.points_mm()
+    offset = points - ORIGIN
+    z = offset @ NORMAL
+    y = (offset - z[..., None] * tilt) @ COLUMN / SPACING[0]
+    shown = (y > 0.01) & (y < VOLUME.shape[1] - 1.01)
+    assert shown.sum() > 0.9 * VOLUME.size
+    expected = points @ GRADIENT + 500
+    assert np.abs(image.array - expected)[shown].max() <= 1.01  # rounded twice
+    with pytest.raises(InputError, match=words):
+        read_image(folder, strict=True)
+
+
+def test_slices_that_are_shifted_anyhow_are_refused(tmp_path: Path) -> None:
+    places = ORIGIN + np.arange(6.0)[:, None] * STEP * NORMAL
+    places[3] += 2.0 * ROW
+    refused(save_ramp(tmp_path / "a", places), "shifted sideways by up to 2 mm, and not evenly")
 
 
 def test_two_volumes_at_one_place(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from carl_cli.errors import InputError, OutputError
-from carl_cli.geometry import Grid
+from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image, read_any, read_grid, read_image, write_image
 
 ARRAY = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
@@ -112,11 +112,41 @@ def test_agreeing_forms_are_no_reason_for_a_word(
 
 def test_shear(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InputError, match="sform is sheared and there is no qform"):
-        read_image(save(tmp_path / "a.nii", qform=(None, 0), sform=(SHEARED, 1)))
+        read_image(save(tmp_path / "a.nii", qform=(None, 0), sform=(SHEARED, 1)), strict=True)
     with caplog.at_level(logging.WARNING):
         check(read_image(save(tmp_path / "b.nii", sform=(SHEARED, 1))))
     assert "the sform is sheared" in caplog.text
     assert "the qform is used" in caplog.text
+
+
+@pytest.mark.parametrize("volumes", [1, 3])
+def test_a_shear_alone_is_resampled(
+    volumes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A value that is linear in space keeps its place, to rounding; it is said that it moved."""
+    size = (20, 18, 16)
+    sheared = np.eye(4)
+    sheared[:3, :3] = np.array([[-2, 0.3, 0.5], [0.1, 1.5, -0.4], [0.2, 0.1, 2.5]])
+    sheared[:3, 3] = 12, -7, 30
+    index = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)
+    values = (apply_affine(sheared, index) @ [1.0, -2.0, 0.5]).astype(np.float32)
+    data = np.stack([values * k for k in range(1, volumes + 1)], axis=-1)
+    image = nib.Nifti1Image(data if volumes > 1 else values, None)
+    image.set_qform(None, 0)
+    image.set_sform(sheared, 1)
+    nib.save(image, tmp_path / "a.nii")
+    with caplog.at_level(logging.WARNING):
+        read = read_any(tmp_path / "a.nii")
+    assert "the sform is sheared and there is no qform; it was resampled" in caplog.text
+    assert read_grid(tmp_path / "a.nii") == read.grid
+    place = apply_affine(LPS_FROM_RAS, read.grid.points_mm())
+    inside = apply_affine(np.linalg.inv(sheared), place)
+    shown = ((inside > 0) & (inside < np.array(size) - 1)).all(axis=-1)
+    assert shown.sum() > 0.6 * values.size
+    expected = place @ [1.0, -2.0, 0.5]
+    for k in range(volumes):
+        array = read.array[..., k] if volumes > 1 else read.array
+        np.testing.assert_allclose(array[shown], (k + 1) * expected[shown], atol=1e-3)
 
 
 @pytest.mark.parametrize(("code", "real"), [("i2", "f4"), ("u1", "f4"), ("i4", "f8"), ("f4", "f4")])

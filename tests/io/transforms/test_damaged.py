@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import h5py
@@ -13,7 +11,7 @@ import SimpleITK as sitk
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
-from carl_cli.io.sitk_bridge import try_out
+from carl_cli.io import trial
 from carl_cli.io.transforms.files import read_transform, write_transform
 from carl_cli.transforms import DisplacementField
 
@@ -23,7 +21,7 @@ REGRESSIONS = Path(__file__).parents[2] / "faults" / "regressions"
 def test_a_file_that_crashes_hdf5() -> None:
     path = REGRESSIONS / "crash_in_hdf5.h5"
     with pytest.raises(InputError, match=r"crash_in_hdf5.h5: .*breaks down"):
-        try_out(path, lambda: sitk.ReadTransform(str(path)))
+        trial.try_out(path, trying("__import__('SimpleITK').ReadTransform(str(path))"))
     with pytest.raises(InputError, match=r"crash_in_hdf5.h5: damaged"):
         read_transform(path)
 
@@ -48,40 +46,40 @@ def test_a_lost_piece_of_a_field_is_no_zero_displacement(tmp_path: Path, place: 
         read_transform(path)
 
 
-def test_a_crash_and_a_hunger_stay_in_the_child(tmp_path: Path) -> None:
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
     path = tmp_path / "small.h5"
     path.write_bytes(b"0" * 100)
-    here = os.getpid()
+    return path
 
-    def crash() -> None:
-        assert os.getpid() != here
-        os.kill(os.getpid(), signal.SIGSEGV)
 
+def trying(program: str) -> str:
+    """A reader for the child that forgets the file and does this."""
+    return f"from carl_cli.io.trial import limited; limited(lambda path: {program})"
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("__import__('os').kill(__import__('os').getpid(), 11)", "breaks down"),
+        ("bytearray(3 * 2**30)", "claims more"),
+    ],
+)
+def test_a_crash_and_a_hunger_stay_in_the_child(small: Path, program: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        trial.try_out(small, trying(program))
+
+
+@pytest.mark.parametrize("program", ["sum(iter(int, 1))", "__import__('time').sleep(100)"])
+def test_work_and_waiting_without_end(
+    small: Path, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 1)
+    monkeypatch.setattr(trial, "PATIENCE", 3)
     with pytest.raises(InputError, match="breaks down"):
-        try_out(path, crash)
-    with pytest.raises(InputError, match="claims more"):
-        try_out(path, lambda: bytearray(3 * 2**30))
+        trial.try_out(small, trying(program))
 
 
-def test_work_without_end_stays_in_the_child(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("carl_cli.io.sitk_bridge.SECONDS", 1)
-    path = tmp_path / "small.h5"
-    path.write_bytes(b"0" * 100)
-
-    def run() -> None:
-        while True:
-            pass
-
-    with pytest.raises(InputError, match="breaks down"):
-        try_out(path, run)
-
-
-def test_other_failures_are_left_to_the_caller(tmp_path: Path) -> None:
-    path = tmp_path / "small.h5"
-    path.write_bytes(b"0" * 100)
-
-    def refuse() -> None:
-        raise ValueError("not this one")
-
-    try_out(path, refuse)
-    try_out(path, lambda: None)
+@pytest.mark.parametrize("program", ["int('not this one')", "None"])
+def test_other_failures_are_left_to_the_caller(small: Path, program: str) -> None:
+    trial.try_out(small, trying(program))

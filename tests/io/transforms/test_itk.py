@@ -65,6 +65,13 @@ def test_the_bridge_loads_no_torch() -> None:
     assert run.stdout.strip() == "False"
 
 
+def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "itk.itkDisplacementFieldTransformPython", None)
+    with pytest.raises(InputError, match="itk, or a part of it, is not installed") as refusal:
+        to_itk(field_on(GRIDS["plain"]))
+    assert "carl-registration[itk]" in refusal.value.hint
+
+
 @pytest.mark.slow
 def test_itk_by_its_public_names_takes_our_transforms(affine: AffineTransform) -> None:
     import itk
