@@ -41,7 +41,7 @@ class AlignmentRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     steps: Annotated[int, Field(ge=1, le=1000)] = 24  # at most, times the scale's factor
     smoothing: Annotated[float, Field(ge=0.1)] = 2.0  # of each step, in voxels of the scale
-    elasticity: Annotated[float, Field(ge=0)] = 0.7  # of the whole field, in voxels of the scale
+    elasticity: Annotated[float, Field(ge=0)] = 0.35  # of the whole field, in voxels of the scale
     noise_floor: Annotated[float, Field(gt=0)] = 2e-3  # of squared differences: below is noise
 
 
