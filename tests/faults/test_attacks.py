@@ -473,7 +473,7 @@ def test_an_early_interruption_is_told_in_words(inputs: Path) -> None:
 # Tables and patterns
 
 
-@pytest.mark.parametrize("pattern", ["/abs/*", "", "a**b", "**", "../*", "[", "{id}", "{id}{id}"])
+@pytest.mark.parametrize("pattern", ["/abs/*", "", "a**b", "**", "[", "{id}", "{id}{id}"])
 def test_patterns_of_a_batch(heavy: Server, inputs: Path, weights: Path, pattern: str) -> None:
     folder = inputs / "images"
     folder.mkdir()
@@ -483,7 +483,7 @@ def test_patterns_of_a_batch(heavy: Server, inputs: Path, weights: Path, pattern
     refused(ended, ended.code)
 
 
-CELLS = ("~nosuchuser/x", "~", "\0", "a" * 5000, "/dev/zero", "pipe", "", "." * 300, "\ud7ff")
+CELLS = ("~nosuchuser/x", "~/no/such", "\0", "a" * 5000, "/dev/zero", "pipe", "", "." * 300, "\ud7ff")
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=ascii)
