@@ -151,11 +151,13 @@ class _Worker:
             watcher.finished(job, Outcome(spent, error=_death(self.process.exitcode)))
 
     def stop(self) -> None:
-        """What is computed is still written, unless that takes too long."""
+        """One without work ends by itself. Of another, what is computed is still written, unless
+        that takes too long."""
         if self.process is None:
             return
         self.connection.close()
-        self.process.terminate()
+        if self.jobs:
+            self.process.terminate()
         self.process.join(PATIENCE_S)
         self.process.kill()  # also one that Ctrl-Z has stopped, which hears nothing else
         self.process.join()
