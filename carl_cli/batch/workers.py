@@ -212,6 +212,7 @@ def _serve(connection: Connection, setup: Setup, parent: int) -> None:
             first = connection.recv()
             run_jobs(chain([first], iter(connection.recv, None)), weights, reporter)
         except EOFError:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
             return
 
 

@@ -483,7 +483,17 @@ def test_patterns_of_a_batch(heavy: Server, inputs: Path, weights: Path, pattern
     refused(ended, ended.code)
 
 
-CELLS = ("~nosuchuser/x", "~/no/such", "\0", "a" * 5000, "/dev/zero", "pipe", "", "." * 300, "\ud7ff")
+CELLS = (
+    "~nosuchuser/x",
+    "~/no/such",
+    "\0",
+    "a" * 5000,
+    "/dev/zero",
+    "pipe",
+    "",
+    "." * 300,
+    "\ud7ff",
+)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=ascii)
