@@ -151,11 +151,13 @@ class _Worker:
             watcher.finished(job, Outcome(spent, error=_death(self.process.exitcode)))
 
     def stop(self) -> None:
-        """What is computed is still written, unless that takes too long."""
+        """One without work ends by itself. Of another, what is computed is still written, unless
+        that takes too long."""
         if self.process is None:
             return
         self.connection.close()
-        self.process.terminate()
+        if self.jobs:
+            self.process.terminate()
         self.process.join(PATIENCE_S)
         self.process.kill()  # also one that Ctrl-Z has stopped, which hears nothing else
         self.process.join()
@@ -210,6 +212,7 @@ def _serve(connection: Connection, setup: Setup, parent: int) -> None:
             first = connection.recv()
             run_jobs(chain([first], iter(connection.recv, None)), weights, reporter)
         except EOFError:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
             return
 
 

@@ -116,8 +116,9 @@ def _agreeing(entry: Entry, method: MethodArguments) -> Entry:
     from carl_cli.batch.table import refused
 
     try:
-        if entry.row is not None:
-            method.but(entry.row.options).check()
+        # Without options of its own it is the command's, which has been checked.
+        if entry.row is not None and (own := entry.row.options):
+            method.but(own).check()
     except UsageError as error:
         return refused(entry.line, f"{error.message}: {error.hint}")
     return entry

@@ -55,13 +55,10 @@ def _delimiter(path: Path, text: str) -> str:
 def _existing(path: Path, info: ValidationInfo) -> Path:
     """Relative paths start at the folder of the table, wherever the command is run."""
     folder: Any = info.context
-    try:
-        found: Path = folder / path.expanduser()
-    except RuntimeError:  # ~name, and nobody is called so
-        found = folder / path
+    found = os.path.join(folder, os.path.expanduser(path))  # leaves a ~name that nobody has
     if not os.path.exists(found):  # False for names that no file system takes
         raise ValueError(f"no such file: {found}")
-    return found
+    return Path(found)
 
 
 ExistingFile = Annotated[Path, AfterValidator(_existing)]

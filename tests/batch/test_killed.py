@@ -18,23 +18,38 @@ from carl_cli.batch.claim import OWNER
 from tests.batch.conftest import Study, digests, rows, states
 
 FILES = ("*/*.h5", "*/*.nii.gz")
-KILLED_AT = """
-import os, pathlib, signal, sys
-from carl_cli.batch.status import StatusTable
-moment = sys.argv.pop(1)
-def killed(function, is_moment):
-    def wrapped(*values):
-        if is_moment(*values):
+RUN = """
+import os, signal, sys
+os.environ["RUN"] = str(os.getpid())
+if os.environ["MOMENT"] == "status":
+    from carl_cli.batch.status import StatusTable
+    append = StatusTable._append
+    def killed(table, row):
+        if row.state == "done":
             os.kill(os.getpid(), signal.SIGKILL)
-        return function(*values)
-    return wrapped
-if moment == "status":
-    StatusTable._append = killed(StatusTable._append, lambda _table, row: row.state == "done")
-else:
-    os.replace = killed(os.replace, lambda _source, target: str(target).endswith(moment))
+        append(table, row)
+    StatusTable._append = killed
 from carl_cli.cli.app import main
 main()
 """
+EACH_PROCESS = """
+import os, signal, time
+replace = os.replace
+def killed(source, target):
+    if "RUN" in os.environ and str(target).endswith(os.environ["MOMENT"]):
+        os.kill(int(os.environ["RUN"]), signal.SIGKILL)
+        time.sleep(60)  # the system ends a worker with its run
+    replace(source, target)
+os.replace = killed
+"""
+
+
+def with_site(folder: Path, program: str, **more: str) -> dict[str, str]:
+    """An environment in which every Python begins with this program."""
+    site = folder / "site"
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(program)
+    return {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{Path.cwd()}", **more}
 
 
 def arguments(study: Study, table: Path, out: Path, *more: object) -> list[str]:
@@ -49,8 +64,9 @@ def test_killed_at_any_file_it_goes_on_to_the_same_bytes(study: Study) -> None:
     assert study.batch(table, study.folder / "calm").code == 0
     out = study.folder / "out"
     for moment, files in (("warped.nii.gz", 1), ("xfm.json", 2), ("status", 3)):
-        command = [sys.executable, "-c", KILLED_AT, moment]
-        killed = subprocess.run([*command, *arguments(study, table, out)], capture_output=True)
+        command = [sys.executable, "-c", RUN, *arguments(study, table, out)]
+        environment = with_site(study.folder, EACH_PROCESS, MOMENT=moment)
+        killed = subprocess.run(command, capture_output=True, env=environment)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
         assert states(out / "shards/1-of-1/status.csv")["ab"] == "running"
         assert len(list((out / "ab").glob("[!.]*"))) == files
@@ -120,10 +136,7 @@ def test_a_worker_that_dies_loses_its_case_only(study: Study, workers: int) -> N
     """The second case's image is read by a worker that is made to kill itself over its name; a
     single worker took the batch along, and the resumed one again (issue 19)."""
     table, out = study.pairs(3), study.folder / "out"
-    site = study.folder / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(DEADLY_NAME)
-    environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{Path.cwd()}"}
+    environment = with_site(study.folder, DEADLY_NAME)
     command = [sys.executable, "-m", "carl_cli.cli.app"]
     command += arguments(study, table, out, "--workers", workers)
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

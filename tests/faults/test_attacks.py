@@ -101,7 +101,7 @@ def test_slices_in_files_of_their_own_are_still_read(
             (tmp_path / file).write_bytes(bytes([number]) * 16)
     ended = server.run(["info", tmp_path / "h.mhd"], tmp_path)
     assert ended.code == 0, ended.err
-    assert "largest_value" in ended.out
+    assert "largest value: 4" in ended.out
 
 
 @pytest.mark.parametrize("size", ["-5", "-1", str(2**70)])
@@ -335,7 +335,7 @@ COMMANDS = {
     "convert": (["convert", "affine.tfm"], "t.h5"),
     "convert to field": (["convert", "affine.tfm", "-r", "image.nii.gz"], "t.nii.gz"),
     "convert to text": (["convert", "affine.tfm"], "t.txt"),
-    "compose": (["compose", "affine.tfm", "affine.tfm"], "t.h5"),
+    "compose": (["compose", "-t", "affine.tfm", "-t", "affine.tfm"], "t.h5"),
     "invert": (["invert", "affine.tfm"], "t.tfm"),
     "jacobian": (["jacobian", "affine.tfm", "-r", "image.nii.gz"], "j.nii.gz"),
     "points": (["points", "points.csv", "-t", "affine.tfm", "--from", "fixed"], "p.csv"),
@@ -473,7 +473,7 @@ def test_an_early_interruption_is_told_in_words(inputs: Path) -> None:
 # Tables and patterns
 
 
-@pytest.mark.parametrize("pattern", ["/abs/*", "", "a**b", "**", "../*", "[", "{id}", "{id}{id}"])
+@pytest.mark.parametrize("pattern", ["/abs/*", "", "a**b", "**", "[", "{id}", "{id}{id}"])
 def test_patterns_of_a_batch(heavy: Server, inputs: Path, weights: Path, pattern: str) -> None:
     folder = inputs / "images"
     folder.mkdir()
@@ -483,7 +483,17 @@ def test_patterns_of_a_batch(heavy: Server, inputs: Path, weights: Path, pattern
     refused(ended, ended.code)
 
 
-CELLS = ("~nosuchuser/x", "~", "\0", "a" * 5000, "/dev/zero", "pipe", "", "." * 300, "\ud7ff")
+CELLS = (
+    "~nosuchuser/x",
+    "~/no/such",
+    "\0",
+    "a" * 5000,
+    "/dev/zero",
+    "pipe",
+    "",
+    "." * 300,
+    "\ud7ff",
+)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=ascii)

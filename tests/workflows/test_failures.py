@@ -48,7 +48,7 @@ def refused(outcome: Outcome, code: int, *words: str) -> None:
         (["--report", "r.json"], ["r.json", ".html"]),
         (["--json", "r.html"], ["r.html", ".json"]),
         (["-o", "t.h5", "--field-spacing", "fine"], ["fine", "native"]),
-        (["-o", "t.h5", "--field-spacing", "-2"], ["-2", "above 0"]),
+        (["-o", "t.h5", "--field-spacing", "-2"], ["-2", "0.001 to 10000"]),
         (["-w", "same.nii.gz", "-W", "./same.nii.gz"], ["named twice"]),
         (["-o", "t.h5", "--io-steps", 5], ["--io-steps", "--io"]),
         (["-o", "t.mat", "--io", "--affine-only"], ["--affine-only"]),
