@@ -29,7 +29,11 @@ Referees in single precision differ by its rounding.
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "notes"
-        measuring = [p for p in (ROOT / "tests").rglob("test_*.py") if "measured" in p.read_text()]
+        measuring = [
+            p
+            for p in (ROOT / "tests").rglob("test_*.py")
+            if "tests.measured import" in p.read_text()
+        ]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *measuring]
         environment = {**os.environ, "CARL_FORMATS": str(notes)}
         subprocess.run(command, check=True, cwd=ROOT, env=environment)
