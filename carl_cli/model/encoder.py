@@ -16,6 +16,9 @@ from carl_cli.model.kernels.attention import MAX_NORM
 from carl_cli.model.layers import batch_norm, conv, pair_conv, pool
 
 
+HALF_TURNS = ((2, 3), (3, 4), (2, 4))  # axes of (B, C, z, y, x) that a turn by 180° mirrors
+
+
 class Encoder(nn.Module):
     """First convolution (or HalvingStem), then residual blocks of dilated convolutions.
 
@@ -31,8 +34,10 @@ class Encoder(nn.Module):
         blocks: int,
         dilations: Sequence[int] = (1, 2, 4),
         halvings: int = 0,
+        half_turns: bool = False,
     ) -> None:
         super().__init__()
+        self.turned_axes = HALF_TURNS if half_turns else ()
         self.stem = (
             HalvingStem(dimension, channels, width, halvings)
             if halvings
@@ -41,10 +46,17 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(dimension, width, dilations) for _ in range(blocks))
 
     def forward(self, image: Tensor) -> Tensor:
+        x = self._responses(image)
+        for axes in self.turned_axes:
+            x = x + self._responses(image.flip(axes)).flip(axes)
+        x = x / (1 + len(self.turned_axes))
+        return MAX_NORM * x / (0.001 + torch.linalg.vector_norm(x, dim=1, keepdim=True))
+
+    def _responses(self, image: Tensor) -> Tensor:
         x = torch.relu(self.stem(image))
         for block in self.blocks:
             x = block(x)
-        return MAX_NORM * x / (0.001 + torch.linalg.vector_norm(x, dim=1, keepdim=True))
+        return x
 
 
 class HalvingStem(nn.Module):

@@ -5,6 +5,8 @@ refinements at finer ones:
 
   CARL              attention at 4, refined at 2, 1      TwoStep{Down{TwoStep{Down{Ξ}, Ψ}}, Ψ}
   CARL, extra step  attention at 4, refined at 2, 1, 1
+  CARL, HCP         attention at 4, refined at 2, 1 as one step of its own
+                    (refine_nested = 2): TwoStep{Down{Down{Ξ}}, TwoStep{Down{Ψ}, Ψ}}
   uniGradICON       U-Net at 4,     refined at 2, 1, 1
   uniCARL           attention at 4 on features at 16, then each map blurred and refined:
                     five times at 2 by U-Nets at 4, once at 1
@@ -42,7 +44,8 @@ class EncoderConfig(BaseModel):
     """Conv_θ: features per voxel, residual blocks, voxels of zero padding. smoothing: of Ξ's
     field where the match is unsure, in its voxels; sharpness: factor of the logits. The
     paper has 0 and 1. dilations: of the convolutions of a block; halvings: of the image
-    before the blocks (uniCARL)."""
+    before the blocks (uniCARL). half_turns: features are means over the image and its turns by
+    180° about each axis, which 3D alone has (the authors' rotation network)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     width: Channels = 128
@@ -52,6 +55,7 @@ class EncoderConfig(BaseModel):
     sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)
     dilations: Scales = (1, 2, 4)
     halvings: int = Field(default=0, ge=0, lt=FARTHEST.bit_length())
+    half_turns: bool = False
 
     @model_validator(mode="after")
     def _whole_features(self) -> EncoderConfig:
@@ -94,7 +98,9 @@ class ModelConfig(BaseModel):
     refine_symmetric: the two directions after each Ψ as well; the paper: no.
     refine_unets: the scale of each refinement's U-Net; empty: where it refines.
     refine_blurs: sigma by which the map before each refinement is blurred, in voxels at its
-    scale; empty: not at all. extrapolation: of maps, beyond the image's border."""
+    scale; empty: not at all. refine_nested: so many of the first refinements are one step
+    of their own, which sees the images at the scale of its last one; 0: each is a step.
+    extrapolation: of maps, beyond the image's border, all of them or Ξ's alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     dimension: Literal[2, 3] = 3
@@ -108,7 +114,8 @@ class ModelConfig(BaseModel):
     refine_symmetric: bool = False
     refine_unets: Scales = ()
     refine_blurs: Annotated[tuple[Reach, ...], Field(max_length=MOST_LAYERS)] = ()
-    extrapolation: Literal["border", "reflected"] = "border"
+    refine_nested: int = Field(default=0, ge=0)
+    extrapolation: Literal["border", "reflected", "reflected by Ξ"] = "border"
     encoder: EncoderConfig = EncoderConfig()
     unet: UNetConfig = UNetConfig()
     coordinates: Literal["corners", "centres"] = "corners"
@@ -145,6 +152,18 @@ class ModelConfig(BaseModel):
                 raise ValueError(f"refine_unets: {unet} can't refine at scale {scale}")
         return self
 
+    @model_validator(mode="after")
+    def _nested_is_plain(self) -> ModelConfig:
+        if self.refine_nested == 1 or self.refine_nested > len(self.refine_scales):
+            raise ValueError(
+                f"refine_nested: 0, or 2 to {len(self.refine_scales)} of refine_scales"
+            )
+        if self.refine_nested and (self.refine_unets or self.refine_blurs or self.window_scales):
+            raise ValueError("refine_nested goes with no refine_unets, refine_blurs, window_scales")
+        if self.encoder.half_turns and self.dimension != 3:
+            raise ValueError("half_turns need 3 dimensions")
+        return self
+
     @property
     def unet_scales(self) -> tuple[int, ...]:
         return self.refine_unets or self.refine_scales
@@ -169,7 +188,11 @@ def build_network(config: ModelConfig) -> Registrar:
     network, scale = _with_windows(network, config)
     blurs = config.refine_blurs or (0,) * len(config.refine_scales)
     step = _step(config.refine_symmetric)
-    for finer, at, sigma in zip(config.refine_scales, config.unet_scales, blurs, strict=True):
+    if nested := config.refine_scales[: config.refine_nested]:
+        network, scale = _raise_to(network, scale, nested[-1]), nested[-1]
+        network = step(network, _refined(config, nested), config.align_corners)
+    steps = [*zip(config.refine_scales, config.unet_scales, blurs, strict=True)]
+    for finer, at, sigma in steps[config.refine_nested :]:
         network = _raise_to(network, scale, finer)
         if sigma:
             network = Blurred(network, sigma, config.align_corners, _map_kind(config))
@@ -190,6 +213,16 @@ def _with_windows(network: Registrar, config: ModelConfig) -> tuple[Registrar, i
     return network, scale
 
 
+def _refined(config: ModelConfig, scales: tuple[int, ...]) -> Registrar:
+    """Ψ at the first of these scales, refined by a Ψ at each other one."""
+    network, scale = _unet(config), scales[0]
+    for finer in scales[1:]:
+        coarser = _raise_to(network, scale, finer)
+        network = _step(config.refine_symmetric)(coarser, _unet(config), config.align_corners)
+        scale = finer
+    return network
+
+
 def _step(symmetric: bool) -> type[TwoStep]:
     return SymmetricTwoStep if symmetric else TwoStep
 
@@ -204,7 +237,15 @@ def _coarse(config: ModelConfig) -> Registrar:
     if config.coarse == "unet":
         return _unet(config)
     e = config.encoder
-    encoder = Encoder(config.dimension, config.channels, e.width, e.blocks, e.dilations, e.halvings)
+    encoder = Encoder(
+        config.dimension,
+        config.channels,
+        e.width,
+        e.blocks,
+        e.dilations,
+        e.halvings,
+        e.half_turns,
+    )
     return CoordinateAttention(
         encoder,
         e.padding,
@@ -212,11 +253,11 @@ def _coarse(config: ModelConfig) -> Registrar:
         e.smoothing,
         e.sharpness,
         e.halvings,
-        _map_kind(config),
+        DisplacementMap if config.extrapolation == "border" else ReflectedMap,
     )
 
 
-def _unet(config: ModelConfig) -> DisplacementUNet:
+def _unet(config: ModelConfig) -> Registrar:
     u = config.unet
     return DisplacementUNet(
         config.dimension,
@@ -229,6 +270,7 @@ def _unet(config: ModelConfig) -> DisplacementUNet:
 
 
 def _map_kind(config: ModelConfig) -> type[DisplacementMap]:
+    """Of Ψ, and of blurred maps."""
     return ReflectedMap if config.extrapolation == "reflected" else DisplacementMap
 
 

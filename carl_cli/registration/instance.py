@@ -33,7 +33,8 @@ class InstanceOptions:
     """metric by name; sigma of its window in voxels, and the floor of its variances.
 
     scope "all" trains every parameter (the paper) and "refine" all but Ξ's: `steps` of Adam at
-    `learning_rate`, λ = regularisation; fewer, if the loss has settled for `patience` of them (0,
+    `learning_rate`, λ = regularisation of GradICON at every `gradicon_stride`-th voxel along each
+    axis; fewer, if the loss has settled for `patience` of them (0,
     the paper: never). scope "field" changes the maps themselves: `steps` at
     most on the network grid, up to four times that below, each smoothed by `smoothing` voxels.
     """
@@ -43,6 +44,7 @@ class InstanceOptions:
     metric: str = "lncc"
     sigma: int = 5
     regularisation: float = 1.5
+    gradicon_stride: int = 2
     scope: str = "all"
     seed: int = 0
     variance_floor: float = VARIANCE_FLOOR
@@ -169,7 +171,13 @@ def _loss_of(
             warped_fixed, pair.moving, pair.moving_mask
         )
         regular = gradicon(
-            ahead, back, shape, align_corners, generator, stride=2, device=pair.fixed.device
+            ahead,
+            back,
+            shape,
+            align_corners,
+            generator,
+            options.gradicon_stride,
+            device=pair.fixed.device,
         )
         return alike + options.regularisation * regular
 

@@ -34,6 +34,7 @@ class InstanceDefaults(BaseModel):
     sigma: int = Field(default=5, ge=1)
     variance_floor: float = Field(default=VARIANCE_FLOOR, gt=0)
     regularisation: float = Field(default=1.5, ge=0)
+    gradicon_stride: int = Field(default=2, ge=1)
     smoothing: float = Field(default=2.0, gt=0)
     scope: Literal["all", "refine", "field"] = "all"
     patience: int = Field(default=0, ge=0)

@@ -104,14 +104,11 @@ def _restore(network: Registrar, optimiser: torch.optim.Optimizer, folder: Path,
 def _batch(
     pairs: tuple[Tensor, Tensor], config: RetinaConfig, cell: Cell, step: int
 ) -> tuple[Tensor, Tensor]:
-    """A function of seed and step alone, so that a resumed run is the same.
-
-    Every second batch is mirrored, left to right only: up and down have a shift between them.
-    """
+    """A function of seed and step alone, so that a resumed run is the same."""
     generator = torch.Generator().manual_seed(1_000_003 * cell.seed + step)
     chosen = torch.randint(len(pairs[0]), (config.batch,), generator=generator)
     fixed, moving = (images[chosen] for images in pairs)
-    return (fixed.flip(3), moving.flip(3)) if step % 2 else (fixed, moving)
+    return fixed, moving
 
 
 def _step(
