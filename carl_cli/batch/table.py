@@ -65,9 +65,11 @@ class Row(BaseModel):
     init: Literal["none", "centers", "moments", "rigid", "affine"] | None = None
     affine_only: bool | None = None
     io: bool | None = None
+    io_preset: Literal["weights", "paper"] | None = None
     io_steps: int | None = Field(default=None, ge=0)
     io_lr: float | None = Field(default=None, gt=0)
     io_metric: Literal["lncc", "lncc2", "mind"] | None = None
+    io_sigma: int | None = Field(default=None, ge=1)
     io_lambda: float | None = Field(default=None, ge=0)
     io_scope: Literal["all", "refine", "field"] | None = None
     io_smoothing: float | None = Field(default=None, gt=0)

@@ -38,9 +38,9 @@ def batch(
 
     Columns: fixed, moving; optional id, fixed_mask, moving_mask, initial_transform, fixed_seg,
     moving_seg, fixed_points, moving_points, fixed_modality, moving_modality, series_uid,
-    time_index, window and percentiles (two numbers), init, affine_only, io, io_steps, io_lr,
-    io_metric, io_lambda, io_scope, io_smoothing. Relative paths start at the table's folder; an
-    option fills empty cells.
+    time_index, window and percentiles (two numbers), init, affine_only, io, io_preset, io_steps,
+    io_lr, io_metric, io_sigma, io_lambda, io_scope, io_smoothing. Relative paths start at the
+    table's folder; an option fills empty cells.
 
     A case that fails never stops the others: the exit code is 6 then, and the status and the
     summary tell why. A run that was killed goes on with --resume.

@@ -15,7 +15,6 @@ from torch.nn.functional import pad
 from carl_cli.model.kernels.attention import MAX_NORM
 from carl_cli.model.layers import batch_norm, conv, pair_conv, pool
 
-
 HALF_TURNS = ((2, 3), (3, 4), (2, 4))  # axes of (B, C, z, y, x) that a turn by 180° mirrors
 
 

@@ -159,7 +159,7 @@ class ModelConfig(BaseModel):
                 f"refine_nested: 0, or 2 to {len(self.refine_scales)} of refine_scales"
             )
         if self.refine_nested and (self.refine_unets or self.refine_blurs or self.window_scales):
-            raise ValueError("refine_nested goes with no refine_unets, refine_blurs, window_scales")
+            raise ValueError("refine_nested: no refine_unets, refine_blurs, window_scales beside")
         if self.encoder.half_turns and self.dimension != 3:
             raise ValueError("half_turns need 3 dimensions")
         return self

@@ -44,12 +44,12 @@ class InstanceOptions:
     metric: str = "lncc"
     sigma: int = 5
     regularisation: float = 1.5
-    gradicon_stride: int = 2
     scope: str = "all"
     seed: int = 0
     variance_floor: float = VARIANCE_FLOOR
     smoothing: float = 2.0
     patience: int = 0
+    gradicon_stride: int = 2
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _loss_of(
             shape,
             align_corners,
             generator,
-            options.gradicon_stride,
+            stride=options.gradicon_stride,
             device=pair.fixed.device,
         )
         return alike + options.regularisation * regular

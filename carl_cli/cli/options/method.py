@@ -36,6 +36,16 @@ FILES = (
     "moving_points",
 )
 """Options that name files which belong to a pair: inputs of a case, columns of a table."""
+PAPER = {
+    "steps": 50,
+    "learning_rate": 2e-5,
+    "regularisation": 1.5,
+    "gradicon_stride": 1,
+    "scope": "all",
+    "patience": 0,
+}
+"""Instance optimisation of the paper (Eq. 18, Sec. 6); metric and sigma are those that the
+weights were trained with."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +159,18 @@ def _instance(weights: Weights, arguments: InstanceArguments, seed: int) -> Inst
         "steps": arguments.io_steps,
         "learning_rate": arguments.io_lr,
         "metric": arguments.io_metric,
+        "sigma": arguments.io_sigma,
         "regularisation": arguments.io_lambda,
         "smoothing": arguments.io_smoothing,
         "scope": arguments.io_scope,
     }
     chosen = {k: v for k, v in asked.items() if v is not None}
-    options = InstanceOptions(**{**weights.config.instance.model_dump(), **chosen}, seed=seed)
+    preset = PAPER if arguments.io_preset == "paper" else {}
+    advised = weights.config.instance.model_dump()
+    options = InstanceOptions(**{**advised, **preset, **chosen}, seed=seed)
     _check_scope(arguments, options.scope)
+    if options.metric == "mind" and arguments.io_sigma is not None:
+        raise UsageError("--io-sigma was given, and the metric mind has no window of that kind")
     return options
 
 
@@ -178,6 +193,8 @@ def _noted_instance(options: RegistrationOptions) -> dict[str, Any]:
     if used is None:
         return {}
     common = {"io_steps": used.steps, "io_metric": used.metric, "io_scope": used.scope}
+    if used.metric != "mind":
+        common["io_sigma"] = used.sigma
     if used.scope == "field":
         return common | {"io_smoothing": used.smoothing}
     return common | {"io_lr": used.learning_rate, "io_lambda": used.regularisation}

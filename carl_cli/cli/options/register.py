@@ -127,6 +127,14 @@ class InstanceArguments:
     io: Annotated[
         bool, _option(INSTANCE, "--io/--no-io", help="Fit the result to this very pair.")
     ] = False
+    io_preset: Annotated[
+        Literal["weights", "paper"] | None,
+        _option(
+            INSTANCE,
+            "--io-preset",
+            help="paper: all of the network, 50 steps of 2e-5; weights: as they advise.",
+        ),
+    ] = None
     io_steps: Annotated[
         int | None, _option(INSTANCE, "--io-steps", min=0, help="Steps, at most.")
     ] = None
@@ -136,6 +144,10 @@ class InstanceArguments:
     io_metric: Annotated[
         Literal["lncc", "lncc2", "mind"] | None,
         _option(INSTANCE, "--io-metric", help="Same contrast, inverted too, or any."),
+    ] = None
+    io_sigma: Annotated[
+        int | None,
+        _option(INSTANCE, "--io-sigma", min=1, help="Of the window of lncc and lncc2, voxels."),
     ] = None
     io_lambda: Annotated[
         float | None,
