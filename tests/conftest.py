@@ -35,6 +35,12 @@ def parity_dir() -> Path:
     return _folder("CARL_PARITY", "../shared/parity")
 
 
+@pytest.fixture(scope="session")
+def paper_facts() -> str:
+    """The paper's tables and pairs as a list; CARL_PAPER, default ../shared/paper."""
+    return (_folder("CARL_PAPER", "../shared/paper") / "README.md").read_text(encoding="utf-8")
+
+
 def rotation(degrees_xyz: tuple[float, float, float]) -> np.ndarray:
     """(3, 3) rotation about x, then y, then z."""
     a, b, c = np.deg2rad(degrees_xyz)

@@ -19,6 +19,7 @@ class IntensityRule(BaseModel):
     the limits are percentiles; lower_percentile None means that 0 stays 0 (a division).
     percentiles_of: the voxels that count, all of the image or only those inside the box
     around the foreground, which makes the contrast independent of how much air was scanned.
+    maximum: what the upper percentile becomes, 1 but in the authors' evaluation on HCP (0.9).
 
     uniGradICON: percentiles (0, 99) of the image. uniCARL: ct_window None, (1, 99) of the
     image. The paper's division by the maximum: ct_window None, (None, 100) of the image.
@@ -30,6 +31,7 @@ class IntensityRule(BaseModel):
     lower_percentile: float | None = Field(default=1.0, ge=0, lt=100)
     upper_percentile: float = Field(default=99.0, gt=0, le=100)
     percentiles_of: Literal["image", "foreground"] = "foreground"
+    maximum: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> IntensityRule:

@@ -39,6 +39,7 @@ else:
 Results = dict[str, dict[str, list[float]]]  # cell name → tested on → Dice of each pair
 TRAINING, TEST = range(27, 41), range(21, 27)
 DICE_REDUCTION = 4
+NETWORKS = ("CARL", "attention", "displacement")
 FIGURE = (  # trained on, tested on
     ("baseline", "baseline"),
     ("shift", "shift"),
@@ -64,7 +65,7 @@ def main() -> None:
 
 def cells(config: RetinaConfig) -> list[Cell]:
     """All that is trained, seed by seed, so that a run cut short has all nine cells."""
-    order = product(config.seeds, SETS, config.networks)
+    order = product(config.seeds, SETS, NETWORKS)
     return [Cell(network, kind, seed) for seed, kind, network in order]
 
 

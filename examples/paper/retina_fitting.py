@@ -42,13 +42,14 @@ class RetinaConfig(BaseModel):
 
     @property
     def networks(self) -> dict[str, ModelConfig]:
-        """The three networks of the figure."""
+        """The three networks of Fig. 3; single, Ψ alone on the whole grid, is the Φ of Fig. 8."""
         shared: dict[str, Any] = {"dimension": 2, "encoder": self.encoder, "unet": self.unet}
         shared |= {"coordinates": "centres"}
         return {
             "CARL": ModelConfig(**shared),
             "attention": ModelConfig(refine_scales=(), **shared),
             "displacement": ModelConfig(coarse="unet", **shared),
+            "single": ModelConfig(coarse="unet", coarse_scale=1, refine_scales=(), **shared),
         }
 
 
