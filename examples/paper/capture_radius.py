@@ -6,7 +6,8 @@ As in the appendix, Φ is a network of a single step, Ψ on the whole grid, brie
 baseline of Fig. 3; once per seed. A vessel map is registered with itself, and a translation by t
 pixels stands in for the first step. 1 - LNCC and its derivative by t are computed after it alone,
 and after Φ has followed. The capture radius is the distance up to which the derivative points away
-from t = 0 everywhere. Lengths in pixels of the original maps; t stands half-way between pixels of
+from t = 0 everywhere; half of the rise is done where 1 - LNCC is half-way from its smallest to its
+largest value. Lengths in pixels of the original maps; t stands half-way between pixels of
 the network's grid, where linear interpolation always blurs alike. Writes capture.json and
 capture.png; trained networks are found again.
 """
@@ -104,17 +105,27 @@ def capture_radius(t: Tensor, slopes: Tensor) -> float:
     return float(t[-1] if len(wrong) == 0 else t[wrong[0]])
 
 
+def half_rise(t: Tensor, values: Tensor) -> float:
+    """The first t at which the loss is half-way from its smallest to its largest value."""
+    middle = (values.min() + values.max()) / 2
+    k = int(torch.nonzero(values >= middle)[0])
+    share = (middle - values[k - 1]) / (values[k] - values[k - 1]) if k else torch.tensor(0.0)
+    return float(t[max(k - 1, 0)] + share * (t[k] - t[max(k - 1, 0)]))
+
+
 def report(t: Tensor, curves: dict[str, tuple[Tensor, Tensor]], out: Path) -> None:
     table = {
         name: {
             "capture_radius": capture_radius(t, slopes),
+            "half_rise": round(half_rise(t, values), 1),
             "loss": [round(float(v), 4) for v in values],
             "slope": [round(float(v), 6) for v in slopes],
         }
         for name, (values, slopes) in curves.items()
     }
     for name, row in table.items():
-        print(f"{name}: capture radius {row['capture_radius']:.0f} pixels")
+        radius, half = (row[key] for key in ("capture_radius", "half_rise"))
+        print(f"{name}: capture radius {radius:.0f} pixels, half of the rise at {half:.0f}")
     content = {"t": t.tolist(), **table}
     (out / "capture.json").write_text(json.dumps(content) + "\n")
     draw(t, curves, out / "capture.png")

@@ -115,7 +115,7 @@ def test_a_cell_is_trained_on_real_maps_and_tested_on_all_sets(
         np.array([experiment.results[n][k] for k in SETS]) for n in ("before", cell.name)
     )
     assert after.shape == (3, 2)
-    assert before[0].min() > 0.1 > before[1:].max()  # only the baseline overlaps at all
+    assert before[0].min() > 1.5 * before[1:].max()  # the baseline overlaps already
     np.testing.assert_allclose(after, before, atol=0.1)  # three steps from the identity
     report(experiment.results, tmp_path)
     row = (tmp_path / "table.md").read_text().splitlines()[-1]
@@ -130,7 +130,7 @@ def test_every_cell_of_the_figure_is_run_and_found_again() -> None:
     results = {name: {kind: [k / 10] for kind in SETS} for k, name in enumerate(names)}
     found = gathered(results)
     assert len(found) == 27
-    assert found["attention", "scale shift", "shift"] == [[1.0], [1.6]]
+    assert found["attention", "scale shift", "shift"] == [[0.7], [1.6]]
 
 
 @pytest.mark.parametrize("name", ["retina.toml", "retina-quick.toml", "retina-full.toml"])
