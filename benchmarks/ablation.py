@@ -29,6 +29,7 @@ from carl_cli.weights.folder import Weights, load_weights
 from carl_cli.weights.locate import locate
 from carl_cli.workflows.score import score
 
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     data = os.environ.get("CARL_TEST_DATA", "../shared/data")

@@ -155,9 +155,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _nested_is_plain(self) -> ModelConfig:
         if self.refine_nested == 1 or self.refine_nested > len(self.refine_scales):
-            raise ValueError(
-                f"refine_nested: 0, or 2 to {len(self.refine_scales)} of refine_scales"
-            )
+            raise ValueError(f"refine_nested {self.refine_nested}: none, or two of them at least")
         if self.refine_nested and (self.refine_unets or self.refine_blurs or self.window_scales):
             raise ValueError("refine_nested: no refine_unets, refine_blurs, window_scales beside")
         if self.encoder.half_turns and self.dimension != 3:
@@ -237,15 +235,8 @@ def _coarse(config: ModelConfig) -> Registrar:
     if config.coarse == "unet":
         return _unet(config)
     e = config.encoder
-    encoder = Encoder(
-        config.dimension,
-        config.channels,
-        e.width,
-        e.blocks,
-        e.dilations,
-        e.halvings,
-        e.half_turns,
-    )
+    sizes = (config.dimension, config.channels, e.width, e.blocks)
+    encoder = Encoder(*sizes, e.dilations, e.halvings, e.half_turns)
     return CoordinateAttention(
         encoder,
         e.padding,

@@ -28,7 +28,9 @@ def test_the_published_figures_are_current(text: str) -> None:
 
 def test_every_file_and_module_exists(text: str) -> None:
     files = re.findall(r"(?:carl_cli|examples|benchmarks|tests)/[\w./-]*\w", text)
-    modules = [m.replace(".", "/") + ".py" for m in re.findall(r"python -m ((?!pytest)[\w.]+)", text)]
+    modules = [
+        m.replace(".", "/") + ".py" for m in re.findall(r"python -m ((?!pytest)[\w.]+)", text)
+    ]
     assert len(files) > 20
     assert [path for path in (*files, *modules) if not (ROOT / path).exists()] == []
 
