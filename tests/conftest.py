@@ -51,6 +51,15 @@ def parity_dir() -> Path:
     return REPOSITORY / "tests/data/parity"
 
 
+@pytest.fixture(scope="session")
+def paper_facts() -> str:
+    """The paper's tables and pairs as a list; CARL_PAPER, default ../shared/paper."""
+    path = Path(os.environ.get("CARL_PAPER", REPOSITORY / "../shared/paper")) / "README.md"
+    if not path.is_file():
+        pytest.skip(f"{path} is absent: set CARL_PAPER to the folder with the paper's facts")
+    return path.read_text(encoding="utf-8")
+
+
 def rotation(degrees_xyz: tuple[float, float, float]) -> np.ndarray:
     """(3, 3) rotation about x, then y, then z."""
     a, b, c = np.deg2rad(degrees_xyz)

@@ -32,6 +32,10 @@ app = application(
     "experiment: carl evaluate protocol.",
 )
 
+Boxes = Annotated[
+    Path | None,
+    typer.Option("--figure", help="Box plots of Dice label by label: .png, .svg or .pdf."),
+]
 Resamples = Annotated[
     int, typer.Option("--resamples", min=100, help="Number of bootstrap resamples.")
 ]
@@ -71,6 +75,7 @@ def score(
     ] = None,
     form: Format = "auto",
     out: Out = None,
+    figure: Boxes = None,
     resamples: Resamples = 10_000,
     seed: Seed = 0,
     overwrite: options.Overwrite = False,
@@ -93,6 +98,7 @@ def score(
 
     start(verbose, quiet, log_file)
     check_out(out, overwrite)
+    _check_figure(figure, overwrite)
     files = {
         "fixed": fixed,
         "moving": moving,
@@ -114,6 +120,7 @@ def score(
     full = {"cases": [r.model_dump(mode="json") for r in results], "summary": summary}
     shown = summary if cases else [{"figure": s["figure"], "value": s["mean"]} for s in summary]
     deliver(form, out, rows=table, shown=shown, content=full)
+    _draw({"this run": table}, figure)
     failed = [result for result in results if result.error]
     for result in failed:
         LOGGER.error("%s: %s", result.id, result.error)
@@ -161,6 +168,7 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="B.csv", help="The same cases of another.")],
     form: Format = "auto",
     out: Out = None,
+    figure: Boxes = None,
     resamples: Resamples = 10_000,
     seed: Seed = 0,
     overwrite: options.Overwrite = False,
@@ -175,9 +183,28 @@ def compare(
 
     start()
     check_out(out, overwrite)
+    _check_figure(figure, overwrite)
 
     from carl_cli.evaluation.tables import comparison_table, read_case_table
 
-    rows = comparison_table(read_case_table(first), read_case_table(second), resamples, seed)
+    tables = read_case_table(first), read_case_table(second)
+    rows = comparison_table(*tables, resamples, seed)
     content = {"first": str(first), "second": str(second), "figures": rows}
     deliver(form, out, rows=rows, shown=rows, content=content)
+    _draw({first.stem: tables[0], second.stem: tables[1]}, figure)
+
+
+def _check_figure(figure: Path | None, overwrite: bool) -> None:
+    """Raises UsageError for another suffix, OutputError for a path that can't be written."""
+    from carl_cli.cli.outputs import check_outputs
+
+    if figure is not None and figure.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"{figure}: a figure is .png, .svg or .pdf", "change the suffix")
+    check_outputs([figure] if figure else [], overwrite)
+
+
+def _draw(runs: dict[str, Any], figure: Path | None) -> None:
+    if figure is not None:
+        from carl_cli.evaluation.boxes import draw_boxes
+
+        draw_boxes(runs, figure)

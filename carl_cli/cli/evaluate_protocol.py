@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProtocolArguments:
-    file: Annotated[
-        Path, typer.Argument(metavar="PROTOCOL", help="TOML file, see examples/protocols.")
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROTOCOL",
+            help="abdomen1k, dirlab_copdgene, hcp, ixi_keymorph, learn2reg_abdomenctct, or a TOML "
+            "file of your own.",
+        ),
     ]
     data: Annotated[Path, typer.Option("--data", help="Folder of the data set.")]
     out_dir: Annotated[
@@ -63,26 +68,45 @@ def protocol(
     """Run a published experiment: register its pairs, score them, print the figures.
 
     The protocol says how the data set is laid out and which pairs are meant. Writes pairs.csv,
-    the results as carl batch does, and scores.csv; a challenge's files where the protocol has
-    one. Finished pairs are not done again. On a cluster: --prepare-only, then carl batch
-    OUT/pairs.csv --out-dir OUT/results --inverse, then this command again.
+    the results as carl batch does, scores.csv, and table.md with the published figures beside
+    this run's; a challenge's files where the protocol has one. What is finished is not done
+    again. --dry-run lists the files that are missing, and says where they can be had. On a
+    cluster: --prepare-only, then carl batch OUT/pairs.csv --out-dir OUT/results --inverse, then
+    this command again.
     """
     first = what.initial_transform
     files: Some[CaseInputs] = Some({} if first is None else {"initial_transform": first})
     method = MethodArguments(network=network, instance=instance, start=start, files=files, run=run)
     threads = method.begin()
 
-    from carl_cli.evaluation.protocol import prepared_table, read_protocol
+    from carl_cli.evaluation.protocol import locate_protocol, read_protocol
+    from carl_cli.evaluation.protocol_files import prepared_table
 
-    described = read_protocol(what.file)
-    table = prepared_table(described, what.data, what.out_dir)
-    if what.prepare_only or run.dry_run:
+    described = read_protocol(locate_protocol(what.name))
+    if run.dry_run:
+        _list_missing(described, what.data)
+        return
+    as_the_paper = what.preprocess == "protocol"
+    table = prepared_table(described, what.data, what.out_dir, as_the_paper)
+    if what.prepare_only:
         typer.echo(str(table))
         return
     failed = _register(described, what, method, table, threads)
     _tell(described, what)
     if failed:
         raise BatchError(f"{failed} pairs failed", "the reasons are in OUT/results/shards")
+
+
+def _list_missing(described: Protocol, data: Path) -> None:
+    """Every missing file on stdout; raises InputError if there is one."""
+    from carl_cli.evaluation.protocol_files import check_complete, missing_files
+    from carl_cli.evaluation.protocol_pairs import pairs_of
+
+    pairs = pairs_of(described, data)
+    for path in missing_files(described, data, pairs):
+        typer.echo(path)
+    check_complete(described, data, pairs)
+    typer.echo(f"{described.name}: all files of {len(pairs)} pairs are there", err=True)
 
 
 def _register(
@@ -101,9 +125,8 @@ def _register(
 
     device = chosen_device(method.network.device)
     weights = method.load(device)
-    if what.preprocess == "protocol" and described.preprocess is not None:
-        rule = described.preprocess.rule()
-        weights = weights.prepared_by(rule)
+    if what.preprocess == "protocol":
+        weights = weights.prepared_by(described.preprocess.rule())
     setup = Setup(weights.source, device, threads, method.network.deterministic)
     entries = read_table(table)
     results = what.out_dir / "results"
@@ -119,15 +142,20 @@ def _register(
 
 def _tell(described: Protocol, what: ProtocolArguments) -> None:
     from carl_cli.evaluation.cases import cases_of
+    from carl_cli.evaluation.published import beside_published, by_protocol, table_to_paste
     from carl_cli.evaluation.scores import score_files
-    from carl_cli.evaluation.tables import beside_published, case_table, summary_table, write_csv
+    from carl_cli.evaluation.tables import case_table, summary_table, write_csv
+    from carl_cli.io.atomic import atomic_path
 
-    results: list[Scores] = [score_files(case) for case in cases_of(what.out_dir / "results")]
+    found = cases_of(what.out_dir / "results")
+    results: list[Scores] = [by_protocol(described, score_files(case)) for case in found]
     cases = case_table(results)
     write_csv(what.out_dir / "scores.csv", cases)
     _submit(described, what)
     rows = beside_published(described, summary_table(cases, 10_000, seed=0))
-    content = {"protocol": described.name, "figures": rows}
+    with atomic_path(what.out_dir / "table.md") as temporary:
+        temporary.write_text(table_to_paste(described, rows), encoding="utf-8")
+    content = {"protocol": described.name, "in": described.published_in, "figures": rows}
     deliver(what.form, None, rows=rows, shown=rows, content=content)
 
 

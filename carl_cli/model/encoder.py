@@ -20,6 +20,8 @@ from carl_cli.model.similarity import MIND_CHANNELS, self_similarity
 
 Stem = Literal["intensity", "mind"]
 
+HALF_TURNS = ((2, 3), (3, 4), (2, 4))  # axes of (B, C, z, y, x) that a turn by 180° mirrors
+
 
 class Encoder(HeavyModule):
     """First convolution (or HalvingStem, MindStem), then residual blocks of dilated convolutions.
@@ -37,8 +39,10 @@ class Encoder(HeavyModule):
         dilations: Sequence[int] = (1, 2, 4),
         halvings: int = 0,
         stem: Stem = "intensity",
+        half_turns: bool = False,
     ) -> None:
         super().__init__()
+        self.turned_axes = HALF_TURNS if half_turns else ()
         self.stem: nn.Module
         if stem == "mind":
             self.stem = MindStem(width)
@@ -52,11 +56,17 @@ class Encoder(HeavyModule):
         return self.executed(image)
 
     def compute(self, image: Tensor) -> Tensor:
+        x = self._responses(image)
+        for axes in self.turned_axes:
+            x = x + self._responses(image.flip(axes)).flip(axes)
+        x = x.float() / (1 + len(self.turned_axes))  # lengths need more bits than bfloat16 has
+        return MAX_NORM * x / (0.001 + torch.linalg.vector_norm(x, dim=1, keepdim=True))
+
+    def _responses(self, image: Tensor) -> Tensor:
         x = torch.relu(self.stem(image))
         for block in self.blocks:
             x = block(x)
-        x = x.float()  # of bfloat16, if the convolutions were: lengths need more bits
-        return MAX_NORM * x / (0.001 + torch.linalg.vector_norm(x, dim=1, keepdim=True))
+        return x
 
 
 class MindStem(nn.Module):

@@ -20,6 +20,8 @@ scale, raised step by step to finer ones, where a refinement follows it:
 
   CARL              attention at 4, refined at 2, 1      Eq. 16
   CARL, extra step  attention at 4, refined at 2, 1, 1
+  CARL, HCP         attention at 4, refined at 2, 1 as one step of its own
+                    (refine_nested = 2): TwoStep{Down{Down{Ξ}}, TwoStep{Down{Ψ}, Ψ}}
   uniGradICON       U-Net at 4,     refined at 2, 1, 1
   uniCARL           attention at 4 on features at 16, then each map blurred and refined:
                     five times at 2 by U-Nets at 4, once at 1
@@ -66,6 +68,9 @@ class EncoderConfig(BaseModel):
     sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)  # of the logits; paper: 1
     dilations: Scales = (1, 2, 4)  # of the convolutions of a block
     halvings: int = Field(default=0, ge=0, lt=FARTHEST.bit_length())  # before the blocks (uniCARL)
+    # Features are means over the image and its turns by 180° about each axis, which 3D alone has
+    # (the authors' rotation network).
+    half_turns: bool = False
     stem: Stem = "intensity"  # mind: MIND-SSC channels, which halve the image once
 
     @model_validator(mode="after")
@@ -125,7 +130,11 @@ class ModelConfig(BaseModel):
     refine_unets: Scales = ()  # scale of each refinement's U-Net; empty: where it refines
     # Sigma by which the map before each refinement is blurred, in voxels at its scale; empty: none.
     refine_blurs: Annotated[tuple[Reach, ...], Field(max_length=MOST_LAYERS)] = ()
-    extrapolation: Literal["border", "reflected"] = "border"  # of maps, beyond the image
+    # So many of the first refinements are one step of their own, which sees the images at the
+    # scale of its last one; 0: each is a step.
+    refine_nested: int = Field(default=0, ge=0)
+    # Of maps, beyond the image's border: of all of them, or of Ξ's alone.
+    extrapolation: Literal["border", "reflected", "reflected by Ξ"] = "border"
     encoder: EncoderConfig = EncoderConfig()
     unet: UNetConfig = UNetConfig()
     coordinates: Literal["corners", "centres"] = "corners"  # see `fields`
@@ -161,6 +170,16 @@ class ModelConfig(BaseModel):
                 raise ValueError(f"refine_unets: {unet} can't refine at scale {scale}")
         return self
 
+    @model_validator(mode="after")
+    def _nested_is_plain(self) -> ModelConfig:
+        if self.refine_nested == 1 or self.refine_nested > len(self.refine_scales):
+            raise ValueError(f"refine_nested {self.refine_nested}: none, or two of them at least")
+        if self.refine_nested and (self.refine_unets or self.refine_blurs or self.window_scales):
+            raise ValueError("refine_nested: no refine_unets, refine_blurs, window_scales beside")
+        if self.encoder.half_turns and self.dimension != 3:
+            raise ValueError("half_turns need 3 dimensions")
+        return self
+
     @property
     def unet_scales(self) -> tuple[int, ...]:
         return self.refine_unets or self.refine_scales
@@ -178,7 +197,11 @@ def build_network(config: ModelConfig) -> Registrar:
     network, scale = _with_windows(network, config)
     blurs = config.refine_blurs or (0,) * len(config.refine_scales)
     step = _step(config.refine_symmetric)
-    for finer, at, sigma in zip(config.refine_scales, config.unet_scales, blurs, strict=True):
+    if nested := config.refine_scales[: config.refine_nested]:
+        network, scale = _raise_to(network, scale, nested[-1]), nested[-1]
+        network = step(network, _refined(config, nested), config.align_corners)
+    steps = [*zip(config.refine_scales, config.unet_scales, blurs, strict=True)]
+    for finer, at, sigma in steps[config.refine_nested :]:
         network = _raise_to(network, scale, finer)
         if sigma:
             network = Blurred(network, sigma, config.align_corners, _map_kind(config))
@@ -199,6 +222,16 @@ def _with_windows(network: Registrar, config: ModelConfig) -> tuple[Registrar, i
     return network, scale
 
 
+def _refined(config: ModelConfig, scales: tuple[int, ...]) -> Registrar:
+    """Ψ at the first of these scales, refined by a Ψ at each other one."""
+    network, scale = _unet(config), scales[0]
+    for finer in scales[1:]:
+        coarser = _raise_to(network, scale, finer)
+        network = _step(config.refine_symmetric)(coarser, _unet(config), config.align_corners)
+        scale = finer
+    return network
+
+
 def _step(symmetric: bool) -> type[TwoStep]:
     return SymmetricTwoStep if symmetric else TwoStep
 
@@ -213,9 +246,8 @@ def _coarse(config: ModelConfig) -> Registrar:
     if config.coarse == "unet":
         return _unet(config)
     e = config.encoder
-    encoder = Encoder(
-        config.dimension, config.channels, e.width, e.blocks, e.dilations, e.halvings, e.stem
-    )
+    sizes = (config.dimension, config.channels, e.width, e.blocks)
+    encoder = Encoder(*sizes, e.dilations, e.halvings, e.stem, e.half_turns)
     return CoordinateAttention(
         encoder,
         e.padding,
@@ -223,11 +255,11 @@ def _coarse(config: ModelConfig) -> Registrar:
         smoothing=e.smoothing,
         sharpness=e.sharpness,
         halvings=e.halvings,
-        map_kind=_map_kind(config),
+        map_kind=DisplacementMap if config.extrapolation == "border" else ReflectedMap,
     )
 
 
-def _unet(config: ModelConfig) -> DisplacementUNet:
+def _unet(config: ModelConfig) -> Registrar:
     u = config.unet
     return DisplacementUNet(
         config.dimension,
@@ -240,6 +272,7 @@ def _unet(config: ModelConfig) -> DisplacementUNet:
 
 
 def _map_kind(config: ModelConfig) -> type[DisplacementMap]:
+    """Of Ψ, and of blurred maps."""
     return ReflectedMap if config.extrapolation == "reflected" else DisplacementMap
 
 

@@ -103,6 +103,7 @@ def _encoder(network: CoordinateAttention) -> Iterator[tuple[str, str]]:
     that halves has one more before the list, and one wrapper less around it all."""
     blocks = len(network.encoder.blocks)
     wrappers = "net." if isinstance(network.encoder.stem, HalvingStem) else "net.net."
+    wrappers += "net." if network.encoder.turned_axes else ""
     for ours in network.state_dict():
         part = ours.split(".")  # encoder.stem.weight, encoder.blocks.b.convs.d.weight
         if part[1] == "stem":

@@ -75,6 +75,7 @@ def percentile_limits(image: Image, rule: IntensityRule) -> tuple[float, float]:
     lower, upper = (float(v) for v in np.percentile(values, asked))
     if rule.lower_percentile is None:
         lower = 0.0
+    upper = lower + (upper - lower) / rule.maximum
     if upper <= lower:  # a small object on an even background
         lower, upper = float(values.min()), float(values.max())
     if upper <= lower:

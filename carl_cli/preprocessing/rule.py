@@ -30,6 +30,7 @@ class IntensityRule(BaseModel):
     # Which voxels count: all, or those in the box around the foreground, which makes the contrast
     # independent of how much air was scanned.
     percentiles_of: Literal["image", "foreground"] = "foreground"
+    maximum: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="before")
     @classmethod

@@ -180,7 +180,13 @@ def _loss_of(
             warped_fixed, pair.moving, pair.moving_mask
         )
         regular = gradicon(
-            forward, backward, shape, align_corners, generator, stride=2, device=pair.fixed.device
+            forward,
+            backward,
+            shape,
+            align_corners,
+            generator,
+            stride=options.gradicon_stride,
+            device=pair.fixed.device,
         )
         return alike + options.regularisation * regular
 

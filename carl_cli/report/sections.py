@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import PurePath
 
@@ -79,7 +79,7 @@ def sections(record: RunRecord | None) -> str:
         _metrics(record.metrics),
         _structures(record.metrics),
         _landmarks(record.metrics),
-        _convergence(record.io_loss),
+        _convergence(record.io_loss, record.options),
         _provenance(record),
     )
     return "\n".join(made)
@@ -189,11 +189,12 @@ def _landmarks(metrics: Metrics) -> str:
     return _section("Landmarks", shown)
 
 
-def _convergence(loss: Sequence[float | None]) -> str:
+def _convergence(loss: Sequence[float | None], options: Mapping[str, object]) -> str:
     points = [(step, value) for step, value in enumerate(loss) if value is not None]
     if len(points) < 2:
         return ""
-    caption = f"Loss from {points[0][1]:.4g} to {points[-1][1]:.4g} in {len(loss)} steps."
+    used = ", ".join(f"{k[3:]} {v}" for k, v in options.items() if k.startswith("io_"))
+    caption = f"Loss from {points[0][1]:.4g} to {points[-1][1]:.4g} in {len(loss)} steps: {used}."
     return _section(
         "Instance optimisation", f"{curve(points, len(loss))}<p class='quiet'>{escape(caption)}</p>"
     )

@@ -36,17 +36,34 @@ class Family:
 
 # The step size and number of steps of all their command lines.
 _FIT = InstanceDefaults(steps=50, learning_rate=2e-5, metric="lncc", sigma=5)
-# Two networks of CARL were published, before and after the second stage of training.
+# The functions of uncbiag/equivariant_reg_2 and icon_registration 1.1.9, carl.py, that build
+# CARL. A U-Net is added to each for the second stage of training.
+_FINAL_FINAL = ModelConfig()
+_FINAL = ModelConfig(refine_nested=2)
+_SMALL_ATTENTION = ModelConfig(refine_nested=2, coarse_scale=8)
+_ROTATION = ModelConfig(
+    refine_nested=2,
+    encoder=EncoderConfig(dilations=(1, 2, 4, 8), half_turns=True),
+    extrapolation="reflected by Ξ",
+)
+_SPARSE = (_SMALL_ATTENTION, _ROTATION)  # GradICON at every second voxel
+
+
+def _stages(model: ModelConfig) -> tuple[ModelConfig, ModelConfig]:
+    return model, model.model_copy(update={"refine_scales": (2, 1, 1)})
+
+
+_IN_2D = [m.model_copy(update={"dimension": 2}) for m in (_FINAL_FINAL, _FINAL, _SMALL_ATTENTION)]
 _CARL = Family(
     models=tuple(
-        ModelConfig(dimension=dimension, refine_scales=scales)
-        for dimension in (3, 2)
-        for scales in ((2, 1), (2, 1, 1))
+        stage
+        for model in (_FINAL_FINAL, _FINAL, _SMALL_ATTENTION, _ROTATION, *_IN_2D)
+        for stage in _stages(model)
     ),
     intensity=IntensityRule(
         ct_window=None, lower_percentile=None, upper_percentile=100, percentiles_of="image"
     ),
-    instance=_FIT,
+    instance=_FIT.model_copy(update={"sigma": 4, "gradicon_stride": 1}),
 )
 # https://github.com/uncbiag/uniGradICON, src/unigradicon/__init__.py: one network, one way to
 # prepare images. multiGradICON was trained with the squared LNCC; their command line fits it
@@ -163,10 +180,16 @@ def _config(
             "citation": entry.citation if entry else registry.CARL_CITATION,
             "model": model,
             "preprocess": rule,
-            "instance": FAMILIES[family].instance,
+            "instance": _instance(family, model),
             "provenance": origin,
         }
     )
+
+
+def _instance(family: str, model: ModelConfig) -> InstanceDefaults:
+    sparse = any(model in _stages(trained) for trained in _SPARSE)
+    found = FAMILIES[family].instance
+    return found.model_copy(update={"gradicon_stride": 2}) if sparse else found
 
 
 def _card(config: WeightsConfig, network: Registrar) -> str:

@@ -30,8 +30,8 @@ from carl_cli.weights.selftest import figures
 class InstanceDefaults(InstanceChoices):
     """Instance optimisation that was found to suit these weights, as their config.json has it."""
 
-    sigma: Annotated[int, Field(ge=1)] = 5  # voxels: the window of lncc and lncc2
     variance_floor: Annotated[float, Field(gt=0)] = VARIANCE_FLOOR  # inside that window
+    gradicon_stride: Annotated[int, Field(ge=1)] = 2  # all, refine: voxels between its points
     patience: Annotated[int, Field(ge=0)] = 0  # all, refine: steps without gain until they stop
 
 

@@ -13,6 +13,7 @@ from carl_cli.preprocessing.options import option_group
 
 Metric = Literal["auto", "lncc", "lncc2", "mind"]
 Scope = Literal["all", "refine", "field"]
+Preset = Literal["weights", "paper"]
 Seed = Annotated[int, Field(ge=0, description="Seed of all random numbers.")]
 
 
@@ -44,6 +45,13 @@ class InstanceChoices:
     most on the network grid, up to four times that below, each smoothed by `smoothing` voxels.
     """
 
+    preset: Annotated[
+        Preset,
+        Field(
+            serialization_alias="io_preset",
+            description="paper: all of the network, 50 steps of 2e-5; weights: as they advise.",
+        ),
+    ] = "weights"
     steps: Annotated[
         int, Field(ge=0, serialization_alias="io_steps", description="Largest number of steps.")
     ] = 50
@@ -59,6 +67,14 @@ class InstanceChoices:
             "looks at the pair.",
         ),
     ] = "lncc"
+    sigma: Annotated[
+        int,
+        Field(
+            ge=1,
+            serialization_alias="io_sigma",
+            description="Window of lncc and lncc2, in voxels.",
+        ),
+    ] = 5
     regularisation: Annotated[
         float,
         Field(

@@ -1,14 +1,15 @@
 """How far off the first step may be and still feel which way to go (Appendix E, Fig. 8).
 
-    python -m examples.paper.capture_radius ../shared/data/retina_vessels runs/retina
+    python -m examples.paper.capture_radius ../shared/data/retina_vessels -o runs/capture
 
-A vessel map is registered with itself, and a translation by t pixels stands in for the first
-step. 1 - LNCC and its derivative by t are computed after it alone, and after the trained
-refinements of CARL have followed: gradients that reach Ξ come through them. The capture radius is
-the distance up to which the derivative points away from t = 0 everywhere. Lengths in pixels of
-the original maps; t stands half-way between pixels of the network's grid, where linear
-interpolation always blurs alike. Writes capture.json and capture.png beside the run of `retina`
-that it reads.
+As in the appendix, Φ is a network of a single step, Ψ on the whole grid, briefly trained on the
+baseline of Fig. 3; once per seed. A vessel map is registered with itself, and a translation by t
+pixels stands in for the first step. 1 - LNCC and its derivative by t are computed after it alone,
+and after Φ has followed. The capture radius is the distance up to which the derivative points away
+from t = 0 everywhere; half of the rise is done where 1 - LNCC is half-way from its smallest to its
+largest value. Lengths in pixels of the original maps; t stands half-way between pixels of
+the network's grid, where linear interpolation always blurs alike. Writes capture.json and
+capture.png; trained networks are found again.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from carl_cli.model.fields import DisplacementMap, sample
-from carl_cli.model.network import build_network, with_coarse
-from carl_cli.model.operators import Kept, Registrar
+from carl_cli.model.network import with_coarse
+from carl_cli.model.operators import Kept, Registrar, TwoStep
 from carl_cli.model.similarity import local_correlation
-from carl_cli.training.run_folder import load_state
-from examples.paper.retina import CONFIG, TEST
-from examples.paper.retina_fitting import Cell, RetinaConfig
+from examples.paper.retina import TEST, TRAINING
+from examples.paper.retina_fitting import Cell, RetinaConfig, fit
 from examples.paper.vessels import CANVAS_YX, SETS, make_pairs, read_maps
 
 if sys.version_info >= (3, 11):
@@ -36,32 +36,39 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+CONFIG = Path(__file__).with_name("retina-quick.toml")
 LARGEST = 250  # original pixels
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("maps", type=Path, help="folder with 01_manual1.gif … 40_manual1.gif")
-    parser.add_argument("run", type=Path, help="output folder of examples.paper.retina")
-    parser.add_argument("--config", type=Path, default=CONFIG, help="that the run used")
+    parser.add_argument("maps", type=Path, help="folder with 21_manual1.gif … 40_manual1.gif")
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/capture"))
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--count", type=int, default=8, help="test maps to average over")
     arguments = parser.parse_args()
     config = RetinaConfig.model_validate(tomllib.loads(arguments.config.read_text()))
-    network = trained_carl(config, arguments.run)
-    maps = read_maps(arguments.maps, TEST[: arguments.count])
+    maps = read_maps(arguments.maps, TEST)[: arguments.count]
     images = avg_pool2d(make_pairs(maps, SETS["baseline"], 1, 1, 0)[1], config.reduction)
     t = torch.arange(0.5, LARGEST / config.reduction) * config.reduction
-    curves = {"after the first step": curve(None, images, t)}
-    curves["after the second step"] = curve(network, images, t)
-    report(t, curves, arguments.run)
+    curves = {"τ": curve(None, images, t)}
+    for seed in range(arguments.seeds):
+        network = single_step(config, arguments.maps, arguments.out, seed)
+        curves[f"τ, then Φ {seed}"] = curve(network, images, t)
+    report(t, curves, arguments.out)
 
 
-def trained_carl(config: RetinaConfig, run: Path) -> Registrar:
-    """CARL as trained on the baseline with the first seed."""
-    network = build_network(config.networks["CARL"])
-    name = Cell("CARL", "baseline", config.seeds[0]).name
-    network.load_state_dict(load_state(run / "checkpoints", name)["network"])
-    return network.requires_grad_(False).eval()
+def single_step(config: RetinaConfig, maps: Path, out: Path, seed: int) -> Registrar:
+    """Φ = Ψ, trained on the baseline; behind the identity, which `curve` replaces by τ."""
+    pairs = make_pairs(
+        read_maps(maps, TRAINING), SETS["baseline"], config.warps, config.reduction, 1000 + seed
+    )
+    cell = Cell("single", "baseline", seed)
+    network = fit(config, cell, pairs, out / "checkpoints", lambda line: print(line, flush=True))
+    nothing = DisplacementMap(torch.zeros(1, 2, 1, 1), align_corners=False)
+    behind = TwoStep(Kept(nothing, nothing), network, align_corners=False)
+    return behind.requires_grad_(False)
 
 
 def curve(refinements: Registrar | None, images: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,17 +105,27 @@ def capture_radius(t: Tensor, slopes: Tensor) -> float:
     return float(t[-1] if len(wrong) == 0 else t[wrong[0]])
 
 
+def half_rise(t: Tensor, values: Tensor) -> float:
+    """The first t at which the loss is half-way from its smallest to its largest value."""
+    middle = (values.min() + values.max()) / 2
+    k = int(torch.nonzero(values >= middle)[0])
+    share = (middle - values[k - 1]) / (values[k] - values[k - 1]) if k else torch.tensor(0.0)
+    return float(t[max(k - 1, 0)] + share * (t[k] - t[max(k - 1, 0)]))
+
+
 def report(t: Tensor, curves: dict[str, tuple[Tensor, Tensor]], out: Path) -> None:
     table = {
         name: {
             "capture_radius": capture_radius(t, slopes),
+            "half_rise": round(half_rise(t, values), 1),
             "loss": [round(float(v), 4) for v in values],
             "slope": [round(float(v), 6) for v in slopes],
         }
         for name, (values, slopes) in curves.items()
     }
     for name, row in table.items():
-        print(f"{name}: capture radius {row['capture_radius']:.0f} pixels")
+        radius, half = (row[key] for key in ("capture_radius", "half_rise"))
+        print(f"{name}: capture radius {radius:.0f} pixels, half of the rise at {half:.0f}")
     content = {"t": t.tolist(), **table}
     (out / "capture.json").write_text(json.dumps(content) + "\n")
     draw(t, curves, out / "capture.png")

@@ -42,13 +42,14 @@ class RetinaConfig(BaseModel):
 
     @property
     def networks(self) -> dict[str, ModelConfig]:
-        """The three networks of the figure."""
+        """The three networks of Fig. 3; single, Ψ alone on the whole grid, is the Φ of Fig. 8."""
         shared: dict[str, Any] = {"dimension": 2, "encoder": self.encoder, "unet": self.unet}
         shared |= {"coordinates": "centres"}
         return {
             "CARL": ModelConfig(**shared),
             "attention": ModelConfig(refine_scales=(), **shared),
             "displacement": ModelConfig(coarse="unet", **shared),
+            "single": ModelConfig(coarse="unet", coarse_scale=1, refine_scales=(), **shared),
         }
 
 
@@ -104,14 +105,11 @@ def _restore(network: Registrar, optimiser: torch.optim.Optimizer, folder: Path,
 def _batch(
     pairs: tuple[Tensor, Tensor], config: RetinaConfig, cell: Cell, step: int
 ) -> tuple[Tensor, Tensor]:
-    """A function of seed and step alone, so that a resumed run is the same.
-
-    Every second batch is mirrored, left to right only: up and down have a shift between them.
-    """
+    """A function of seed and step alone, so that a resumed run is the same."""
     generator = torch.Generator().manual_seed(1_000_003 * cell.seed + step)
     chosen = torch.randint(len(pairs[0]), (config.batch,), generator=generator)
     fixed, moving = (images[chosen] for images in pairs)
-    return (fixed.flip(3), moving.flip(3)) if step % 2 else (fixed, moving)
+    return fixed, moving
 
 
 def _step(

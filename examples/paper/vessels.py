@@ -27,6 +27,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 CANVAS_YX = (768, 576)
 ROWS_TRIMMED = 8  # at each end: no vessel reaches there but strays of one map
 SHIFT_ROWS = 200
+VESSEL = 0.2  # share of a pixel from which on it counts, as in the authors' script
 WARPS = ((25.0, 3), (12.0, 6))  # standard deviation, points along each side
 
 
@@ -44,12 +45,13 @@ SETS = {
 
 
 def read_maps(folder: Path, numbers: range) -> Tensor:
-    """(B, 1, 568, 576) vessel maps with these DRIVE numbers; 01-20 are its test set."""
+    """(2 B, 1, 568, 576) vessel maps with these DRIVE numbers, then the same upside down."""
     maps = [matplotlib.image.imread(folder / f"{n:02d}_manual1.gif") for n in numbers]
     grey = np.stack([m if m.ndim == 2 else m[..., 0] for m in maps]) > 0
     rows = torch.from_numpy(grey[:, None, ROWS_TRIMMED:-ROWS_TRIMMED]).float()
     missing = CANVAS_YX[1] - rows.shape[-1]
-    return pad(rows, [missing // 2, missing - missing // 2])
+    maps_B1yx = pad(rows, [missing // 2, missing - missing // 2])
+    return torch.cat([maps_B1yx, maps_B1yx.flip(2)])
 
 
 def make_pairs(
@@ -89,6 +91,6 @@ def _moved(image: Tensor, displacement: Tensor, scale: float) -> Tensor:
 
 
 def dice(fixed: Tensor, warped: Tensor) -> Tensor:
-    """(B,) Dice of the vessels, both thresholded at one half; nan where neither has any."""
-    a, b = (x.flatten(1) > 0.5 for x in (fixed, warped))
+    """(B,) Dice of the vessels, both thresholded at VESSEL; nan where neither has any."""
+    a, b = (x.flatten(1) > VESSEL for x in (fixed, warped))
     return 2 * (a & b).sum(1) / (a.sum(1) + b.sum(1))

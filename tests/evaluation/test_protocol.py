@@ -17,19 +17,17 @@ import pytest
 from scipy.ndimage import map_coordinates, zoom
 
 from carl_cli.errors import InputError, UsageError
-from carl_cli.evaluation.protocol import (
-    Draw,
-    case_id,
-    pairs_of,
-    prepared_table,
-    read_protocol,
-)
+from carl_cli.evaluation.protocol import Draw, Pairs, locate_protocol, read_protocol
+from carl_cli.evaluation.protocol_files import case_id, missing_files, prepared_table
+from carl_cli.evaluation.protocol_pairs import drawn_pairs, pairs_of
+from carl_cli.evaluation.published import OURS, beside_published, by_protocol, table_to_paste
+from carl_cli.evaluation.scores import Scores
 from carl_cli.evaluation.submission import half_resolution, submission_name
-from carl_cli.evaluation.tables import beside_published
 from carl_cli.geometry import apply_affine
 from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import read_transform
+from carl_cli.report.record import StructureScore
 from carl_cli.transforms import AffineTransform
 from carl_cli.workflows.phantom import PhantomPair, make_phantom
 from tests.cli.conftest import Carl, carl  # noqa: F401 (a fixture)
@@ -57,12 +55,14 @@ def write(path: Path, image: Image) -> None:
 def stand_in_dirlab(folder: Path, phantom: PhantomPair) -> None:
     """Ten times the same pair; landmarks as voxel numbers from 1, tabs between."""
     sides = (
-        ("eBH", phantom.fixed, phantom.fixed_points),
-        ("iBH", phantom.moving, phantom.moving_points),
+        ("iBH", phantom.fixed, phantom.fixed_labels, phantom.fixed_points),
+        ("eBH", phantom.moving, phantom.moving_labels, phantom.moving_points),
     )
     for k in range(1, 11):
-        for phase, image, points in sides:
+        for phase, image, labels, points in sides:
             write(folder / f"copd{k}" / f"copd{k}_{phase}CT.nii.gz", image)
+            mask = Image((labels.array > 0).astype(np.uint8), labels.grid)
+            write(folder / f"copd{k}" / f"copd{k}_{phase}CT_lungs.nii.gz", mask)
             index = apply_affine(image.grid.lps_to_index, points) + 1
             path = folder / f"copd{k}" / f"copd{k}_300_{phase}_xyz_r1.txt"
             np.savetxt(path, index, delimiter="\t", fmt="%.4f")
@@ -81,7 +81,7 @@ def stand_in_hcp(folder: Path, phantom: PhantomPair) -> None:
 
 
 def stand_in_abdomen1k(folder: Path, phantom: PhantomPair) -> None:
-    names = ["Case_00802", "Case_00801"]
+    names = ["Case_00872", "Case_00817"]
     subjects(folder, phantom, "images/{}_0000.nii.gz", "labels/{}.nii.gz", names)
 
 
@@ -94,16 +94,16 @@ def stand_in_ixi(folder: Path, phantom: PhantomPair) -> None:
 
 
 def stand_in_learn2reg(folder: Path, phantom: PhantomPair) -> None:
-    """All images of one shape, as in the challenge."""
-    names = ["AbdomenCTCT_0021_0000.nii.gz", "AbdomenCTCT_0003_0000.nii.gz"]
+    """All images of one shape, as in the challenge, with a border of one value: 6 voxels."""
     grid = phantom.fixed.grid
     sides = ((phantom.fixed, phantom.fixed_labels), (phantom.moving, phantom.moving_labels))
-    for name, (seen, labels) in zip(names, sides, strict=True):
-        write(folder / "imagesTr" / name, resample(seen, grid, background=-1000))
-        write(folder / "labelsTr" / name, resample(labels, grid, interpolator="nearest"))
-    pair = {"fixed": f"./imagesTr/{names[0]}", "moving": f"./imagesTr/{names[1]}"}
-    content = {"name": "AbdomenCTCT", "registration_val": [pair]}
-    (folder / "AbdomenCTCT_dataset.json").write_text(json.dumps(content))
+    for number, (seen, labels) in zip(("0021", "0003"), sides, strict=True):
+        same = resample(labels, grid, interpolator="nearest")
+        write(
+            folder / "Training/img" / f"img{number}.nii.gz", resample(seen, grid, background=-1000)
+        )
+        write(folder / "Training/label" / f"label{number}.nii.gz", same)
+    (folder / "pairs_val.csv").write_text("fixed,moving\n21,3\n")
 
 
 STAND_INS: dict[str, Callable[[Path, PhantomPair], None]] = {
@@ -123,6 +123,12 @@ def shortened(name: str, folder: Path) -> Path:
     text = text.replace("count = 30, seed = 1", "count = 1, seed = 4")
     (folder / f"{name}.toml").write_text(text)
     return folder / f"{name}.toml"
+
+
+def ours(text: str) -> dict[str, dict[str, str]]:
+    """Figure → the row of this run."""
+    found = [row for row in csv.DictReader(io.StringIO(text)) if row["method"] == OURS]
+    return {row["figure"]: row for row in found}
 
 
 def test_every_protocol_has_a_stand_in_and_the_readme_names_it() -> None:
@@ -148,7 +154,7 @@ def test_labels_end_to_end(
     command = ("evaluate", "protocol", short, "--data", data, "--out-dir", out)
     outcome = carl(*command, "--weights", weights)
     assert outcome.code == 0, outcome.err
-    rows = {row["figure"]: row for row in csv.DictReader(io.StringIO(outcome.out))}
+    rows = ours(outcome.out)
     assert set(read_protocol(PROTOCOLS / f"{name}.toml").figures) == set(rows)
     (case,) = csv.DictReader((out / "scores.csv").open())
     labels = [phantom.fixed_labels, phantom.moving_labels]
@@ -175,11 +181,12 @@ def test_landmarks_end_to_end(
     stand_in_dirlab(data, phantom)
     short = shortened("dirlab_copdgene", tmp_path)
     command = ("evaluate", "protocol", short, "--data", data, "--out-dir", out)
-    outcome = carl(*command, "--weights", weights, "--preprocess", "protocol", "--dry-run")
-    assert outcome.out.strip() == str(out / "pairs.csv")
+    outcome = carl(*command, "--dry-run")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert not out.exists()
     outcome = carl(*command, "--weights", weights)
     assert outcome.code == 0, outcome.err
-    rows = {row["figure"]: row for row in csv.DictReader(io.StringIO(outcome.out))}
+    rows = ours(outcome.out)
     before = np.linalg.norm(phantom.fixed_points - phantom.moving_points, axis=1).mean()
     assert float(rows["tre_before_mean_mm"]["mean"]) == pytest.approx(before, abs=0.01)
     forward = read_transform(next(out.glob("results/*/*xfm.h5")))
@@ -191,12 +198,12 @@ def test_landmarks_end_to_end(
 def test_the_ten_pairs_of_dirlab(phantom: PhantomPair, tmp_path: Path) -> None:
     stand_in_dirlab(tmp_path / "data", phantom)
     protocol = read_protocol(PROTOCOLS / "dirlab_copdgene.toml")
-    table = prepared_table(protocol, tmp_path / "data", tmp_path / "out")
+    table = prepared_table(protocol, tmp_path / "data", tmp_path / "out", as_the_paper=False)
     rows = list(csv.DictReader(table.open()))
     assert [row["id"] for row in rows] == [f"copd{k}" for k in range(1, 11)]
     written = np.loadtxt(rows[9]["moving_points"], delimiter=",", skiprows=1)
     np.testing.assert_allclose(written, phantom.moving_points, atol=0.01)
-    assert rows[0]["fixed"].endswith("copd1/copd1_eBHCT.nii.gz")
+    assert rows[0]["fixed"].endswith("copd1/copd1_iBHCT.nii.gz")
 
 
 def test_what_the_challenge_computes(tmp_path: Path) -> None:
@@ -253,11 +260,9 @@ def test_the_submission_of_a_run(
     )
     assert outcome.code == 0, outcome.err
     found = np.load(out / "submission" / "task_03" / "disp_0021_0003.npz")["arr_0"]
-    grid = read_image(data / "imagesTr" / "AbdomenCTCT_0021_0000.nii.gz").grid
+    grid = read_image(data / "Training/img/img0021.nii.gz").grid
     assert found.shape == (3, *(n // 2 for n in grid.size_xyz))
-    forward = read_transform(
-        next(out.glob("results/*/from-AbdomenCTCT00030000_to-*_mode-image_xfm.h5"))
-    )
+    forward = read_transform(next(out.glob("results/*/from-img0003_to-*_mode-image_xfm.h5")))
     corner = np.array(grid.size_xyz) - 1.0
     point = apply_affine(grid.index_to_lps, corner)
     expected = apply_affine(grid.lps_to_index, forward(point)) - corner
@@ -265,75 +270,108 @@ def test_the_submission_of_a_run(
 
 
 def test_published_figures_stand_beside(tmp_path: Path) -> None:
-    text = (PROTOCOLS / "hcp.toml").read_text() + '\n[published."some method"]\ndice = 0.25\n'
-    (tmp_path / "p.toml").write_text(text)
+    protocol = read_protocol(PROTOCOLS / "hcp.toml")
     summary = [{"figure": "dice", "cases": 3, "mean": 0.5, "low": 0.4, "high": 0.6, "median": 0.5}]
-    rows = {r["figure"]: r for r in beside_published(read_protocol(tmp_path / "p.toml"), summary)}
-    assert (rows["dice"]["mean"], rows["dice"]["some method"]) == (0.5, 0.25)
-    assert rows["hd95_mm"]["cases"] == 0
-    assert np.isnan(rows["hd95_mm"]["some method"])
+    rows = beside_published(protocol, summary)
+    dice = {row["method"]: row["mean"] for row in rows if row["figure"] == "dice"}
+    assert dice == {OURS: 0.5, **{name: told["dice"] for name, told in protocol.published.items()}}
+    assert [row["cases"] for row in rows if row["figure"] == "hd95_mm"] == [0]
+    lines = table_to_paste(protocol, rows).splitlines()
+    assert lines[0] == "| HCP | dice | folded_percent |"
+    assert "| EasyReg | 0.788 | – |" in lines
+    assert f"| {OURS} | 0.5 | – |" in lines
+    assert lines[-1] == f"Published figures: {protocol.published_in}"
 
 
-def test_figures_are_those_of_the_authors_logs() -> None:
-    """(uncbiag/uniGradICON at 9f05090, evaluations/evaluation_results/*/*/aggregate_results.json.)
-    CARL's own are second-hand, and say so: the paper's tables could not be had."""
-    logged = {
-        "hcp": {
-            "SyN (ANTs)": 77.26988,
-            "uniGradICON": 76.20717,
-            "uniGradICON, IO": 78.28689,
-            "CARL, second-hand": 79.6,
-        },
-        "abdomen1k": {"CARL, second-hand": 75.7},
-        "dirlab_copdgene": {"uniGradICON": 2.78970, "uniGradICON, IO": 1.78206},
-    }
-    for path in PROTOCOLS.glob("*.toml"):
-        quoted = read_protocol(path).published
-        known = logged.get(path.stem, {})
-        scale = 1 if path.stem == "dirlab_copdgene" else 100
-        values = {name: scale * next(iter(told.values())) for name, told in quoted.items()}
-        assert values == pytest.approx(known, abs=0.006)
+def test_a_label_that_one_image_lacks_counts_as_the_authors_count_it() -> None:
+    shared = StructureScore(label="1", dice_before=0.2, dice=0.6)
+    scores = Scores(id="a", structures=[shared, StructureScore(label="2")])
+    zero = by_protocol(read_protocol(PROTOCOLS / "hcp.toml"), scores)
+    assert [(s.dice_before, s.dice) for s in zero.structures] == [(0.2, 0.6), (0.0, 0.0)]
+    plain = read_protocol(PROTOCOLS / "dirlab_copdgene.toml")
+    assert by_protocol(plain, scores) == scores
+
+
+FACTS = {  # protocol → the start of its line of facts, the figure, what a point of the paper is
+    "abdomen1k": ("- **Table 1** Abdomen1k Dice / % |J|<0: ", "dice", 0.01),
+    "hcp": ("- HCP Dice / % |J|<0: ", "dice", 0.01),
+    "dirlab_copdgene": ("- DirLab mTRE mm / % |J|<0: ", "tre_mean_mm", 1.0),
+    "ixi_keymorph": ("- **Table 2** IXI Dice: ", "dice", 0.01),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_quoted_figures_are_those_of_the_paper(name: str, paper_facts: str) -> None:
+    """All rivals, both figures, nothing else."""
+    start, figure, unit = FACTS[name]
+    (line,) = [line for line in paper_facts.splitlines() if line.startswith(start)]
+    told = re.findall(r"([^,:]+?) ([\d.]+)(?: / ([\d.e-]+))?(?=[,. ]|$)", line[len(start) - 1 :])
+    expected = {}
+    for method, value, folded in told:
+        figures = {figure: float(value.rstrip(".")) * unit}
+        if folded.strip("-"):
+            figures["folded_percent"] = float(folded.rstrip("."))
+        expected[method.strip().replace("(IO)", " (IO)")] = pytest.approx(figures)
+    expected.pop("(EasyReg", None)
+    assert read_protocol(PROTOCOLS / f"{name}.toml").published == expected
+
+
+def test_figures_of_the_challenge_are_those_of_the_paper(paper_facts: str) -> None:
+    (line,) = [li for li in paper_facts.splitlines() if li.startswith("- L2R AbdomenCTCT")]
+    test, validation = (re.findall(r"([\w+*()-]+) (\d\d)\b", part) for part in line.split(";"))
+    expected = {f"{name}, test set": int(value) / 100 for name, value in test}
+    expected |= {n.replace("(IO)", " (IO)"): int(v) / 100 for n, v in validation}
+    quoted = read_protocol(PROTOCOLS / "learn2reg_abdomenctct.toml").published
+    assert {name: told["dice"] for name, told in quoted.items()} == pytest.approx(expected)
+
+
+def test_the_pairs_of_abdomen1k_are_those_of_appendix_i(paper_facts: str) -> None:
+    """The appendix names the moving case first: so the authors' script draws and logs them."""
+    (line,) = [li for li in paper_facts.splitlines() if "**Appendix I**" in li]
+    listed = read_protocol(PROTOCOLS / "abdomen1k.toml").pairs.listed
+    assert [(moving, fixed) for fixed, moving in listed] == re.findall(r"(\d{5}) (\d{5})", line)
+    draw = Draw(ids="{:05}", numbers=(800, 887), count=30, seed=1)
+    assert drawn_pairs(draw, draw.patterns()) == list(listed)
 
 
 def test_the_draw_is_that_of_the_authors() -> None:
     """Their log lists 100 pairs of 32 subjects: one order of these, and the same draw, give all."""
     listed = read_protocol(PROTOCOLS / "hcp.toml").pairs.listed
-    places = Draw(ids="{}", numbers=(0, 31), count=100, seed=1).pairs([str(k) for k in range(32)])
+    places = drawn_pairs(
+        Draw(ids="{}", numbers=(0, 31), count=100, seed=1), [str(k) for k in range(32)]
+    )
     subject = dict(zip(itertools.chain(*places), itertools.chain(*listed), strict=True))
     assert (len(listed), len(subject), len(set(subject.values()))) == (100, 32, 32)
     assert [(subject[fixed], subject[moving]) for fixed, moving in places] == list(listed)
 
 
 def test_what_is_drawn_from(phantom: PhantomPair, tmp_path: Path) -> None:
-    """Cases of the range that have both files; random.choice of each image, moving first."""
-    protocol = read_protocol(PROTOCOLS / "abdomen1k.toml")
-    for number in (799, 801, 802, 850, 888):
-        for path in (f"images/Case_{number:05}_0000.nii.gz", f"labels/Case_{number:05}.nii.gz"):
+    """Subjects of the range that have both files; random.choice of each image, moving first."""
+    protocol = read_protocol(PROTOCOLS / "ixi_keymorph.toml")
+    for number in (427, 428, 430, 500, 527):
+        for path in (f"T1/IXI{number}-Guys-T1.nii", f"T1_seg/IXI{number}-Guys-T1.nii"):
             (tmp_path / path).parent.mkdir(exist_ok=True)
             (tmp_path / path).touch()
-    (tmp_path / "images/Case_00803_0000.nii.gz").touch()
+    (tmp_path / "T1/IXI431-Guys-T1.nii").touch()
     random.seed(1)
-    names = ["Case_00801", "Case_00802", "Case_00850"]
+    names = [f"IXI{number}-Guys-T1" for number in (428, 430, 500)]
     drawn = [tuple(random.choice(names) for _ in range(2)) for _ in range(30)]
     assert pairs_of(protocol, tmp_path) == [(fixed, moving) for moving, fixed in drawn]
-    rows = list(csv.DictReader(prepared_table(protocol, tmp_path, tmp_path / "out").open()))
-    assert len({row["id"] for row in rows}) == 30
-    assert rows[0]["fixed"].endswith(f"images/{drawn[0][1]}_0000.nii.gz")
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="no case from Case_00800 to Case_00887"):
+    with pytest.raises(InputError, match=r"no case from IXI428\* to IXI526\*"):
         pairs_of(protocol, tmp_path / "none")
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ('ids = "Case_{name}"', "can't be filled"),
-        ('ids = "Case"', "without a place"),
-        ("numbers = [887, 800]", "from 887 to 800"),
+        ('ids = "IXI{name}"', "can't be filled"),
+        ('ids = "IXI"', "without a place"),
+        ("numbers = [526, 428]", "from 526 to 428"),
     ],
 )
 def test_draws_that_are_none(tmp_path: Path, wrong: str, said: str) -> None:
-    good = (PROTOCOLS / "abdomen1k.toml").read_text()
+    good = (PROTOCOLS / "ixi_keymorph.toml").read_text()
     key = wrong.split(" = ")[0]
     pattern = rf"{key} = (\[.*?\]|\".*?\")(?=, )"
     (tmp_path / "p.toml").write_text(re.sub(rf"(?<=[{{ ]){pattern}", wrong, good, count=1))
@@ -342,11 +380,39 @@ def test_draws_that_are_none(tmp_path: Path, wrong: str, said: str) -> None:
 
 
 def test_preprocessing_of_the_paper() -> None:
-    preprocess = read_protocol(PROTOCOLS / "abdomen1k.toml").preprocess
-    assert preprocess is not None
-    rule = preprocess.rule()
-    assert (rule.grid_rule, rule.shape_zyx) == ("stretch", (175, 175, 175))
-    assert (rule.intensity.ct_window, rule.intensity.lower_percentile) == (None, None)
+    rules = {p.stem: read_protocol(p).preprocess.rule() for p in PROTOCOLS.glob("*.toml")}
+    assert {rule.grid_rule for rule in rules.values()} == {"stretch"}
+    assert not any(rule.anti_alias for rule in rules.values())
+    assert rules["hcp"].shape_zyx == (130, 155, 130)
+    assert rules["abdomen1k"].shape_zyx == (175, 175, 175)
+    assert rules["learn2reg_abdomenctct"].crop_uniform == 5
+    assert rules["dirlab_copdgene"].intensity.ct_window == (-1000, 0)
+    for name in ("abdomen1k", "hcp", "ixi_keymorph", "learn2reg_abdomenctct"):
+        rule = rules[name].intensity
+        assert (rule.ct_window, rule.lower_percentile, rule.upper_percentile) == (None, None, 100)
+        assert rule.maximum == (0.9 if name == "hcp" else 1.0)
+
+
+def test_lungs_are_masked_for_the_papers_networks(phantom: PhantomPair, tmp_path: Path) -> None:
+    """Air outside the mask, on the same grid; read as CT, and nothing masks the similarity."""
+    stand_in_dirlab(tmp_path / "data", phantom)
+    protocol = read_protocol(PROTOCOLS / "dirlab_copdgene.toml")
+    table = prepared_table(protocol, tmp_path / "data", tmp_path / "out", as_the_paper=True)
+    row = next(csv.DictReader(table.open()))
+    assert (row["fixed_modality"], row["moving_modality"]) == ("ct", "ct")
+    assert "fixed_mask" not in row
+    seen, inside = read_image(row["fixed"]), phantom.fixed_labels.array > 0
+    assert seen.grid.matches(phantom.fixed.grid)
+    np.testing.assert_allclose(seen.array[inside], phantom.fixed.array[inside], atol=1e-3)
+    assert set(np.unique(seen.array[~inside])) == {-1000}
+
+
+def test_a_protocol_by_its_name() -> None:
+    assert read_protocol(locate_protocol("hcp")).name == "HCP"
+    with pytest.raises(InputError, match="no protocol 'oasis'") as raised:
+        locate_protocol("oasis")
+    assert raised.value.hint is not None
+    assert all(name in raised.value.hint for name in STAND_INS)
 
 
 def test_protocols_that_are_none(tmp_path: Path) -> None:
@@ -372,11 +438,19 @@ def test_data_that_is_not_there(phantom: PhantomPair, tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("fixed,moving\n189450,751348\n")
     assert pairs_of(protocol, tmp_path) == [("189450", "751348")]
     (tmp_path / "labels" / "751348.nii.gz").unlink()
-    with pytest.raises(InputError, match="1 files of the data set are missing"):
-        prepared_table(protocol, tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match=r"1 files of HCP are missing: labels/751348") as raised:
+        prepared_table(protocol, tmp_path, tmp_path / "out", as_the_paper=False)
+    assert raised.value.hint is not None
+    assert "humanconnectome.org" in raised.value.hint
+    pairs = pairs_of(protocol, tmp_path)
+    assert missing_files(protocol, tmp_path, pairs) == ["labels/751348.nii.gz"]
     (tmp_path / "pairs.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no list of pairs"):
         pairs_of(protocol, tmp_path)
+    pair = {"fixed": "./imagesTr/a.nii.gz", "moving": "./imagesTr/b.nii.gz"}
+    (tmp_path / "set.json").write_text(json.dumps({"registration_val": [pair]}))
+    by_json = protocol.model_copy(update={"pairs": Pairs(dataset_json="set.json")})
+    assert pairs_of(by_json, tmp_path) == [("a.nii.gz", "b.nii.gz")]
 
 
 def test_ids_of_cases() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from carl_cli.model.fields import DisplacementMap, Map
 from carl_cli.model.network import ModelConfig, UNetConfig, build_network
 from carl_cli.model.operators import Registrar, TwoStep
-from examples.paper.capture_radius import capture_radius, loss_and_slope
+from examples.paper.capture_radius import capture_radius, half_rise, loss_and_slope
 
 UNET = UNetConfig(down=(4, 6), up=(4, 5))
 CONFIG = ModelConfig(dimension=2, coarse="unet", unet=UNET, coordinates="centres")
@@ -64,3 +64,9 @@ def test_the_radius_ends_where_the_slope_first_points_the_wrong_way(
 ) -> None:
     t = torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0])
     assert capture_radius(t, torch.tensor(slopes)) == expected
+
+
+def test_half_of_the_rise() -> None:
+    t = torch.tensor([10.0, 20.0, 30.0])
+    assert half_rise(t, torch.tensor([0.2, 0.4, 1.0])) == pytest.approx(20 + 10 * 0.2 / 0.6)
+    assert half_rise(t, torch.tensor([1.0, 0.8, 0.2])) == 10.0

@@ -104,9 +104,10 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
 def test_a_cell_is_trained_on_real_maps_and_tested_on_all_sets(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three steps: the maps still do to a map what a warp does, and Dice is what it was."""
+    """Three steps: the maps still do to a map what a warp does, and Dice is what it was. One test
+    map, as it is and upside down."""
     monkeypatch.setattr(retina, "TRAINING", range(21, 24))
-    monkeypatch.setattr(retina, "TEST", range(1, 3))
+    monkeypatch.setattr(retina, "TEST", range(1, 2))
     experiment = Experiment(_tiny(), data_dir / "retina_vessels", tmp_path)
     cell = Cell("displacement", "baseline", 0)
     experiment.run(cell)
@@ -114,7 +115,7 @@ def test_a_cell_is_trained_on_real_maps_and_tested_on_all_sets(
         np.array([experiment.results[n][k] for k in SETS]) for n in ("before", cell.name)
     )
     assert after.shape == (3, 2)
-    assert before[0].min() > 0.1 > before[1:].max()  # only the baseline overlaps at all
+    assert before[0].min() > 1.5 * before[1:].max()  # the baseline overlaps already
     np.testing.assert_allclose(after, before, atol=0.1)  # three steps from the identity
     report(experiment.results, tmp_path)
     row = (tmp_path / "table.md").read_text().splitlines()[-1]
@@ -125,16 +126,15 @@ def test_a_cell_is_trained_on_real_maps_and_tested_on_all_sets(
 def test_every_cell_of_the_figure_is_run_and_found_again() -> None:
     names = [cell.name for cell in cells(_config(seeds=[0, 1]))]
     assert len(names) == len(set(names)) == 3 * 3 * 2
-    assert sum("baseline" in name for name in names[:6]) == 6
-    assert len({name.rpartition("-")[0] for name in names[:12]}) == 9
+    assert len({name.rpartition("-")[0] for name in names[:9]}) == 9
     results = {name: {kind: [k / 10] for kind in SETS} for k, name in enumerate(names)}
     found = gathered(results)
     assert len(found) == 27
-    assert found["attention", "scale shift", "shift"] == [[1.0], [1.6]]
+    assert found["attention", "scale shift", "shift"] == [[0.7], [1.6]]
 
 
 @pytest.mark.parametrize("name", ["retina.toml", "retina-quick.toml", "retina-full.toml"])
 def test_the_configs_are_whole_and_pixels_divide(name: str) -> None:
     config = RetinaConfig.model_validate(tomllib.loads((FOLDER / name).read_text()))
-    assert set(config.networks) == {"CARL", "attention", "displacement"}
+    assert set(config.networks) == {"CARL", "attention", "displacement", "single"}
     assert all(n % (4 * config.reduction) == 0 for n in CANVAS_YX)

@@ -81,7 +81,7 @@ def test_the_loss_is_what_the_options_say(
     options = InstanceOptions(0, 1e-3, "lncc", sigma, weight, "all", seed=7)
     (found,) = optimise(network, pair, options, align_corners=False)[2]
     with torch.no_grad():
-        ahead, back = network.both(pair.fixed, pair.moving)
+        ahead, back = network.both_directions(pair.fixed, pair.moving)
         expected = 0.0
         for image, other, phi, mask in (
             (pair.fixed, pair.moving, ahead, pair.fixed_mask),

@@ -56,7 +56,7 @@ def _expected_terms(config: TrainConfig, pair: Pair) -> dict[str, float]:
     torch.manual_seed(0)
     network = build_network(config.model).train()
     loss, align = config.stages[0].loss, config.model.align_corners
-    ahead, back = network.both(pair.fixed, pair.moving)
+    ahead, back = network.both_directions(pair.fixed, pair.moving)
     shape = pair.fixed.shape[2:]
     phi, phi_back = ahead.on_grid(shape), back.on_grid(shape)
     alike = []
@@ -100,7 +100,9 @@ def test_dice_is_the_mean_of_both_directions(make_config: Callable[..., TrainCon
     network = build_network(config.model).train()
     align, fixed, moving = config.model.align_corners, pair.fixed_labels, pair.moving_labels
     labels = common_labels(Chance(0), fixed, moving, 1000)
-    maps = [m.on_grid(pair.fixed.shape[2:]) for m in network.both(pair.fixed, pair.moving)]
+    maps = [
+        m.on_grid(pair.fixed.shape[2:]) for m in network.both_directions(pair.fixed, pair.moving)
+    ]
     ahead = float(soft_dice(fixed, moving, maps[0], pair.fixed_visible, labels, align))
     back = float(soft_dice(moving, fixed, maps[1], pair.moving_visible, labels, align))
     assert abs(ahead - back) > 1e-4

@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from carl_cli.weights.folder import Weights
     from carl_cli.workflows.request import RunSettings
 
+PAPER = {
+    "steps": 50,
+    "learning_rate": 2e-5,
+    "regularisation": 1.5,
+    "gradicon_stride": 1,
+    "scope": "all",
+    "patience": 0,
+}
+"""Instance optimisation of the paper (Eq. 18, Sec. 6); metric and sigma are those that the
+weights were trained with."""
+
 
 @dataclass(frozen=True)
 class MethodArguments:
@@ -148,8 +159,12 @@ def _check_instance(instance: InstanceArguments, start: StartOptions) -> None:
 def _instance(weights: Weights, chosen: Mapping[str, Any], seed: int) -> InstanceOptions:
     from carl_cli.registration.instance import InstanceOptions
 
-    options = InstanceOptions(**{**asdict(weights.config.instance), **chosen}, seed=seed)
+    preset = PAPER if chosen.get("preset") == "paper" else {}
+    advised = asdict(weights.config.instance)
+    options = InstanceOptions(**{**advised, **preset, **chosen}, seed=seed)
     _check_scope(chosen, options.scope)
+    if options.metric == "mind" and "sigma" in chosen:
+        raise UsageError("--io-sigma was given, and the metric mind has no window of that kind")
     return options
 
 
