@@ -105,7 +105,8 @@ def run(
         typer.Option(
             "--max-voxels",
             min=4096,
-            help="Of the grid to train on; a small one is quick. Default: the weights' own.",
+            help="Of the grid to train and measure on; what is gained on a small one may be lost "
+            "on the weights' own, the default.",
             rich_help_panel=FURTHER,
         ),
     ] = None,
@@ -141,6 +142,10 @@ def run(
         max_voxels=max_voxels,
         modality=modality,
     )
+    if max_voxels is not None:
+        console.LOGGER.warning(
+            "measured on %d voxels; try the weights on their own grid", max_voxels
+        )
     _run(further.config(folder.name), folder, resume, max_seconds, count)
     if os.environ.get("RANK", "0") == "0":  # of several processes one writes
         _export(folder, folder / "weights", None, False)

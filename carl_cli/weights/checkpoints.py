@@ -63,7 +63,7 @@ _CARL = Family(
     intensity=IntensityRule(
         ct_window=None, lower_percentile=None, upper_percentile=100, percentiles_of="image"
     ),
-    instance=_FIT.model_copy(update={"sigma": 4, "gradicon_stride": 1}),
+    instance=replace(_FIT, sigma=4, gradicon_stride=1),
 )
 # https://github.com/uncbiag/uniGradICON, src/unigradicon/__init__.py: one network, one way to
 # prepare images. multiGradICON was trained with the squared LNCC; their command line fits it
@@ -189,7 +189,7 @@ def _config(
 def _instance(family: str, model: ModelConfig) -> InstanceDefaults:
     sparse = any(model in _stages(trained) for trained in _SPARSE)
     found = FAMILIES[family].instance
-    return found.model_copy(update={"gradicon_stride": 2}) if sparse else found
+    return replace(found, gradicon_stride=2) if sparse else found
 
 
 def _card(config: WeightsConfig, network: Registrar) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from carl_cli.model.fields import ComposedMap, DisplacementMap, identity, sample
 from carl_cli.model.network import attention_of, build_network
 from carl_cli.model.regularity import diffusion, gradicon
-from carl_cli.model.similarity import local_correlation
+from carl_cli.model.similarity import lncc, local_correlation
 from carl_cli.training import losses as losses_module
 from carl_cli.training import objective as objective_module
 from carl_cli.training.config import TrainConfig, model_at
@@ -194,3 +194,26 @@ def still_pair(fixed: Tensor | None = None, moving: Tensor | None = None) -> Pai
     phi = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
     seen = ones > 0
     return Pair(fixed, moving, ones, ones, seen, seen, "same", True, phi, seen)
+
+
+@pytest.mark.parametrize("regulariser", ["diffusion", "gradicon"])
+def test_the_loss_is_the_sum_of_the_paper(
+    regulariser: str, make_config: Callable[..., TrainConfig]
+) -> None:
+    """Eq. 17 (averaged over both orders of the pair) and 18, term by term."""
+    loss = {"similarity": 1.0, "sigma": 4, "regularity": 1.5, "regulariser": regulariser}
+    config = make_config([{"loss": loss}])
+    torch.manual_seed(0)
+    network = build_network(config.model)
+    pair, shape = still_pair(), (16, 16, 16)
+    with torch.no_grad():
+        found, _ = Objective(network, config.stages[0], config.model)([pair], Chance(0))
+        there, back = network(pair.fixed, pair.moving), network(pair.moving, pair.fixed)
+        phi, phi_back = there.on_grid(shape), back.on_grid(shape)
+        alike = lncc(pair.fixed, sample(pair.moving, phi, False), sigma=4)
+        alike = alike + lncc(pair.moving, sample(pair.fixed, phi_back, False), sigma=4)
+        grid = identity(shape, False)
+        regular = (diffusion(phi, grid) + diffusion(phi_back, grid)) / 2
+        if regulariser == "gradicon":
+            regular = gradicon(there, back, shape, False, Chance(0).host_generator)
+    assert float(found) == pytest.approx(float(alike + 1.5 * regular), rel=1e-5)
