@@ -120,6 +120,8 @@ def _check_others(lines: list[str], points: Container[int], name: str) -> None:
             raise InputError(f"{name}: line {k + 1} is no point")
     announced = lines[1].strip() if counted and len(lines) > 1 else ""
     found = sum(k in points for k in range(len(lines)))
+    if announced and not announced.isascii():
+        raise InputError(f"{name}: line 2 is no number of points")
     if re.fullmatch(r"[0-9]+", announced) and announced.lstrip("0") != str(found or ""):
         raise InputError(f"{name}: {announced} points were announced, {found} are there")
 
