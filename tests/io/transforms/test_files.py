@@ -321,7 +321,7 @@ def test_an_image_is_no_field(tmp_path: Path, grid: Grid) -> None:
     with pytest.raises(InputError, match="an image, not a transform"):
         read_transform(tmp_path / "i.nii.gz")
     sitk.WriteImage(sitk.Image(5, 5, 5, sitk.sitkFloat32), str(tmp_path / "i.mha"))
-    with pytest.raises(InputError, match=r"1 component\(s\) per voxel"):
+    with pytest.raises(InputError, match="an image, not a transform"):
         read_transform(tmp_path / "i.mha")
 
 

@@ -185,7 +185,7 @@ def test_a_landmark_in_the_image_is_where_the_points_say(case: Case) -> None:
 def test_a_greedy_affine_is_not_guessed(case: Case) -> None:
     with pytest.raises(InputError) as refused:
         read_transform(case.greedy_affine)
-    assert "--from greedy" in refused.value.hint
+    assert "greedy:affine.mat" in refused.value.hint
     with pytest.raises(InputError, match="not the 4x4 text"):
         read_transform(case.ants_chain[1], "greedy")
 
