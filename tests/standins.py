@@ -7,8 +7,10 @@ kinds of geometry as the real files.
 
 from __future__ import annotations
 
+import locale
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +25,6 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 from carl_cli.geometry import Grid
-from carl_cli.io.images.dicom_write import _locale_kept
 from carl_cli.io.images.files import Image, to_sitk
 from tests.conftest import make_grid, rotation
 
@@ -41,6 +42,16 @@ ORIENTATIONS = ("AIL", "ASL", "IPL", "LIA", "PIL", "PSL", "RPI", "SLA")
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 OBLIQUE = rotation((8, -12, 20))
 STUDY = "1.2.826.0.1.3680043.8.498.77"
+
+
+@contextmanager
+def locale_kept() -> Iterator[None]:
+    """GDCM leaves the process in the C locale."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def build(folder: Path) -> Path:
@@ -178,7 +189,7 @@ def _compress(path: Path) -> None:
     writer.SetFileName(str(path))
     writer.UseCompressionOn()
     writer.SetCompressor("JPEG2000")
-    with _locale_kept():
+    with locale_kept():
         writer.Execute(reader)
 
 

@@ -196,7 +196,7 @@ def compare(
 
 def _check_figure(figure: Path | None, overwrite: bool) -> None:
     """Raises UsageError for another suffix, OutputError for a path that can't be written."""
-    from carl_cli.cli.outputs import check_outputs
+    from carl_cli.cli.options.shared import check_outputs
 
     if figure is not None and figure.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"{figure}: a figure is .png, .svg or .pdf", "change the suffix")

@@ -22,7 +22,7 @@ import pydicom
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from carl_cli.cli import outputs
+from carl_cli.cli.options import shared as outputs
 from carl_cli.io.images.files import write_image
 from tests.cli.conftest import Carl, carl  # noqa: F401 (a fixture)
 from tests.cli.weights_folder import untrained_weights
