@@ -26,6 +26,7 @@ from carl_cli.model.network import attention_of, coarse_images
 from carl_cli.preprocessing.pair import PreparedPair
 from carl_cli.preprocessing.rule import PreprocessRule
 from carl_cli.progress import Progress, silent
+from carl_cli.registration.diffeomorphic import intensities
 from carl_cli.transforms import AffineTransform, from_homogeneous, identity
 from carl_cli.transforms.fitting import fit_points
 from carl_cli.weights.folder import Weights
@@ -94,11 +95,17 @@ class MatchScorer:
         self.pair = pair
         self.moving = Image(pair.moving.array, pair.moving.grid)
         coarse = self._coarse(pair.fixed.array)
-        self.shape = tuple(coarse.shape[2:])
-        self.rows = _spread(torch.nonzero(coarse.flatten() > FOREGROUND).flatten(), QUERIES)
+        seen = intensities(coarse, self.per_feature)
+        self.shape = tuple(seen.shape[2:])
+        self.rows = _spread(torch.nonzero(seen.flatten() > FOREGROUND).flatten(), QUERIES)
         inner = [slice(PADDING, -PADDING)] * len(self.shape)
         features = self._features(coarse)[0][(slice(None), *inner)]
         self.queries = attention.sharpness * features.flatten(1).T[self.rows]
+
+    @property
+    def per_feature(self) -> int:
+        """Voxels of Ξ's images along each axis of one voxel of its features."""
+        return self.attention.padding // self.attention.margin
 
     @cached_property
     def centres_mm(self) -> tuple[Floats, Floats]:
@@ -145,7 +152,8 @@ class MatchScorer:
 
     def _features(self, coarse: Tensor) -> Tensor:
         """(1, C, *(shape + 2 PADDING))."""
-        features: Tensor = self.attention.encoder(pad(coarse, [PADDING] * 2 * (coarse.dim() - 2)))
+        voxels = PADDING * self.per_feature
+        features: Tensor = self.attention.encoder(pad(coarse, [voxels] * 2 * (coarse.dim() - 2)))
         return features
 
 

@@ -45,13 +45,6 @@ class InstanceChoices:
     most on the network grid, up to four times that below, each smoothed by `smoothing` voxels.
     """
 
-    preset: Annotated[
-        Preset,
-        Field(
-            serialization_alias="io_preset",
-            description="paper: all of the network, 50 steps of 2e-5; weights: as they advise.",
-        ),
-    ] = "weights"
     steps: Annotated[
         int, Field(ge=0, serialization_alias="io_steps", description="Largest number of steps.")
     ] = 50
@@ -67,14 +60,6 @@ class InstanceChoices:
             "looks at the pair.",
         ),
     ] = "lncc"
-    sigma: Annotated[
-        int,
-        Field(
-            ge=1,
-            serialization_alias="io_sigma",
-            description="Window of lncc and lncc2, in voxels.",
-        ),
-    ] = 5
     regularisation: Annotated[
         float,
         Field(
@@ -97,6 +82,21 @@ class InstanceChoices:
             "or the displacement field alone.",
         ),
     ] = "all"
+    sigma: Annotated[
+        int,
+        Field(
+            ge=1,
+            serialization_alias="io_sigma",
+            description="Window of lncc and lncc2, in voxels.",
+        ),
+    ] = 5
+    preset: Annotated[
+        Preset,
+        Field(
+            serialization_alias="io_preset",
+            description="paper: all of the network, 50 steps of 2e-5; weights: as they advise.",
+        ),
+    ] = "weights"
 
 
 UNUSED = {

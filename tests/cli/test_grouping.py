@@ -50,7 +50,7 @@ def test_each_group_gets_its_own() -> None:
     assert (table.pairs, folder.out_dir) == (Path("pairs.csv"), Path("out"))
     assert (folder.warped, folder.jacobian, cluster.requeue) == (False, True, False)
     assert (schedule.workers, method.network.weights) == (2, "folder with space")
-    assert method.images.fixed_mask == Path("mask.nii.gz")
+    assert method.files.values["fixed_mask"] == Path("mask.nii.gz")
     assert cluster.sbatch == ["account=lab", "exclusive"]
     assert method.images.window == (-1000.0, 400.0)
     assert method.files.values["time_index"] == 0

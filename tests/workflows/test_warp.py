@@ -425,7 +425,7 @@ def test_refusals_leave_nothing_behind(files: dict[str, Path], tmp_path: Path) -
         (UsageError, "no voxel type 'half'", ("-u", "half")),
         (UsageError, "no input image type 'tensor'", ("-e", "tensor")),
         (UsageError, "is not a list of numbers", ("--spacing", "fine")),
-        (UsageError, "positive numbers were expected", ("--spacing", "0")),
+        (UsageError, "--spacing 0", ("--spacing", "0")),
         (UsageError, "whole numbers", ("--size", "2.5")),
         (InputError, "no such file", ("-t", tmp_path / "none.mat")),
     ):
