@@ -222,7 +222,7 @@ def _kibibytes(text: str, name: str) -> int:
 def _first_number(text: str) -> int:
     """The (first) number of "4" or "4,2"; 0 for anything else ("max", "-1", "")."""
     first = text.split(",")[0].strip()
-    return int(first) if re.fullmatch(r"[0-9]{1,9}", first) else 0
+    return int(first) if re.fullmatch(r"[0-9]{1,20}", first) else 0
 
 
 def _text(path: Path) -> str:

@@ -54,7 +54,7 @@ def test_nothing_else_is_packed(wheel: zipfile.ZipFile) -> None:
 def test_metadata(wheel: zipfile.ZipFile) -> None:
     (folder,) = {n.split("/")[0] for n in wheel.namelist() if ".dist-info/" in n}
     entry_points = wheel.read(f"{folder}/entry_points.txt").decode()
-    assert "carl = carl_cli.cli.app:main" in entry_points
+    assert "carl = carl_cli.cli.entry:main" in entry_points
     metadata = wheel.read(f"{folder}/METADATA").decode().splitlines()
     assert "License-Expression: Apache-2.0" in metadata
     assert [line for line in metadata if line.startswith("Requires-Python")] == [

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from carl_cli.io.transforms import split_program
 from carl_cli.preprocessing.options import option_group
 from carl_cli.weights.options import Seed
+from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM
 
 if TYPE_CHECKING:
     from carl_cli.registration.register import RegistrationOptions
@@ -98,8 +99,11 @@ def _known_spacing(text: str) -> str:
             spacing_mm = float(text)
         except ValueError:
             spacing_mm = math.nan
-        if not 0 < spacing_mm < math.inf:
-            raise ValueError(f"native, network or millimetres above 0 expected, found {text}")
+        if not FINEST_MM <= spacing_mm <= COARSEST_MM:
+            raise ValueError(
+                f"native, network or {FINEST_MM:g} to {COARSEST_MM:g} millimetres expected, "
+                f"found {text}"
+            )
     return text
 
 

@@ -78,7 +78,9 @@ def test_the_loss_is_what_the_options_say(
 ) -> None:
     """Both directions, each in its own mask and in windows of σ voxels, and λ times GradICON."""
     pair = _masked(pair)
-    options = InstanceOptions(0, 1e-3, "lncc", sigma, weight, "all", seed=7)
+    options = InstanceOptions(
+        0, 1e-3, "lncc", regularisation=weight, scope="all", sigma=sigma, seed=7
+    )
     (found,) = optimise(network, pair, options, align_corners=False)[2]
     with torch.no_grad():
         ahead, back = network.both_directions(pair.fixed, pair.moving)

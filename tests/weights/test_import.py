@@ -73,6 +73,7 @@ def test_gradicon_with_its_preprocessing_and_citation(
         "lower_percentile": 0.0,
         "upper_percentile": 99.0,
         "percentiles_of": "image",
+        "maximum": 1.0,
     }
     fit = {"steps": 50, "learning_rate": 2e-5, "metric": "lncc", "sigma": 5}
     assert config["instance"].items() >= {**fit, "regularisation": 1.5, "scope": "all"}.items()

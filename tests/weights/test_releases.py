@@ -161,7 +161,7 @@ def test_a_release_that_can_not_be_kept(
 ) -> None:
     file = drawn_file("carl2d", parity_dir, tmp_path)
     monkeypatch.setattr(_Site, "content", file.read_bytes())
-    model = checkpoints.FAMILIES["carl"].models[2]
+    model = next(m for m in checkpoints.FAMILIES["carl"].models if m.dimension == 2)
     family = replace(checkpoints.FAMILIES["carl"], models=(model,), shape_zyx=(96, 80))
     monkeypatch.setitem(checkpoints.FAMILIES, "carl", family)
     (tmp_path / "taken").write_text("no folder")
