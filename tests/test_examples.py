@@ -44,10 +44,10 @@ def test_training_configs_are_sound(path: Path) -> None:
     assert load_config(path).name == path.stem
 
 
-def test_the_displacement_network_is_of_the_size_of_the_default_one() -> None:
+def test_the_displacement_network_is_no_smaller_than_the_default_one() -> None:
     """What stands beside carl-base must not fail for want of parameters."""
     default = read_config(EXAMPLES.parent / "weights" / "carl-base").model
     other = load_config(EXAMPLES / "training" / "displacement.toml").model
     ours, theirs = (sum(p.numel() for p in build_network(m).parameters()) for m in (default, other))
-    assert 1 <= theirs / ours < 1.2
+    assert theirs >= ours
     assert attention_of(build_network(other)) is None

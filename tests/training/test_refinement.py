@@ -20,8 +20,6 @@ from carl_cli.training.refining import KeptPairs, RefinementObjective, View, cut
 from carl_cli.training.run_folder import load_state
 from carl_cli.training.start import averaged, example_configs, parts
 from carl_cli.training.synthesis.chance import Chance
-from carl_cli.weights.folder import read_config
-from carl_cli.weights.locate import embedded_folder
 from tests.training.conftest import EASY, TINY_MODEL
 from tests.training.test_loop import records, same_bits
 
@@ -143,8 +141,3 @@ def test_new_pairs_come_now_and_then() -> None:
     assert counts[0] == 1
     assert set(gains) == {0, 1}
     assert [counts[k] for k in (3, 4, 196, 203, 204, 216)] == [1, 2, 50, 50, 51, 52]
-
-
-def test_the_example_is_carl_base() -> None:
-    """Its Ξ, Λ and Ψ are those of the weights that it is to be trained for."""
-    assert load_config(EXAMPLE).model == read_config(embedded_folder("carl-base")).model

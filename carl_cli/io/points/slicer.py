@@ -56,7 +56,7 @@ def _row(cells: list[str]) -> str:
 def _frame(value: str, name: str) -> Frame:
     if value not in FRAMES:
         raise InputError(
-            f"{name}: coordinate system {value!r}, LPS or RAS was expected",
+            f"{name}: its coordinate system is neither LPS nor RAS",
             "save the markups in LPS or RAS",
         )
     return FRAMES[value]
