@@ -175,10 +175,11 @@ def _parse_file(path: Path) -> DicomFile | None:
     if not rows or not columns:
         return None
     try:
-        frames = _frames(path, elements)
+        count = _frame_count(elements)
+        _check_claim(path, elements, rows * columns * count)  # before so many frames are made
+        frames = _frames(path, elements, count)
     except ValueError:
         raise InputError(f"{path}: a damaged DICOM header", "get the file again") from None
-    _check_claim(path, elements, rows * columns * len(frames))
     modality = header.text(elements, header.MODALITY)
     series, frame_uid = (
         header.text(elements, t) for t in (header.SERIES, header.FRAME_OF_REFERENCE)
@@ -186,10 +187,14 @@ def _parse_file(path: Path) -> DicomFile | None:
     return DicomFile(path, series, frame_uid, modality, (len(frames), rows, columns), frames)
 
 
-def _frames(path: Path, elements: Dataset) -> tuple[Frame, ...]:
+def _frame_count(elements: Dataset) -> int:
     count = int((header.numbers(elements, header.FRAMES) or (1,))[0])
     if count < 1:
         raise ValueError("no frames")
+    return count
+
+
+def _frames(path: Path, elements: Dataset, count: int) -> tuple[Frame, ...]:
     groups = header.items(elements, header.FRAME_GROUPS)
     shared = header.nested(elements, header.SHARED_GROUPS)
     at_last = [elements] if count == 1 or not groups else []

@@ -9,6 +9,7 @@ unknown type) is refused here, as GDCM would be led astray by it.
 from __future__ import annotations
 
 import struct
+import zlib
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ PIXEL_MEASURES = 0x00289110
 VALUE_TRANSFORMATION = 0x00289145
 IMPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"
 UNDEFINED = 0xFFFFFFFF
+LEAST_INFLATED, MOST_INFLATED = 2**26, 100
+"""Bytes, and times the file: what deflated elements may unpack to."""
 KEPT_BYTES = 2**20
 """Longer elements, pixels above all, stay in the file until they are asked for."""
 
@@ -62,6 +65,8 @@ def read_elements(path: Path) -> Dataset:
     try:
         if start[128:] != b"DICM" and start[:1] not in (b"\x02", b"\x08"):
             raise ValueError("it begins with no DICOM element")
+        if start[128:] == b"DICM":
+            check_inflation(path)
         data = pydicom.dcmread(path, defer_size=KEPT_BYTES, force=True)
         _check_elements(data, path.stat().st_size)
     except OSError:
@@ -70,6 +75,21 @@ def read_elements(path: Path) -> Dataset:
         why = str(error) if type(error) is ValueError else type(error).__name__
         raise InputError(f"{path}: a damaged DICOM file ({why})", "get the file again") from None
     return data
+
+
+def check_inflation(path: Path) -> None:
+    """ValueError for deflated elements that unpack to far more than an image holds: pydicom would
+    unpack them all before anything in them can be looked at."""
+    from pydicom.filereader import read_file_meta_info
+
+    meta = read_file_meta_info(path)
+    if str(meta.get("TransferSyntaxUID", "")) != DEFLATED:
+        return
+    packed = path.read_bytes()[132 + 12 + int(meta.FileMetaInformationGroupLength) :]
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacker.decompress(packed, max(LEAST_INFLATED, MOST_INFLATED * len(packed)))
+    if unpacker.unconsumed_tail:
+        raise ValueError("it unpacks to far more than an image holds")
 
 
 def _check_elements(data: Dataset, size: int) -> None:

@@ -17,6 +17,7 @@ from carl_cli import __version__
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Array, Grid
 from carl_cli.io.images.dicom import frame_of_reference, source_header
+from carl_cli.io.images.dicom_header import check_inflation
 from carl_cli.io.images.dicom_write import IDENTITY, NO_IDENTITY, new_uid
 from carl_cli.io.transforms.programs import product
 from carl_cli.io.transforms.sitk import covering
@@ -43,6 +44,7 @@ def is_registration(path: Path) -> bool:
     if path.suffix.lower() != ".dcm" or not path.is_file():
         return False
     try:
+        check_inflation(path)
         data = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
     except Exception:  # whatever is wrong with it, the reader of images will say so
         return False
