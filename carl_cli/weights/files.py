@@ -17,6 +17,7 @@ CARD = "README.md"
 
 def digest_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file. Raises WeightsError if it can't be read."""
+    _check_regular(path)
     try:
         return sha256_of(path)
     except OSError as error:
