@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from carl_cli.errors import InputError
-from carl_cli.evaluation.protocol import Protocol
 from carl_cli.evaluation.scores import Row, Scores, row_of
 from carl_cli.evaluation.statistics import LEVEL, holm, interval, paired
 from carl_cli.io.atomic import atomic_path
@@ -97,21 +96,6 @@ def _compared(
 def _names(table: Table) -> list[str]:
     """Columns of numbers."""
     return [k for k in table[0] if k not in ("id", "error")] if table else []
-
-
-def beside_published(
-    protocol: Protocol, summary: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The figures that the protocol asks for: ours, then one column a published method."""
-    ours = {row["figure"]: row for row in summary}
-    rows = []
-    for figure in protocol.figures:
-        known = ours.get(figure, {"cases": 0, "mean": np.nan, "low": np.nan, "high": np.nan})
-        told = {name: values.get(figure, np.nan) for name, values in protocol.published.items()}
-        rows.append(
-            {"figure": figure, **{k: known[k] for k in ("cases", "mean", "low", "high")}, **told}
-        )
-    return rows
 
 
 def read_case_table(path: Path) -> Table:
