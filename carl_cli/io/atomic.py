@@ -56,11 +56,13 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
 
 def _put(temporary: Path, path: Path) -> None:
     """Rename to a name that nobody has. Links are refused where a name is taken, renames are not;
-    file systems without links leave a moment between the look and the renaming."""
+    file systems without links leave a moment between the look and the renaming. A network file
+    system that asks its server twice is told that the name is taken, by the link that it made."""
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise _taken(path) from None
+        if not path.samefile(temporary):
+            raise _taken(path) from None
     except OSError:
         if path.exists():
             raise _taken(path) from None

@@ -17,7 +17,7 @@ CARD = "README.md"
 
 def digest_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file. Raises WeightsError if it can't be read."""
-    _check_regular(path)
+    check_regular(path)
     try:
         return sha256_of(path)
     except OSError as error:
@@ -25,8 +25,9 @@ def digest_of(path: Path) -> str:
         raise WeightsError(f"{path}: {error.strerror}", hint) from error
 
 
-def _check_regular(path: Path) -> None:
-    """A pipe would be waited for; what is absent is told of where it is opened."""
+def check_regular(path: Path) -> None:
+    """A pipe would be waited for; what is absent is told of where it is opened. Raises
+    WeightsError."""
     if path.exists() and not path.is_file():
         raise WeightsError(f"{path} is not a file")
 
@@ -34,7 +35,7 @@ def _check_regular(path: Path) -> None:
 def stored_config(folder: Path) -> dict[str, Any]:
     """config.json as it stands there, unchecked. Raises WeightsError if it is no JSON object."""
     path = folder / CONFIG
-    _check_regular(path)
+    check_regular(path)
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:

@@ -21,7 +21,7 @@ from carl_cli.model.operators import Registrar
 from carl_cli.model.similarity import VARIANCE_FLOOR
 from carl_cli.preprocessing.options import option_group
 from carl_cli.preprocessing.pair import PreprocessRule
-from carl_cli.weights.files import CARD, CONFIG, MODEL, check_files, digest_of
+from carl_cli.weights.files import CARD, CONFIG, MODEL, check_files, check_regular, digest_of
 from carl_cli.weights.options import InstanceChoices
 from carl_cli.weights.selftest import figures
 
@@ -114,6 +114,7 @@ def _built(model: ModelConfig, folder: Path) -> Registrar:
 def read_config(folder: Path) -> WeightsConfig:
     """Raises WeightsError naming the first field that is wrong."""
     path = folder / CONFIG
+    check_regular(path)
     try:
         return WeightsConfig.model_validate_json(path.read_bytes())
     except OSError as error:

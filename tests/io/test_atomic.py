@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,24 @@ def test_a_full_disk_is_an_error_and_leaves_no_file(tmp_path: Path, suffix: str,
     assert run.returncode == (0 if fits else 7), run.stderr
     assert [p.name for p in tmp_path.iterdir()] == ([target.name] if fits else [])
     assert fits or f"error: {target}" in run.stderr
+
+
+def test_a_link_whose_answer_was_lost_is_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may ask its server twice: the name is taken, by the link itself."""
+    link = os.link
+
+    def asked_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", asked_twice)
+    with atomic_path(tmp_path / "new.txt", replace=False) as temporary:
+        temporary.write_text("ours")
+    assert (tmp_path / "new.txt").read_text() == "ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["new.txt"]
+    with pytest.raises(OutputError, match="exists already"):
+        with atomic_path(tmp_path / "new.txt", replace=False) as temporary:
+            temporary.write_text("another's")
+    assert (tmp_path / "new.txt").read_text() == "ours"
