@@ -104,7 +104,7 @@ def test_a_link_whose_answer_was_lost_is_no_other_file(
         temporary.write_text("ours")
     assert (tmp_path / "new.txt").read_text() == "ours"
     assert [path.name for path in tmp_path.iterdir()] == ["new.txt"]
-    with pytest.raises(OutputError, match="exists already"):
-        with atomic_path(tmp_path / "new.txt", replace=False) as temporary:
-            temporary.write_text("another's")
+    refused = pytest.raises(OutputError, match="exists already")
+    with refused, atomic_path(tmp_path / "new.txt", replace=False) as temporary:
+        temporary.write_text("another's")
     assert (tmp_path / "new.txt").read_text() == "ours"
