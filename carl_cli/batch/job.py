@@ -64,9 +64,10 @@ def fingerprint(job: Job, weights: Weights) -> str:
     Neither the folder of the outputs nor the device enters: a batch may be moved and go on
     elsewhere. A file that can't be read counts as such, so the case is new once it can be.
     """
+    strict = ["strict"] if job.inputs.strict else []  # what it refuses counts as new without it
     content = {
         "inputs": {role: _hash(path) for role, path in job.inputs.paths().items()},
-        "volume": [job.inputs.series_uid, job.inputs.time_index],
+        "volume": [job.inputs.series_uid, job.inputs.time_index, *strict],
         "options": asdict(job.options),
         "writing": [job.settings.field_spacing, job.settings.precision, job.settings.seed],
         "outputs": {role: path.name for role, path in sorted(job.outputs.paths().items())},

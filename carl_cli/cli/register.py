@@ -37,7 +37,7 @@ def register(
     wanted = _wanted(outputs, existing)
     from carl_cli.workflows.register import check_case, run_case
 
-    inputs = replace(method.inputs(fixed, moving), strict=method.run.strict)
+    inputs = method.inputs(fixed, moving)
     console.LOGGER.info("resampling %s onto %s", moving, fixed)
     weights = method.load(method.network.device)
     options = method.options(weights, bool(wanted.match_spread or wanted.report))

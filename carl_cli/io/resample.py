@@ -39,7 +39,6 @@ WITH_NUMBERS = re.compile(r"(gaussian|multilabel)\[([-+.\dex]+)(?:,([-+.\de]+))?
 ALIASES = {"nearestneighbor": "nearest", "genericlabel[linear]": "genericlabel"}
 KERNEL_VOXELS, KERNEL_CUT = 255, 1e-3
 MOST_LABELS = 2**16
-FEW_VALUES, LIKE_THEIR_NEIGHBOURS = 512, 0.5
 
 
 def interpolator_name(name: str) -> str:
@@ -124,18 +123,6 @@ def smooth(image: Image, sigma_mm: tuple[float, ...]) -> Image:
     variance = [sigma**2 for sigma in sigma_mm]
     result = sitk.DiscreteGaussian(real, variance, KERNEL_VOXELS, KERNEL_CUT, True)
     return Image(sitk.GetArrayFromImage(result), image.grid, source=image.source)
-
-
-def looks_like_labels(image: Image) -> bool:
-    """Integers of few values, most of them (but for zeros) like their neighbour along x."""
-    array = image.array
-    if array.dtype.kind not in "iub" or image.channels > 1 or array.shape[-1] < 2:
-        return False
-    left, right = array[..., :-1], array[..., 1:]
-    pairs = (left != 0) | (right != 0)
-    alike = np.count_nonzero((left == right) & pairs)
-    mostly = alike > LIKE_THEIR_NEIGHBOURS * np.count_nonzero(pairs)
-    return bool(mostly and len(np.unique(array)) <= FEW_VALUES)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.dicom import frame_of_reference, is_dicom, source_header
 from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
-from carl_cli.io.resample import interpolator_name, is_for_labels, looks_like_labels, resample
+from carl_cli.io.images.image import looks_like_labels
+from carl_cli.io.resample import interpolator_name, is_for_labels, resample
 from carl_cli.io.transforms.chain import is_identity, parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering

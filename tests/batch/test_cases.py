@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -212,3 +213,21 @@ def test_a_dry_run_checks_and_writes_nothing(study: Study) -> None:
 def test_usage_errors(study: Study, options: tuple[object, ...]) -> None:
     assert study.batch(study.pairs(1), study.folder / "out", *options).code == 2
     assert not (study.folder / "out").exists()
+
+
+def test_strict_refuses_a_sheared_image(study: Study) -> None:
+    """It is resampled with a warning otherwise; a case that was finished so is done again."""
+    tilted = nibabel.load(study.folder / "b.nii.gz")
+    affine = tilted.affine.copy()
+    affine[1, 2] += 0.8
+    image = nibabel.Nifti1Image(tilted.get_fdata(dtype=np.float32), None)
+    image.set_sform(affine, 1)
+    image.set_qform(None, 0)
+    nibabel.save(image, study.folder / "b.nii.gz")
+    table, out = study.pairs(1), study.folder / "out"
+    told = study.batch(table, out, "--no-warped")
+    assert (told.code, told.out) == (0, "done 1\nfailed 0\n")
+    refused = study.batch(table, out, "--no-warped", "--resume", "--strict")
+    assert (refused.code, refused.out) == (6, "done 0\nfailed 1\n")
+    assert "the sform is sheared" in rows(out / "summary.csv")["ab"]["error"]
+    assert not list(out.glob("ab/*.h5"))

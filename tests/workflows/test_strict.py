@@ -43,3 +43,25 @@ def test_register(carl: Carl, sheared: Path) -> None:  # noqa: F811
         "--dry-run",
     )
     assert carl(*common, "--strict").code == 3
+
+
+def test_labels_stay_labels(carl: Carl, sheared: Path) -> None:  # noqa: F811
+    """By nibabel's affine: each voxel takes the label at the nearest place of the sheared file."""
+    stored = nibabel.load(sheared)
+    labels = np.zeros(stored.shape, np.uint8)
+    labels[3:11, 4:16, 2:9], labels[11:17, 4:16, 2:9] = 7, 90
+    named = sheared.with_name("labels.nii")
+    nibabel.save(nibabel.Nifti1Image(labels, stored.affine), named)
+    out = sheared.with_name("out.nii")
+    assert carl("warp", str(named), "-o", str(out), "-n", "nearest").code == 0
+    made = nibabel.load(out)
+    index = np.stack(np.meshgrid(*map(np.arange, made.shape), indexing="ij"), -1)
+    to_stored = np.linalg.inv(stored.affine) @ made.affine
+    place = nibabel.affines.apply_affine(to_stored, index)
+    nearest = np.rint(place).astype(int)
+    clear = (np.abs(place - nearest) < 0.45).all(axis=-1)  # not halfway between two voxels
+    inside = ((nearest >= 0) & (nearest < stored.shape)).all(axis=-1) & clear
+    np.testing.assert_array_equal(
+        np.asarray(made.dataobj)[inside], labels[tuple(nearest[inside].T)]
+    )
+    assert set(np.unique(made.dataobj)) == {0, 7, 90}

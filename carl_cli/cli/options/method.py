@@ -74,7 +74,7 @@ class MethodArguments:
         return {k: v for k, v in self.files.values.items() if isinstance(v, Path)}
 
     def inputs(self, fixed: Path, moving: Path) -> CaseInputs:
-        return CaseInputs(fixed, moving, **self.files.values)
+        return CaseInputs(fixed, moving, strict=self.run.strict, **self.files.values)
 
     def load(self, device: str) -> Weights:
         """The network on a device by name, ready to be used."""

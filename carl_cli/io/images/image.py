@@ -17,6 +17,7 @@ from carl_cli.geometry import Grid
 from carl_cli.io.sitk_bridge import grid_of
 
 ChannelKind = Literal["vector", "rgb", "time"]
+FEW_VALUES, LIKE_THEIR_NEIGHBOURS = 512, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,3 +86,15 @@ def one_volume(image: Image, channel: int) -> Image:
     if image.channels == 1:
         return image
     return replace(image, array=np.ascontiguousarray(image.array[..., channel]), channels=1)
+
+
+def looks_like_labels(image: Image) -> bool:
+    """Integers of few values, most of them (but for zeros) like their neighbour along x."""
+    array = image.array
+    if array.dtype.kind not in "iub" or image.channels > 1 or array.shape[-1] < 2:
+        return False
+    left, right = array[..., :-1], array[..., 1:]
+    pairs = (left != 0) | (right != 0)
+    alike = np.count_nonzero((left == right) & pairs)
+    mostly = alike > LIKE_THEIR_NEIGHBOURS * np.count_nonzero(pairs)
+    return bool(mostly and len(np.unique(array)) <= FEW_VALUES)

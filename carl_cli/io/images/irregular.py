@@ -1,6 +1,7 @@
 """Volumes whose voxels fill no orthogonal grid: a tilted gantry, uneven slices, a sheared header.
 
-They are resampled onto the nearest grid that is one, linearly, as dcm2niix does it.
+They are resampled onto the nearest grid that is one, linearly, as dcm2niix does it; what looks like
+labels, by the nearest voxel.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid, apply_affine
-from carl_cli.io.images.image import Image, one_volume
+from carl_cli.io.images.image import Image, looks_like_labels, one_volume
 
 Voxels = NDArray[np.generic]
 NEARLY = 1e-3  # of a voxel, lost in a header's rounding
@@ -55,13 +56,15 @@ def straight_grid(size_xyz: tuple[int, ...], affine: Array) -> Grid:
     )
 
 
-def straightened(array: Voxels, affine: Array, grid: Grid) -> Voxels:
+def straightened(
+    array: Voxels, affine: Array, grid: Grid, interpolator: int = sitk.sitkLinear
+) -> Voxels:
     """(z, y, x) voxels at affine's positions → on `grid`; outside, the smallest value."""
     to_index = np.linalg.inv(affine)
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(to_index[:3, :3].ravel().tolist())
     transform.SetTranslation(to_index[:3, 3].tolist())
-    geometry = (grid.size_xyz, transform, sitk.sitkLinear, grid.origin_mm, grid.spacing_mm)
+    geometry = (grid.size_xyz, transform, interpolator, grid.origin_mm, grid.spacing_mm)
     moving = sitk.GetImageFromArray(array)
     outside = float(np.min(array))
     made = sitk.Resample(moving, *geometry, grid.direction, outside, sitk.sitkFloat64)
@@ -77,7 +80,8 @@ def straightened_image(image: Image, affine: Array) -> Image:
     """An image on its `unit_grid`, all its channels, from affine's positions to `straight_grid`."""
     grid = straight_grid(image.grid.size_xyz, affine)
     planes = [one_volume(image, channel).array for channel in range(image.channels)]
-    made = [straightened(plane, affine, grid) for plane in planes]
+    interpolator = sitk.sitkNearestNeighbor if looks_like_labels(image) else sitk.sitkLinear
+    made = [straightened(plane, affine, grid, interpolator) for plane in planes]
     return replace(image, array=made[0] if len(made) == 1 else np.stack(made, axis=-1), grid=grid)
 
 
