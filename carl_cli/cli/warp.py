@@ -54,8 +54,16 @@ def warp(
             "--input-image-type",
             "-e",
             metavar="KIND",
-            help="What INPUT holds: scalar, time-series or multichannel. Default: as its header "
-            "says.",
+            help="What INPUT holds: scalar, tensor, time-series or multichannel. Default: as its "
+            "header says.",
+        ),
+    ] = None,
+    reorient: Annotated[
+        Literal["ppd", "finite-strain", "none"] | None,
+        typer.Option(
+            "--reorient",
+            help="How diffusion tensors are turned: ppd keeps their principal direction on the "
+            "tissue, finite-strain takes the nearest rotation. Default: ppd.",
         ),
     ] = None,
     spacing: Annotated[
@@ -127,7 +135,7 @@ def warp(
         outputs,
         target_grid(fixed, _numbers(spacing), _counts(size), fixed_uid),
         transforms or [],
-        Resampling(interpolation, background, output_type, image_type),
+        Resampling(interpolation, background, output_type, image_type, reorient),
         series_uid,
         DicomSeries(dicom_out, fixed, dicom_identity) if dicom_out else None,
         fixed,

@@ -1,4 +1,4 @@
-"""Jacobian determinant of a whole map on a grid.
+"""Jacobian of a whole map on a grid, and its determinant.
 
 A displacement field on a grid whose axes run along the field's own.
 
@@ -40,12 +40,28 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> Floats:
         for part in slabs(grid, CACHED_POINTS):
             result[part] = _aligned_determinant(aligned, grid, part)
         return result
+    scale = np.linalg.det(grid.lps_to_index[:-1, :-1])
     for part in slabs(grid):
-        start = max(part.start - 1, 0)
-        halo = slice(start, min(part.stop + 1, grid.shape_zyx[0]))
-        block = _block_determinant(transform, slab_grid(grid, halo))
-        result[part] = block[part.start - start : part.stop - start]
+        result[part] = determinant(_by_index(transform, grid, part)) * scale
     return result
+
+
+def jacobian_matrix(transform: Transform, grid: Grid, part: slice) -> Array:
+    """dT/dx at the voxel centres of a slab of `grid`, differenced as for its determinant.
+
+    part: of the first array axis. (slab, y, x, D, D): rows are components of the mapped point,
+    columns those of the point, both LPS, x first; no unit.
+    """
+    return np.asarray(_by_index(transform, grid, part) @ grid.lps_to_index[:-1, :-1])
+
+
+def _by_index(transform: Transform, grid: Grid, part: slice) -> Array:
+    """(slab, y, x, D, D) mm: rows are components of the mapped point, columns index axes."""
+    first, last, _ = part.indices(grid.shape_zyx[0])
+    start = max(first - 1, 0)
+    halo = slice(start, min(last + 1, grid.shape_zyx[0]))
+    block = _block_by_index(transform, slab_grid(grid, halo))
+    return block[first - start : last - start]
 
 
 def _aligned_determinant(field: AlignedField, grid: Grid, part: slice) -> Floats:
@@ -59,13 +75,12 @@ def _aligned_determinant(field: AlignedField, grid: Grid, part: slice) -> Floats
     return determinant_of_rows(by_index) * scale
 
 
-def _block_determinant(transform: Transform, grid: Grid) -> Floats:
+def _block_by_index(transform: Transform, grid: Grid) -> Array:
     mapped = transform(grid.points_mm())
-    by_index = np.stack(
+    return np.stack(
         [_index_derivative(transform, grid, mapped, axis) for axis in range(grid.dimension)],
         axis=-1,
     )
-    return determinant(by_index) * np.linalg.det(grid.lps_to_index[:-1, :-1])
 
 
 def _index_derivative(transform: Transform, grid: Grid, mapped: Array, axis_xyz: int) -> Array:

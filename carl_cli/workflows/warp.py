@@ -18,7 +18,8 @@ from carl_cli.io.images.dicom import frame_of_reference, is_dicom, source_header
 from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
 from carl_cli.io.images.image import looks_like_labels
-from carl_cli.io.resample import interpolator_name, is_for_labels, resample
+from carl_cli.io.resample import interpolator_name, is_for_labels, resample, round_and_clip
+from carl_cli.io.tensors import Reorientation, resample_tensors
 from carl_cli.io.transforms.chain import is_identity, parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering
@@ -27,7 +28,7 @@ from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, MOST_VOXELS, VALUE_
 
 log = logging.getLogger(__name__)
 
-IMAGE_TYPES = {"0": "scalar", "3": "time-series", "4": "multichannel"}
+IMAGE_TYPES = {"0": "scalar", "2": "tensor", "3": "time-series", "4": "multichannel"}
 """ANTs' numbers and words for what a file may hold."""
 OUTPUT_TYPES = {
     "char": "int8", "uchar": "uint8", "short": "int16", "ushort": "uint16", "int": "int32",
@@ -39,12 +40,16 @@ RESIDUAL_POINTS = 40
 
 @dataclass(frozen=True)
 class Resampling:
-    """How voxels are made. output_type None keeps the input's; image_type None what it holds."""
+    """How voxels are made. output_type None keeps the input's; image_type None what it holds.
+
+    reorientation: of diffusion tensors; None is their default, ppd.
+    """
 
     interpolator: str = "linear"
     background: float = 0.0
     output_type: str | None = None
     image_type: str | None = None
+    reorientation: Reorientation | None = None
 
     def __post_init__(self) -> None:
         interpolator_name(self.interpolator)
@@ -122,18 +127,33 @@ def warp_files(
             read_any(source, series_uid=series_uid, strict=strict), resampling.image_type
         )
         _warn_of_labels(image, resampling.interpolator)
-        warped = resample(
-            image,
-            grid,
-            chain,
-            interpolator=resampling.interpolator,
-            background=resampling.background,
-            dtype=dtype,
-        )
+        warped = _resampled(image, grid, chain, resampling, dtype)
         write_image(target, warped, replace=overwrite)
         log.info("%s", target)
         if dicom_series:
             dicom_series.write(warped, source, series_uid)
+
+
+def _resampled(
+    image: Image,
+    grid: Grid,
+    chain: Transform | None,
+    resampling: Resampling,
+    dtype: np.dtype[np.generic] | None,
+) -> Image:
+    name, background = resampling.interpolator, resampling.background
+    if image.channel_kind != "tensor":
+        if resampling.reorientation:
+            raise UsageError(
+                f"--reorient {resampling.reorientation}: {image.source} holds no tensors",
+                "leave the option out",
+            )
+        return resample(image, grid, chain, interpolator=name, background=background, dtype=dtype)
+    turning = resampling.reorientation or "ppd"
+    warped = resample_tensors(
+        image, grid, chain, reorientation=turning, interpolator=name, background=background
+    )
+    return replace(warped, array=round_and_clip(warped.array, dtype or warped.array.dtype))
 
 
 def _warn_of_labels(image: Image, interpolator: str) -> None:
@@ -222,7 +242,13 @@ def as_type(image: Image, image_type: str | None) -> Image:
             f"{image.source}: {image.channels} {_plural(image)}, one scalar volume was expected",
             "leave -e out, or choose -e time-series or -e multichannel",
         )
-    if image.channels == 1 or image_type in (None, "scalar"):
+    if image_type == "tensor" and image.channel_kind != "tensor":
+        raise InputError(
+            f"{image.source}: {image.channels} {_plural(image)}, tensors were expected: "
+            "NIfTI with 5 axes, 6 numbers (xx, xy, yy, xz, yz, zz) and intent 1005",
+            "ANTs' ImageMath 3 OUT 4DTensorTo3DTensor IN makes one of six volumes",
+        )
+    if image.channels == 1 or image_type in (None, "scalar", "tensor"):
         return image
     return replace(image, channel_kind="time" if image_type == "time-series" else "vector")
 

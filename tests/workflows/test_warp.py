@@ -423,7 +423,8 @@ def test_refusals_leave_nothing_behind(files: dict[str, Path], tmp_path: Path) -
     for error, words, options in (
         (UsageError, "no interpolator 'cubic'", ("-n", "cubic")),
         (UsageError, "no voxel type 'half'", ("-u", "half")),
-        (UsageError, "no input image type 'tensor'", ("-e", "tensor")),
+        (UsageError, "no input image type 'vector'", ("-e", "vector")),
+        (InputError, "tensors were expected", ("-e", "tensor")),
         (UsageError, "is not a list of numbers", ("--spacing", "fine")),
         (UsageError, "--spacing 0", ("--spacing", "0")),
         (UsageError, "whole numbers", ("--size", "2.5")),

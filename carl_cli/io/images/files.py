@@ -24,7 +24,7 @@ from carl_cli.io.images.image import ChannelKind, Image, from_sitk, one_volume, 
 from carl_cli.io.images.mgh import SUFFIXES as MGH
 from carl_cli.io.images.mgh import read_mgh, read_mgh_grid, write_mgh
 from carl_cli.io.images.nifti import is_nifti, read_nifti, read_nifti_grid
-from carl_cli.io.images.nifti_header import COLOURS, NIFTI1_HEADER
+from carl_cli.io.images.nifti_header import COLOURS, INTENT_OFFSET, INTENT_TENSOR, NIFTI1_HEADER
 from carl_cli.io.sitk_bridge import cause, grid_of
 
 __all__ = [
@@ -169,6 +169,8 @@ def write_image(
     with atomic_path(path, replace=replace) as temporary:
         if _is_nifti_colour(image, path):
             _write_rgb_nifti(temporary, image)
+        elif image.channel_kind == "tensor":
+            _write_tensors(temporary, image, path)
         elif path.suffix.lower() in MGH:
             write_mgh(temporary, image)
         else:
@@ -186,6 +188,18 @@ def _write_sitk(image: sitk.Image, temporary: Path, path: Path, compress: bool) 
     except RuntimeError as error:
         reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
         raise OutputError(f"{path}: can't be written: {reason}") from None
+
+
+def _write_tensors(temporary: Path, image: Image, path: Path) -> None:
+    """As ITK writes vectors, with the intent that says what they are."""
+    if not full_suffix(path).lower().startswith(".nii"):
+        raise OutputError(f"{path}: tensors are written as NIfTI only", "write .nii.gz")
+    with tempfile.TemporaryDirectory() as folder:
+        name = Path(folder) / "tensors.nii"
+        sitk.WriteImage(to_sitk(image), str(name))
+        data = bytearray(name.read_bytes())
+    struct.pack_into("<h", data, INTENT_OFFSET, INTENT_TENSOR)
+    temporary.write_bytes(gzip.compress(data, 6) if path.suffix.lower() == ".gz" else data)
 
 
 def _write_rgb_nifti(path: Path, image: Image) -> None:

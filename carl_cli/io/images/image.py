@@ -16,7 +16,7 @@ from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
 from carl_cli.io.sitk_bridge import grid_of
 
-ChannelKind = Literal["vector", "rgb", "time"]
+ChannelKind = Literal["vector", "rgb", "time", "tensor"]
 FEW_VALUES, LIKE_THEIR_NEIGHBOURS = 512, 0.5
 
 
@@ -25,8 +25,9 @@ class Image:
     """Voxels on a grid.
 
     array: (z, y, x) or (y, x); with channels > 1 one more axis, last. channel_kind says what
-    that axis is; time_step is the spacing of a time axis in the file's own unit. source: the
-    path, for messages; never text out of a header.
+    that axis is ("tensor": xx, xy, yy, xz, yz, zz along the index axes); time_step is the spacing
+    of a time axis in the file's own unit. source: the path, for messages; never text out of a
+    header.
     """
 
     array: NDArray[np.generic]

@@ -24,7 +24,10 @@ from carl_cli.io.images.irregular import straight_grid, straightened_image, unit
 from carl_cli.io.images.nifti_header import (
     COLOURS,
     GZIP_MAGIC,
+    INTENT_DISPLACEMENT,
+    INTENT_TENSOR,
     SCALARS,
+    TENSOR_NUMBERS,
     Header,
     as_nifti1,
     is_sheared,
@@ -38,7 +41,6 @@ from carl_cli.io.sitk_bridge import GZIP_LIMIT, read_grid
 log = logging.getLogger(__name__)
 
 COMPLEX = (32, 1792, 2048)
-INTENT_DISPVECT = 1006
 FORM_TOLERANCE_VOXELS = 0.05
 SMALLEST_VOXEL_MM3 = 1e-9
 SCALED_AT_ONCE = 2**20
@@ -274,6 +276,8 @@ def _shape_image(flat: NDArray[np.generic], header: Header, grid: Grid, source: 
         array = flat.reshape(*grid.shape_zyx, header.colours)
         return Image(array, grid, header.colours, source, "rgb")
     kind: ChannelKind = "time" if len(extra) == 1 else "vector"
+    if header.intent == INTENT_TENSOR and extra == (1, TENSOR_NUMBERS):
+        kind = "tensor"
     if header.colours > 1 or len(extra) > 2 or (len(extra) == 2 and extra[0] != 1):
         raise InputError(
             f"{source}: {len(header.shape)} axes {header.shape}, at most x, y, z and one more "
@@ -283,7 +287,7 @@ def _shape_image(flat: NDArray[np.generic], header: Header, grid: Grid, source: 
     if not extra:
         return Image(flat.reshape(grid.shape_zyx), grid, source=source)
     array = np.moveaxis(flat.reshape(extra[-1], *grid.shape_zyx), 0, -1)
-    if header.intent == INTENT_DISPVECT:
+    if header.intent == INTENT_DISPLACEMENT:
         array = flip_vectors(array)  # RAS on disk, as ITK does
     step = abs(header.pixdim[3]) or 1.0
     return Image(array, grid, extra[-1], source, kind, float(step) if kind == "time" else 1.0)

@@ -236,9 +236,15 @@ def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> NDArray[np.f
 
 
 def as_nifti1(header: Header) -> bytes:
-    """The same geometry as a NIfTI-1 file without voxels; sizes are cut to fit."""
+    """The same geometry as a NIfTI-1 file without voxels; sizes are cut to fit.
+
+    Tensors are called vectors: SimpleITK has no pixels that are tensors.
+    """
     if header.version == 1:
-        return header.raw[:344] + b"n+1\0" + bytes(4)
+        made = bytearray(header.raw[:344] + b"n+1\0" + bytes(4))
+        if header.intent == INTENT_TENSOR:
+            struct.pack_into(header.endian + "h", made, INTENT_OFFSET, INTENT_VECTOR)
+        return bytes(made)
     old, new, order = header.raw, bytearray(NIFTI1_HEADER + 4), header.endian
     sizes = np.clip(struct.unpack_from(order + "8q", old, 16), -1, 32767).tolist()
     struct.pack_into(order + "i", new, 0, NIFTI1_HEADER)
@@ -269,6 +275,8 @@ def is_sheared(affine: NDArray[np.float64]) -> bool:
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR_TOLERANCE)
 
 
+INTENT_TENSOR = 1005
+TENSOR_NUMBERS = 6
 INTENT_DISPLACEMENT = 1006
 INTENT_VECTOR = 1007
 INTENT_OFFSET = 68  # in NIfTI-1
