@@ -12,7 +12,7 @@ from pathlib import Path
 from carl_cli.errors import CarlError, OutputError
 from carl_cli.io.images.nifti_header import is_whole
 
-TWO_PART_SUFFIXES = (".nii.gz", ".mrk.json", ".img.gz")
+TWO_PART_SUFFIXES = (".nii.gz", ".mrk.json", ".img.gz", ".mif.gz")
 
 
 def full_suffix(path: Path) -> str:

@@ -23,6 +23,8 @@ from carl_cli.io.images.general import IMAGE_IOS, check_directions, read_general
 from carl_cli.io.images.image import ChannelKind, Image, from_sitk, one_volume, set_grid, to_sitk
 from carl_cli.io.images.mgh import SUFFIXES as MGH
 from carl_cli.io.images.mgh import read_mgh, read_mgh_grid, write_mgh
+from carl_cli.io.images.mif import SUFFIXES as MIF
+from carl_cli.io.images.mif import read_mif, read_mif_grid, write_mif
 from carl_cli.io.images.nifti import is_nifti, read_nifti, read_nifti_grid
 from carl_cli.io.images.nifti_header import COLOURS, INTENT_OFFSET, INTENT_TENSOR, NIFTI1_HEADER
 from carl_cli.io.sitk_bridge import cause, grid_of
@@ -41,14 +43,16 @@ __all__ = [
     "write_image",
 ]
 
-WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", *MGH)
+WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", *MGH, *MIF)
 READERS: dict[str, Callable[[Path], Image]] = {
     **dict.fromkeys(IMAGE_IOS, read_general),
     **dict.fromkeys(MGH, read_mgh),
+    **dict.fromkeys(MIF, read_mif),
 }
 GRID_READERS: dict[str, Callable[[Path], Grid]] = {
     **dict.fromkeys(IMAGE_IOS, read_general_grid),
     **dict.fromkeys(MGH, read_mgh_grid),
+    **dict.fromkeys(MIF, read_mif_grid),
 }
 
 
@@ -64,7 +68,7 @@ def read_any(path: str | Path, *, series_uid: str | None = None, strict: bool = 
     elif is_nifti(path):
         image = read_nifti(path, strict)
     else:
-        image = READERS[path.suffix.lower()](path)
+        image = READERS[full_suffix(path).lower()](path)
     check_directions(image.grid, path)
     _check_size(image.grid, path)
     return image
@@ -76,7 +80,7 @@ def read_grid(path: str | Path, *, series_uid: str | None = None) -> Grid:
     if is_dicom(path):
         grid = read_dicom_grid(path, series_uid)
     else:
-        read = read_nifti_grid if is_nifti(path) else GRID_READERS[path.suffix.lower()]
+        read = read_nifti_grid if is_nifti(path) else GRID_READERS[full_suffix(path).lower()]
         grid = read(path)
     check_directions(grid, path)
     _check_size(grid, path)
@@ -96,7 +100,7 @@ def _existing(path: str | Path) -> Path:
         raise InputError(f"{path}: no such file or folder", "check the path")
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is a pipe or a device, a file was expected", "save it as a file")
-    if is_dicom(path) or is_nifti(path) or path.suffix.lower() in READERS:
+    if is_dicom(path) or is_nifti(path) or full_suffix(path).lower() in READERS:
         return path
     raise InputError(
         f"{path}: not a known image format",
@@ -113,9 +117,9 @@ def read_image(
 ) -> Image:
     """Read one finite, scalar 2D or 3D volume: what registration works on. dtype is kept.
 
-    path: NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, MINC, a DICOM folder, file or zip.
-    series_uid chooses among a folder's series, time_index (from 0) among a 4D file's volumes.
-    Raises InputError for several series or volumes without a choice, for colour, vectors or
+    path: NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, MINC, MGH, MIF, a DICOM
+    folder, file or zip. series_uid chooses among a folder's series, time_index (from 0) among a
+    4D file's volumes. Raises InputError for several series or volumes without a choice, for colour, vectors or
     complex numbers, for NaN or infinite voxels and for a geometry that makes no sense.
     """
     image = _choose_volume(read_any(path, series_uid=series_uid, strict=strict), time_index)
@@ -158,7 +162,7 @@ def _check_finite(image: Image) -> None:
 def write_image(
     path: str | Path, image: Image, *, compress: bool = True, replace: bool = True
 ) -> None:
-    """Write .nii, .nii.gz, .nrrd, .mha, .mgz or .mgh; dtype kept; whole or not at all.
+    """Write .nii(.gz), .nrrd, .mha, .mgz, .mgh or .mif(.gz); dtype kept; whole or not at all.
 
     replace: whether a file may stand there already. Raises OutputError for another suffix or when
     the file can't be written.
@@ -173,6 +177,8 @@ def write_image(
             _write_tensors(temporary, image, path)
         elif path.suffix.lower() in MGH:
             write_mgh(temporary, image)
+        elif full_suffix(path).lower() in MIF:
+            write_mif(temporary, image)
         else:
             _write_sitk(to_sitk(image), temporary, path, compress)
 
