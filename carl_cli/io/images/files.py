@@ -119,8 +119,8 @@ def read_image(
 
     path: NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, MINC, MGH, MIF, a DICOM
     folder, file or zip. series_uid chooses among a folder's series, time_index (from 0) among a
-    4D file's volumes. Raises InputError for several series or volumes without a choice, for colour, vectors or
-    complex numbers, for NaN or infinite voxels and for a geometry that makes no sense.
+    4D file's volumes. Raises InputError for several series or volumes without a choice, for colour,
+    vectors or complex numbers, for NaN or infinite voxels and for a geometry that makes no sense.
     """
     image = _choose_volume(read_any(path, series_uid=series_uid, strict=strict), time_index)
     if image.channels > 1:

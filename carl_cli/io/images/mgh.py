@@ -22,7 +22,11 @@ from carl_cli.io.ras import grid_from_ras, voxel_to_ras
 from carl_cli.io.sitk_bridge import GZIP_LIMIT
 
 SUFFIXES = (".mgz", ".mgh")
-HEADER = 284
+HEADER, SCAN = 284, 20
+"""Bytes before the voxels, and of the scan's parameters behind them."""
+WARP = 3
+"""What FreeSurfer writes into the second byte of the version of a warp, 0 for an image."""
+VERSION = (1).to_bytes(4, "big")
 VOXELS: tuple[type[np.generic], ...] = (np.uint8, np.int16, np.int32, np.float32)
 
 
@@ -30,9 +34,9 @@ def read_mgh(path: Path) -> Image:
     """Voxels and frames. Raises InputError for a damaged file."""
     import nibabel  # late: 0.2 s
 
-    content = _unpacked(path, GZIP_LIMIT * path.stat().st_size)
+    content = unpacked(path)
     try:
-        stored = nibabel.MGHImage.from_bytes(content)
+        stored = nibabel.MGHImage.from_bytes(VERSION + content[len(VERSION) :])
         claimed = prod(map(int, stored.shape)) * stored.get_data_dtype().itemsize
         if not 0 < claimed <= len(content):
             raise ValueError(f"its header claims {claimed} bytes of voxels")
@@ -54,18 +58,25 @@ def read_mgh_grid(path: Path) -> Grid:
     """The grid alone, from the header."""
     import nibabel
 
-    content = _unpacked(path, HEADER)
+    content = unpacked(path, HEADER)
     try:
-        header = nibabel.freesurfer.mghformat.MGHHeader(content)
+        header = nibabel.freesurfer.mghformat.MGHHeader(VERSION + content[len(VERSION) :])
         return grid_from_ras(header.get_affine(), header.get_data_shape()[:3])
     except Exception as error:
         raise InputError(f"{path}: a damaged MGH file ({error})", "get the file again") from None
 
 
-def _unpacked(path: Path, most: int) -> bytes:
+def is_warp(path: Path) -> bool:
+    """Whether the header declares a warp. Raises InputError if it can't be unpacked."""
+    version = int.from_bytes(unpacked(path, len(VERSION)), "big")
+    return version >> 8 & 0xFFFF == WARP
+
+
+def unpacked(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a file, by default all. Raises InputError for a damaged gzip stream."""
     try:
         with open_packed(path) as file:
-            return file.read(most)
+            return file.read(GZIP_LIMIT * path.stat().st_size if most is None else most)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: damaged or truncated ({error})", "get the file again") from None
 

@@ -40,8 +40,13 @@ OTHERS = {
             "nitransforms": 'read, fmt="fs"',
         },
     ),
-    ".xfm": FileFacts(
-        "linear transform of MINC", "RAS", (), "", {"MINC": "mincresample -transform"}
+    ".xfm": FileFacts("transform of MINC", "RAS", (), "", {"MINC": "mincresample -transform"}),
+    ".mgz": FileFacts(
+        "warp of FreeSurfer in MGH",
+        "RAS",
+        (),
+        "",
+        {"FreeSurfer": "mri_synthmorph apply", "surfa": "load_warp"},
     ),
     ".dcm": FileFacts(
         "DICOM registration object",
@@ -56,7 +61,7 @@ OTHERS = {
 
 def describe_file(path: Path) -> FileFacts:
     """By suffix and header; the file is one that `read_transform` can read."""
-    suffix = full_suffix(path).lower()
+    suffix = full_suffix(path).lower().replace(".mgh", ".mgz")
     if suffix in OTHERS:
         return OTHERS[suffix]
     if suffix == ".txt" and is_elastix(path.read_bytes()):

@@ -21,6 +21,9 @@ from carl_cli.io.images import nifti_header as nifti
 from carl_cli.io.images.files import read_any
 from carl_cli.io.images.general import IMAGE_IOS
 from carl_cli.io.images.image import Image, to_sitk
+from carl_cli.io.images.mgh import SUFFIXES as MGH
+from carl_cli.io.images.mgh import is_warp
+from carl_cli.io.images.mif import SUFFIXES as MIF
 from carl_cli.io.images.nifti import read_numbers
 from carl_cli.io.images.text_headers import TEXT_HEADERS, check_numbers, read_text_header
 from carl_cli.io.ras import flip_vectors
@@ -63,10 +66,11 @@ def is_spm(header: nifti.Header) -> bool:
 
 
 def read_vectors(path: Path) -> Image:
-    """(z, y, x, 3) RAS vectors or positions of a NIfTI file as LPS ones, float64."""
-    if ".nii" not in path.name.lower():
-        raise InputError(f"{path}: a field in NIfTI was expected", "mri_convert makes one of .mgz")
-    if nifti.read_header(path).intent == nifti.INTENT_DISPLACEMENT:
+    """(z, y, x, 3) RAS vectors or positions of NIfTI, MGH or MIF as LPS ones, float64."""
+    is_nifti = ".nii" in path.name.lower()
+    if not is_nifti and full_suffix(path).lower() not in (*MGH, *MIF):
+        raise InputError(f"{path}: a field was expected", f"give .nii.gz, {', '.join(MGH + MIF)}")
+    if is_nifti and nifti.read_header(path).intent == nifti.INTENT_DISPLACEMENT:
         raise InputError(f"{path} declares itself a displacement field", "it needs no --from")
     image = read_any(path)
     if image.channels != 3 or image.grid.dimension != 3:
@@ -87,7 +91,7 @@ def is_field(path: Path) -> bool:
         intent = nifti.read_header(path).intent
         return intent in (nifti.INTENT_VECTOR, nifti.INTENT_DISPLACEMENT, *FSL_INTENTS)
     if suffix not in READABLE:
-        return False
+        return suffix in MGH and is_warp(path)
     if suffix in TEXT_HEADERS:
         check_numbers(read_text_header(path))
     reader = read_header(path, IMAGE_IOS[suffix], path)

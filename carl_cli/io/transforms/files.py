@@ -5,7 +5,7 @@
 .tfm .txt .mat                affine only: ITK text and the Matlab file of ANTs; on reading also
                               elastix's parameter files (.txt)
 .x5                           one affine or dense field, for nitransforms
-.lta .xfm .dcm                read only here: FreeSurfer, MINC, DICOM registration objects
+.lta .xfm .mgz .dcm           read only here: FreeSurfer, MINC, DICOM registration objects
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix
 from carl_cli.io.images.general import check_directions
+from carl_cli.io.images.mgh import SUFFIXES as MGH
 from carl_cli.io.sitk_bridge import cause, overheard
 from carl_cli.io.transforms import Program, hdf5, split_program
 from carl_cli.io.transforms import fields as dense_files
@@ -28,7 +29,8 @@ from carl_cli.io.transforms.dicom_registration import read_registration
 from carl_cli.io.transforms.elastix import is_elastix, read_elastix
 from carl_cli.io.transforms.freesurfer import read_lta
 from carl_cli.io.transforms.hdf5 import Precision
-from carl_cli.io.transforms.matrices import read_minc
+from carl_cli.io.transforms.mgz import read_mgz_field
+from carl_cli.io.transforms.minc import read_minc
 from carl_cli.io.transforms.programs import (
     Pair,
     product,
@@ -94,6 +96,7 @@ def read_transform(
         ".xfm": read_minc,
         ".dcm": read_registration,
         ".x5": _read_x5,
+        **dict.fromkeys(MGH, read_mgz_field),
         **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
     }.get(suffix, _unknown_suffix)
     try:
@@ -152,7 +155,9 @@ def _check_sane(transform: Transform, path: Path) -> None:
 def _unknown_suffix(path: Path) -> Transform:
     if known := recognised(path):
         raise InputError(f"{path}: {known[0]}, which is not read as it is", known[1])
-    names = " ".join((*COMPOSITE, *AFFINE, ".lta", ".xfm", ".dcm", ".x5", *dense_files.READABLE))
+    names = " ".join(
+        (*COMPOSITE, *AFFINE, ".lta", ".xfm", ".dcm", ".x5", *MGH, *dense_files.READABLE)
+    )
     raise InputError(f"{path}: no transform has this suffix", f"readable are {names}")
 
 

@@ -17,8 +17,11 @@ import SimpleITK as sitk
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid
+from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images import nifti_header as nifti
 from carl_cli.io.images.image import Image, to_sitk
+from carl_cli.io.images.mif import SUFFIXES as MIF
+from carl_cli.io.images.mif import write_mif
 from carl_cli.io.ras import affine_from_ras, affine_to_ras, flip_vectors, voxel_to_ras
 from carl_cli.io.transforms.fields import (
     SPM_NAME,
@@ -46,7 +49,10 @@ def read_synthmorph(path: Path) -> DisplacementField:
 def write_easyreg(path: Path, field: DisplacementField) -> None:
     """Three volumes of positions."""
     held = Image(flip_vectors(_positions(field)), field.grid, 3, channel_kind="time")
-    sitk.WriteImage(to_sitk(held), str(path), True)
+    if full_suffix(path).lower() in MIF:
+        write_mif(path, held)
+    else:
+        sitk.WriteImage(to_sitk(held), str(path), True)
 
 
 def write_spm(path: Path, field: DisplacementField) -> None:

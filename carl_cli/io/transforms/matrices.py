@@ -1,8 +1,7 @@
-"""Affines as text: between RAS coordinates (greedy, NiftyReg, MRtrix), AFNI's and MINC's."""
+"""Affines as text: between RAS coordinates (greedy, NiftyReg, MRtrix), AFNI's."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,6 @@ from carl_cli.errors import InputError
 from carl_cli.geometry import Array
 from carl_cli.io.ras import affine_from_ras, affine_to_ras
 from carl_cli.transforms import AffineTransform, from_homogeneous
-
-MINC_LINEAR = re.compile(r"Linear_Transform\s*=([^;]*);")
-NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 
 
 def read_ras_matrix(path: Path, what: str, hint: str = "") -> AffineTransform:
@@ -51,22 +47,3 @@ def read_afni(path: Path) -> AffineTransform:
             "a time series of matrices: take the line of one volume",
         )
     return from_homogeneous(np.vstack([numbers.reshape(3, 4), [0, 0, 0, 1]]))
-
-
-def read_minc(path: Path) -> AffineTransform:
-    """A linear `.xfm`: moving to fixed between MINC's world coordinates, which are RAS."""
-    try:
-        text = path.read_bytes().decode()
-    except UnicodeDecodeError:
-        text = ""
-    found = MINC_LINEAR.findall(text)
-    kinds = text.count("Transform_Type")
-    numbers = [float(word) for word in re.findall(NUMBER, found[0])] if found else []
-    if len(numbers) != 12 or kinds != 1 or not text.startswith("MNI Transform File"):
-        raise InputError(
-            f"{path}: {kinds} transforms of MINC, one linear transform was expected",
-            "make one of them: xfmconcat and minctracc -lsq12; for a grid mincresample",
-        )
-    matrix = affine_from_ras(np.vstack([np.reshape(numbers, (3, 4)), [0, 0, 0, 1]]))
-    inverted = "Invert_Flag = True" in text
-    return matrix if inverted else matrix.inverse()

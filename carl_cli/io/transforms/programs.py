@@ -11,8 +11,11 @@ import numpy as np
 
 from carl_cli.errors import UsageError
 from carl_cli.geometry import Grid
+from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.files import read_grid
-from carl_cli.io.transforms import Program, freesurfer, fsl, matrices, niftyreg
+from carl_cli.io.images.mgh import SUFFIXES as MGH
+from carl_cli.io.images.mif import SUFFIXES as MIF
+from carl_cli.io.transforms import Program, freesurfer, fsl, matrices, mgz, minc, niftyreg
 from carl_cli.io.transforms.fields import positions_as_field, raw_vectors, read_vectors
 from carl_cli.transforms import (
     AffineTransform,
@@ -27,11 +30,11 @@ READERS: dict[Program, Callable[[Path], Transform]] = {
         path, "a greedy affine", "greedy's warp fields need no --from"
     ),
     "afni": lambda path: _read_afni(path),
-    "minc": matrices.read_minc,
+    "minc": minc.read_minc,
     "mrtrix": lambda path: _read_mrtrix(path),
     "easyreg": lambda path: positions_as_field(read_vectors(path)),
     "spm": lambda path: positions_as_field(read_vectors(path)),
-    "synthmorph": freesurfer.read_synthmorph,
+    "synthmorph": lambda path: _read_synthmorph(path),
     "lta": freesurfer.read_lta,
     "niftyreg": niftyreg.read_niftyreg,
 }
@@ -68,9 +71,19 @@ def _read_afni(path: Path) -> Transform:
 
 def _read_mrtrix(path: Path) -> Transform:
     """Both map the fixed image to the moving one: a 4x4 text, a warp of RAS positions."""
-    if ".nii" in path.name.lower():
+    if _is_image(path):
         return positions_as_field(read_vectors(path))
     return matrices.read_ras_matrix(path, "an MRtrix transform")
+
+
+def _read_synthmorph(path: Path) -> Transform:
+    if full_suffix(path).lower() in MGH:
+        return mgz.read_mgz_displacements(path)
+    return freesurfer.read_synthmorph(path)
+
+
+def _is_image(path: Path) -> bool:
+    return ".nii" in path.name.lower() or full_suffix(path).lower() in MIF
 
 
 def read_foreign(path: Path, program: Program, pair: Pair) -> Transform:
@@ -83,9 +96,13 @@ def write_foreign(
     path: Path, transform: Transform, program: Program, fixed: Grid | None, moving: Grid | None
 ) -> None:
     """Raises UsageError when the program's file can't hold the transform or lacks a grid."""
-    as_field = ".nii" in path.name.lower()
+    as_field = _is_image(path)
     if program in FIELD_WRITERS and (as_field or program != "mrtrix"):
         FIELD_WRITERS[program](path, _sampled(transform, program, fixed))
+    elif program == "synthmorph" and full_suffix(path).lower() in MGH:
+        if moving is None:
+            raise UsageError("a warp in .mgz goes with both images", "give --moving, or .nii.gz")
+        mgz.write_mgz_field(path, _sampled(transform, program, fixed), moving)
     elif program == "synthmorph":
         freesurfer.write_synthmorph(path, _sampled(transform, program, fixed), moving)
     elif program == "niftyreg" and as_field:

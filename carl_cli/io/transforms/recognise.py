@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from carl_cli.io.atomic import full_suffix
+from carl_cli.io.images.mif import SUFFIXES as MIF
+
 START = 4096
 SIGNS = {
     rb"^MGH_GPUIT_BSP": (
@@ -21,6 +24,7 @@ SIGNS = {
 }
 SUFFIXES = {
     ".m3z": ("a warp of FreeSurfer", "mri_warp_convert --inm3z {name} --outitk field.nii.gz"),
+    **dict.fromkeys(MIF, ("an image of MRtrix", "if it holds a warp, say so: mrtrix:{name}")),
     ".trk": ("a file of streamlines, not a transform", "carl points carries them"),
     ".head": ("AFNI's own format", "3dAFNItoNIFTI -prefix field.nii.gz {name}"),
     ".brik": ("AFNI's own format", "3dAFNItoNIFTI -prefix field.nii.gz {name}"),
@@ -36,7 +40,7 @@ def recognised(path: Path) -> tuple[str, str] | None:
     """(what the file is, what to do), None if nobody knows."""
     with path.open("rb") as file:
         start = file.read(START)
-    found = SUFFIXES.get(path.suffix.lower())
+    found = SUFFIXES.get(full_suffix(path).lower())
     for sign, told in SIGNS.items():
         if re.search(sign, start, re.MULTILINE):
             found = told
