@@ -1,56 +1,87 @@
 """docs/formats.md: what the tests measured on the files of other programs.
 
-python docs/generate_formats.py    (some minutes: it runs the tests)
+python docs/generate_formats.py    (about ten minutes: it runs the tests)
+
+The referees beside Python's packages are Debian's dcm2niix, dicom3tools, mrtrix3 and minc-tools. A
+test that skips for want of one would leave a gap in the table, so it stops the script.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from carl_cli.io.transforms.recognise import MATRIX, SIGNS, SUFFIXES
+
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = ("dcm2niix", "dciodvfy", "mrtransform", "mincresample")
 HEAD = """# Files of other programs
 
-Largest differences that the tests found, each with the other program's own library as the referee
-(made by `python docs/generate_formats.py`). Of transforms they are distances between
-mapped points, of images distances between voxels or differences of values, as the unit says.
-Referees in single precision differ by its rounding.
+What the tests found, each row with another program or its own library as the referee (made by
+`python docs/generate_formats.py`). Errors are the largest of all tests: of transforms, distances
+between mapped points; of images, between voxels; else in the unit that is given. What is read was
+written by the referee, or is found by it in the same file. Referees in single precision differ by
+its rounding; MINC interpolates its grids by cubic splines, and ANTs turns tensors by the first
+order of a field's inverse.
 
-| file | read or written | referee | largest difference |
-| --- | --- | --- | --- |
+| file | read | written | referee | largest error |
+| --- | --- | --- | --- | --- |
 """
+OTHERS = """
+## Recognised, and not read as they are
+
+`carl` says what such a file is and what to do.
+
+| file | what to do |
+| --- | --- |
+"""
+Key = tuple[str, str, str]
 
 
 def main() -> None:
+    absent = [program for program in PROGRAMS if not shutil.which(program)]
+    if absent:
+        sys.exit(f"not installed: {', '.join(absent)}")
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "notes"
         measuring = [
             p
-            for p in (ROOT / "tests").rglob("test_*.py")
+            for p in sorted((ROOT / "tests").rglob("test_*.py"))
             if "tests.measured import" in p.read_text()
         ]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *measuring]
         environment = {**os.environ, "CARL_FORMATS": str(notes)}
         subprocess.run(command, check=True, cwd=ROOT, env=environment)
         lines = [json.loads(line) for line in notes.read_text().splitlines()]
-    (ROOT / "docs/formats.md").write_text(HEAD + table(lines))
+    (ROOT / "docs/formats.md").write_text(HEAD + table(lines) + OTHERS + ways_out())
 
 
 def table(lines: list[dict[str, str | float]]) -> str:
-    largest: dict[tuple[str, ...], float] = defaultdict(float)
+    largest: dict[Key, float] = defaultdict(float)
+    ways: dict[Key, set[str]] = defaultdict(set)
     for line in lines:
-        key = tuple(str(line[name]) for name in ("file", "way", "referee", "unit"))
+        key = (str(line["file"]), str(line["referee"]), str(line["unit"]))
         largest[key] = max(largest[key], float(line["error"]))
-    rows = [
-        f"| {file} | {way} | {referee} | {error:.1g} {unit} |\n"
-        for (file, way, referee, unit), error in sorted(largest.items())
-    ]
-    return "".join(rows)
+        ways[key].add(str(line["way"]))
+    rows = []
+    for key in sorted(largest, key=lambda key: [word.lower() for word in key]):
+        file, referee, unit = key
+        marks = ["yes" if way in ways[key] else "" for way in ("read", "written")]
+        rows.append([file, *marks, referee, f"{largest[key]:.1g} {unit}"])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def ways_out() -> str:
+    found = {what: way for what, way in (*SIGNS.values(), *SUFFIXES.values(), MATRIX)}
+    return "".join(
+        f"| {what} | {way.format(name='FILE')} |\n" for what, way in sorted(found.items())
+    )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ FACES = np.array([[0, 1, 2], [0, 2, 3], [1, 3, 2]], np.int32)
 SHIFT = np.array([6.0, -4.0, 3.0])
 
 
-def moved(path: Path) -> Path:
-    """The file, its points 6, -4, 3 mm (LPS) further on."""
+def moved(path: Path, file: str) -> Path:
+    """What nibabel wrote, its points 6, -4, 3 mm (LPS) further on."""
     points = read_points(path)
-    np.testing.assert_allclose(points.points_lps, LPS, atol=1e-4)
+    assert_close(points.points_lps, LPS, 1e-4, file=file, way="read", referee="nibabel")
     out = path.with_name("out" + path.suffix)
     write_points(out, points.moved_to(points.points_lps + SHIFT))
     np.testing.assert_allclose(read_points(out).points_lps, LPS + SHIFT, atol=1e-4)
@@ -48,7 +48,7 @@ def test_gifti(tmp_path: Path, space: str) -> None:
         nibabel.gifti.GiftiDataArray(FACES, "NIFTI_INTENT_TRIANGLE"),
     ]
     nibabel.save(nibabel.GiftiImage(darrays=arrays), tmp_path / "a.surf.gii")
-    made = nibabel.load(moved(tmp_path / "a.surf.gii"))
+    made = nibabel.load(moved(tmp_path / "a.surf.gii", "GIFTI surface"))
     points, faces = (made.agg_data(kind) for kind in ("pointset", "triangle"))
     expected = MOVED_RAS
     if space == "other":
@@ -76,7 +76,7 @@ def test_a_surface_of_freesurfer(tmp_path: Path) -> None:
     to_surface = header.get_vox2ras_tkr() @ np.linalg.inv(header.get_affine())
     own = nibabel.affines.apply_affine(to_surface, RAS)
     write_geometry(tmp_path / "lh.white", own, FACES, volume_info=volume)
-    points, faces = read_geometry(moved(tmp_path / "lh.white"))
+    points, faces = read_geometry(moved(tmp_path / "lh.white", "FreeSurfer surface"))
     expected = nibabel.affines.apply_affine(to_surface, MOVED_RAS)
     file = "FreeSurfer surface"
     assert_close(points, expected, 1e-4, file=file, way="written", referee="nibabel")
@@ -98,7 +98,7 @@ def test_streamlines_stay_streamlines(tmp_path: Path, suffix: str) -> None:
         TrkFile(tractogram, header).save(tmp_path / "a.trk")
     else:
         TckFile(tractogram).save(tmp_path / "a.tck")
-    again = nibabel.streamlines.load(moved(tmp_path / f"a{suffix}"))
+    again = nibabel.streamlines.load(moved(tmp_path / f"a{suffix}", f"streamlines {suffix}"))
     for line, expected in zip(again.streamlines, (MOVED_RAS[:3], MOVED_RAS[3:]), strict=True):
         file = f"streamlines {suffix}"
         assert_close(line, expected, 1e-4, file=file, way="written", referee="nibabel")
@@ -132,7 +132,8 @@ def test_meshes(tmp_path: Path, suffix: str, frame: str) -> None:
         path.write_bytes(stl(own, note.encode()))
     points = read_points(path)
     expected = LPS if suffix != ".stl" else LPS[FACES].reshape(-1, 3)
-    np.testing.assert_allclose(points.points_lps, expected, atol=1e-5)
+    file, referee = f"mesh {suffix}", "numbers by hand"
+    assert_close(points.points_lps, expected, 1e-5, file=file, way="read", referee=referee)
     out = tmp_path / f"b{suffix}"
     write_points(out, points.moved_to(points.points_lps + SHIFT))
     again = read_points(out)

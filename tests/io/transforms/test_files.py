@@ -20,6 +20,7 @@ from carl_cli.io.transforms.files import from_sitk_transform, read_transform, wr
 from carl_cli.transforms import AffineTransform, Transform, dense, spaced_grid
 from tests.conftest import GRIDS
 from tests.fields import TRANSLATION, constant_field, field_on, inner_points
+from tests.measured import assert_close
 
 SHIFT = AffineTransform(np.eye(3), np.array(TRANSLATION))
 DENSE = ("field.nii.gz", "field.nii", "field.nrrd", "field.mha")
@@ -56,6 +57,19 @@ def some_voxels(grid: Grid) -> np.ndarray:
 
 
 Referee = Callable[[Path, np.ndarray], np.ndarray]
+REFEREES = {by_ants: "ANTs", by_simpleitk: "SimpleITK", by_nitransforms: "nitransforms"}
+FIELDS = "displacement field (.nii.gz .nii .nrrd .mha)"
+AFFINES = "ITK affine (.tfm .txt .mat .h5)"
+
+
+def both_ways(
+    referee: Referee, path: Path, points: np.ndarray, expected: np.ndarray, file: str, most: float
+) -> None:
+    """The referee finds the map in our file, and we find in it what the referee does."""
+    theirs, name = referee(path, points), REFEREES[referee]
+    assert_close(theirs, expected, most, file=file, way="written", referee=name)
+    ours = read_transform(path)(points)
+    assert_close(ours, theirs, most, file=file, way="read", referee=name)
 
 
 @pytest.fixture
@@ -73,7 +87,8 @@ def test_a_translated_point_goes_where_it_should(
     grid, path = GRIDS[shape], tmp_path / name
     write_transform(path, constant_field(grid))
     points = inner_points(grid, 20)
-    np.testing.assert_allclose(referee(path, points), points + TRANSLATION, atol=1e-4)
+    file = "ITK composite (.h5, float)" if name == "composite.h5" else FIELDS
+    both_ways(referee, path, points, points + TRANSLATION, file, 1e-4)
     np.testing.assert_allclose(read_transform(path)(points), points + TRANSLATION, atol=1e-5)
 
 
@@ -85,7 +100,7 @@ def test_an_affine_goes_where_it_should(
     path, points = tmp_path / name, inner_points(grid, 20)
     write_transform(path, affine @ SHIFT)
     expected = affine(points + TRANSLATION)
-    np.testing.assert_allclose(referee(path, points), expected, atol=1e-4)
+    both_ways(referee, path, points, expected, AFFINES, 1e-4)
     np.testing.assert_allclose(read_transform(path)(points), expected, atol=1e-5)
 
 
@@ -110,7 +125,7 @@ def test_a_dense_field_of_a_chain(
     chain, path = affine @ field_on(any_grid), tmp_path / "field.nii.gz"
     write_transform(path, chain)
     points = some_voxels(any_grid)
-    np.testing.assert_allclose(referee(path, points), chain(points), atol=1e-3)
+    both_ways(referee, path, points, chain(points), FIELDS, 1e-3)
 
 
 @pytest.mark.parametrize("name", [*DENSE, "chain.h5"])
@@ -152,8 +167,8 @@ def test_intent_1006_holds_ras_numbers_that_itk_flips(
     numbers = np.asarray(image.dataobj).reshape(-1, 3)
     np.testing.assert_array_equal(np.unique(numbers, axis=0), [(-6.0, 4.0, 3.0)])
     points = inner_points(any_grid, 20)
-    for mapped in (by_simpleitk(path, points), read_transform(path)(points)):
-        np.testing.assert_allclose(mapped, points + TRANSLATION, atol=1e-4)
+    file = "displacement field (NIfTI intent 1006)"
+    both_ways(by_simpleitk, path, points, points + TRANSLATION, file, 1e-4)
 
 
 def test_the_h5_file_is_one_compressed_float_composite(

@@ -42,6 +42,9 @@ def by_nitransforms(path: Path, points: np.ndarray) -> np.ndarray:
     return nitransforms.manip.load(path, fmt="itk").map(points * FLIP) * FLIP
 
 
+NAMES = {by_ants: "ANTs", by_simpleitk: "SimpleITK", by_nitransforms: "nitransforms"}
+
+
 def tolerance_mm(referee: object, points: np.ndarray) -> float:
     """1e-6, and the rounding of those who hold points or displacements in single precision."""
     single = float(np.spacing(np.float32(np.abs(points).max())))
@@ -61,7 +64,7 @@ def test_every_reader_finds_the_same_map(
     points = GRIDS[shape].points_mm()[2:-2:5, 2:-2:5, 2:-2:5].reshape(-1, 3)
     mapped = referee(path, points) if referee else read_transform(path)(points)
     expected = (affine @ field)(points)
-    name = referee.__name__.removeprefix("by_") if referee else "carl's own reader"
+    name = NAMES[referee] if referee else "carl"
     most = tolerance_mm(referee, expected)
     file = f"ITK composite (.h5, {precision})"
     assert_close(mapped, expected, most, file=file, way="written", referee=name)

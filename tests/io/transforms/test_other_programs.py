@@ -16,6 +16,7 @@ from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image, write_image
 from carl_cli.io.ras import flip_vectors, voxel_to_ras
 from carl_cli.io.transforms.chain import parse_chain
+from carl_cli.io.transforms.fields import read_field
 from carl_cli.io.transforms.files import read_transform, write_transform
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.transforms import AffineTransform, BSplineTransform, dense
@@ -119,7 +120,8 @@ def test_affines_between_ras_coordinates(
     path, flip = tmp_path / "a.txt", np.diag([-1.0, -1.0, 1.0, 1.0])
     np.savetxt(path, flip @ affine.homogeneous @ flip)
     points = np.random.default_rng(0).normal(0, 50, (20, 3))
-    np.testing.assert_allclose(parse_chain([f"{program}:{path}"])(points), affine(points))
+    ours, file = parse_chain([f"{program}:{path}"])(points), f"{program} affine"
+    assert_close(ours, affine(points), 1e-9, file=file, way="read", referee="closed form")
     back = parse_chain([f"[{program}:{path},1]"])(affine(points))
     np.testing.assert_allclose(back, points, atol=1e-9)
 
@@ -146,7 +148,8 @@ def test_a_flirt_matrix(
     assert_close(
         theirs, affine(points), 1e-4, file="FSL FLIRT .mat", way="written", referee="fslpy"
     )
-    np.testing.assert_allclose(read_transform(path, "fsl", pair)(points), affine(points), atol=1e-4)
+    ours = read_transform(path, "fsl", pair)(points)
+    assert_close(ours, theirs, 1e-4, file="FSL FLIRT .mat", way="read", referee="fslpy")
     with pytest.raises(UsageError, match="two images"):
         read_transform(f"fsl:{path}")
 
@@ -168,7 +171,9 @@ def test_a_fnirt_field(tmp_path: Path, absolute: bool, pair: Pair, any_grid: Gri
         numbers = np.asarray(made.dataobj) + index * any_grid.spacing_mm
         held = nibabel.Nifti1Image(numbers.astype(np.float32), made.affine)
         nibabel.save(held, path)
-    np.testing.assert_allclose(read_transform(path, "fsl", pair)(points), expected, atol=1e-3)
+    ours = read_transform(path, "fsl", pair)(points)
+    theirs = by_fslpy(path, pair, points)
+    assert_close(ours, theirs, 1e-3, file="FSL FNIRT field", way="read", referee="fslpy")
 
 
 def test_coefficients_of_fnirt(tmp_path: Path, pair: Pair, any_grid: Grid) -> None:
@@ -223,6 +228,8 @@ def test_synthmorph_as_freesurfer_takes_it(
     assert warp.format == surfa.Warp.Format.disp_ras
     held = flip_vectors(field.displacement_mm).transpose(2, 1, 0, 3)
     assert_close(warp.data, held, 1e-5, file="SynthMorph warp", way="written", referee="surfa")
+    read = flip_vectors(read_field(path).displacement_mm).transpose(2, 1, 0, 3)
+    assert_close(read, warp.data, 1e-5, file="SynthMorph warp", way="read", referee="surfa")
     for geometry, grid in ((warp.source, MOVING), (warp.target, any_grid)):
         np.testing.assert_allclose(geometry.vox2world.matrix, voxel_to_ras(grid), atol=1e-4)
         assert tuple(geometry.shape) == grid.size_xyz

@@ -24,6 +24,7 @@ from carl_cli.io.transforms.files import read_transform, write_transform
 from carl_cli.transforms import AffineTransform, Transform, dense
 from tests.conftest import GRIDS, smooth_value
 from tests.fields import TRANSLATION, field_on, inner_points, waves
+from tests.measured import assert_close
 
 FIXED, MOVING = GRIDS["oblique"], GRIDS["flipped"]
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -126,7 +127,8 @@ def test_points_through_files_of_ants(case: Case) -> None:
     table = pandas.DataFrame(points, columns=list("xyz"))
     for files in (case.ants_chain, [case.ants_composite]):
         theirs = ants.apply_transforms_to_points(3, table, files)[list("xyz")].to_numpy()
-        np.testing.assert_allclose(parse_chain(files)(points), theirs, atol=1e-3)
+        file, ours = "ANTs 1Warp.nii.gz, 0GenericAffine.mat, .h5", parse_chain(files)(points)
+        assert_close(ours, theirs, 1e-3, file=file, way="read", referee="ANTs")
         assert np.linalg.norm(theirs - points, axis=1).max() > 1
 
 
@@ -206,7 +208,8 @@ def test_easyreg_holds_positions_in_ras(tmp_path: Path, any_grid: Grid) -> None:
     path = three_volumes(tmp_path / "easy.nii.gz", ras(points + waves(points)), any_grid)
     inner = inner_points(any_grid)
     ours = read_transform(path, "easyreg")(inner)
-    np.testing.assert_allclose(ours, field_on(any_grid)(inner), atol=1e-4)
+    expected = field_on(any_grid)(inner)
+    assert_close(ours, expected, 1e-4, file="EasyReg field", way="read", referee="nibabel")
     with pytest.raises(InputError, match="intent 0"):
         read_transform(path)
 
@@ -240,12 +243,17 @@ def test_an_lta_maps_the_moving_image_to_the_fixed_one(
     path = tmp_path / "t.lta"
     write_transform(path, affine, program="lta", field_grid=FIXED, moving_grid=MOVING)
     points = inner_points(FIXED, 20)
-    np.testing.assert_allclose(read_transform(path, "lta")(points), affine(points), atol=1e-6)
+    ours = read_transform(path, "lta")(points)
+    np.testing.assert_allclose(ours, affine(points), atol=1e-6)
     source_to_target = nitransforms.io.lta.FSLinearTransformArray.from_filename(path)
     matrix = np.asarray(source_to_target["xforms"][0]["m_L"])
     assert int(source_to_target["type"]) == 1
     expected = np.linalg.inv(FLIP @ affine.homogeneous @ FLIP)
     np.testing.assert_allclose(matrix, expected, atol=1e-5)
+    theirs = ras(apply_affine(np.linalg.inv(matrix.astype(float)), ras(points)))
+    for way, mapped in (("written", affine(points)), ("read", ours)):
+        file = "FreeSurfer .lta"
+        assert_close(theirs, mapped, 1e-3, file=file, way=way, referee="nitransforms")
 
 
 def test_an_lta_between_voxels(tmp_path: Path, affine: AffineTransform) -> None:
