@@ -2,8 +2,8 @@
 
 python docs/generate_formats.py    (about ten minutes: it runs the tests)
 
-The referees beside Python's packages are Debian's dcm2niix, dicom3tools, mrtrix3 and minc-tools. A
-test that skips for want of one would leave a gap in the table, so it stops the script.
+The referees beside Python's packages are Debian's dcm2niix, dicom3tools, mrtrix3, minc-tools and
+plastimatch. A test that skips for want of one would leave a gap in the table, so it stops the script.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from carl_cli.io.transforms.recognise import MATRIX, SIGNS, SUFFIXES
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = ("dcm2niix", "dciodvfy", "mrtransform", "mincresample")
+PROGRAMS = ("dcm2niix", "dciodvfy", "mrtransform", "mincresample", "plastimatch")
 HEAD = """# Files of other programs
 
 What the tests found, each row with another program or its own library as the referee (made by
@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "notes"
         measuring = [
-            p
+            str(p)
             for p in sorted((ROOT / "tests").rglob("test_*.py"))
             if "tests.measured import" in p.read_text()
         ]
@@ -78,7 +78,7 @@ def table(lines: list[dict[str, str | float]]) -> str:
 
 
 def ways_out() -> str:
-    found = {what: way for what, way in (*SIGNS.values(), *SUFFIXES.values(), MATRIX)}
+    found = dict((*SIGNS.values(), *SUFFIXES.values(), MATRIX))
     return "".join(
         f"| {what} | {way.format(name='FILE')} |\n" for what, way in sorted(found.items())
     )
