@@ -3,7 +3,7 @@
 python docs/generate_formats.py    (about ten minutes: it runs the tests)
 
 The referees beside Python's packages are Debian's dcm2niix, dicom3tools, mrtrix3, minc-tools and
-plastimatch. A test that skips for want of one would leave a gap in the table, so it stops the script.
+plastimatch. Without one a test would skip and leave a gap in the table: the script stops then.
 """
 
 from __future__ import annotations
