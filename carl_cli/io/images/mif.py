@@ -134,6 +134,8 @@ def _dtype(name: str) -> np.dtype[np.generic] | None:
     if kind not in KINDS:
         raise ValueError(f"voxels of type {name}, real numbers were expected")
     bits = int(lower.removesuffix(order)[len(kind) :])
+    if bits not in (8, 16, 32, 64):
+        raise ValueError(f"voxels of {bits} bits")
     return np.dtype(f"{ORDERS[order]}{KINDS[kind]}{bits // 8}")
 
 
