@@ -1,4 +1,4 @@
-"""docs/formats.md: what the tests measured on the files of other programs.
+"""docs/reference/formats-measured.md: what the tests measured on the files of other programs.
 
 python docs/generate_formats.py    (some minutes: it runs the tests)
 """
@@ -38,7 +38,7 @@ def main() -> None:
         environment = {**os.environ, "CARL_FORMATS": str(notes)}
         subprocess.run(command, check=True, cwd=ROOT, env=environment)
         lines = [json.loads(line) for line in notes.read_text().splitlines()]
-    (ROOT / "docs/formats.md").write_text(HEAD + table(lines))
+    (ROOT / "docs/reference/formats-measured.md").write_text(HEAD + table(lines))
 
 
 def table(lines: list[dict[str, str | float]]) -> str:
