@@ -1,4 +1,4 @@
-"""Write docs/reference/cli.md from the commands themselves: `make docs`. A test compares the two."""
+"""docs/reference/cli.md from the commands themselves: `make docs`. A test compares the two."""
 
 from __future__ import annotations
 
