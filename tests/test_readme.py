@@ -68,6 +68,7 @@ def test_the_three_commands_run_as_they_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a small phantom in the place of the demo's, with the weights of the package."""
+    (tmp_path / "demo-output").mkdir()
     write_phantom(make_phantom(voxel_mm=8.0), DemoFiles.within(tmp_path / "demo-output"))
     monkeypatch.chdir(tmp_path / "demo-output")
     walked = lines(README)
