@@ -31,6 +31,13 @@ def register(
 
     Fixed comes first, as in antsRegistration and greedy. The transform maps points of the fixed
     image to points of the moving one, in LPS millimetres: what ANTs, ITK and SimpleITK apply.
+
+    Examples:
+
+        carl register fixed.nii.gz moving.nii.gz -o forward.h5 -w warped.nii.gz
+        carl register fixed.nii.gz moving.nii.gz -o T.h5 --io --report page.html
+        carl register ct_folder mr.nrrd -o T.h5 --fixed-modality ct
+        carl register fixed.nii.gz moving.nii.gz -o affine.mat --affine-only
     """
     threads = method.begin()
     fixed, moving = _named_once(pair)
