@@ -226,6 +226,7 @@ def _summarise(folder: FolderArguments, entries: Sequence[Entry]) -> None:
         _records(folder, entries),
         thumbnails=folder.thumbnails,
     )
+    console.LOGGER.info("all cases, outliers first: %s", folder.out_dir / "index.html")
     _conclude(totals.done, totals.failed, totals.open)
 
 
