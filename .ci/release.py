@@ -1,4 +1,4 @@
-"""The steps of a release, up to the upload; docs/releasing.md tells when to take them.
+"""The steps of a release, up to the upload; docs/project/releasing.md tells when to take them.
 
 python .ci/release.py bump 0.2.0     version, CITATION.cff, changelog; read them, commit them
 python .ci/release.py check          do the files that name the version agree, is all committed?

@@ -16,6 +16,7 @@ Choice = TypeVar("Choice")
 # torch's CPU allocator and ITK report exhausted memory as a plain RuntimeError.
 _MEMORY_WORDS = (
     "can't allocate memory",
+    "cannot allocate memory",  # of a file that is mapped
     "out of memory",
     "failed to allocate memory",
     "std::bad_alloc",

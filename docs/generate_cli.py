@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands themselves: `make docs`. A test compares the two."""
+"""docs/reference/cli.md from the commands themselves: `make docs`. A test compares the two."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from carl_cli.cli.app import load
 from carl_cli.cli.commands import COMMANDS
 
-TARGET = Path(__file__).with_name("cli.md")
+TARGET = Path(__file__).parent / "reference" / "cli.md"
 OPENING = """# Commands
 
 Made from the help texts by `make docs`. `carl COMMAND --help` shows the same in the terminal.

@@ -1,4 +1,4 @@
-"""docs/formats.md: what the tests measured on the files of other programs.
+"""docs/reference/formats-measured.md: what the tests measured on the files of other programs.
 
 python docs/generate_formats.py    (about ten minutes: it runs the tests)
 
@@ -60,7 +60,8 @@ def main() -> None:
         subprocess.run(command, check=True, cwd=ROOT, env=environment)
         lines = [json.loads(line) for line in notes.read_text().splitlines()]
     lines = [line for line in lines if line["referee"] != "carl"]  # no referee of itself
-    (ROOT / "docs/formats.md").write_text(HEAD + table(lines) + OTHERS + ways_out())
+    text = HEAD + table(lines) + OTHERS + ways_out()
+    (ROOT / "docs/reference/formats-measured.md").write_text(text)
 
 
 def table(lines: list[dict[str, str | float]]) -> str:

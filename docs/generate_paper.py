@@ -1,4 +1,7 @@
-"""The published figures in docs/paper.md, from the protocols: python docs/generate_paper.py"""
+"""The published figures in docs/explanation/paper.md, from the protocols.
+
+python docs/generate_paper.py
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 from carl_cli.evaluation.protocol import Protocol, read_protocol
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "paper.md"
+PAGE = ROOT / "docs" / "explanation" / "paper.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 

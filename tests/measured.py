@@ -1,4 +1,4 @@
-"""What tests measured on the files of other programs, for the table in docs/formats.md."""
+"""What tests measured on the files of other programs, for docs/reference/formats-measured.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """`python -m tests.public_api > tests/public_api.txt`: names, signatures and fields of carl_cli.
 
-What stands there is promised to users (docs/stability.md): a change needs a line in the changelog.
+What stands there is promised to users (docs/project/stability.md): a change needs a line in the
+changelog.
 """
 
 from __future__ import annotations

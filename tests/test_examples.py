@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +36,43 @@ def test_python_api(tmp_path: Path) -> None:
     np.testing.assert_allclose(transform.TransformPoint(start.tolist()), end, atol=0.02)
     warped = sitk.ReadImage(str(tmp_path / "results" / "warped.nii.gz"))
     assert warped.GetSize() == sitk.ReadImage(str(files.fixed)).GetSize()
+
+
+def cells() -> list[str]:
+    """The code of the notebook, cell by cell."""
+    notebook = json.loads((EXAMPLES / "first_registration.ipynb").read_text(encoding="utf-8"))
+    return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+
+
+def test_the_code_of_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cell after cell, with a small network."""
+    write_phantom(make_phantom(voxel_mm=12.0), DemoFiles.within(tmp_path))
+    weights = untrained_weights(tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in cells():
+        code = cell.replace('"carl-base"', repr(str(weights))).replace('"demo-output"', '"."')
+        exec(code, names)
+    warped = sitk.GetArrayFromImage(sitk.ReadImage("warped.nii.gz"))
+    np.testing.assert_array_equal(warped, names["result"].warped.array)
+    assert names["labels"].array.shape == warped.shape
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_as_it_stands(tmp_path: Path) -> None:
+    """In a kernel; the result shows its picture."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    (tmp_path / "demo-output").mkdir()
+    write_phantom(make_phantom(voxel_mm=8.0), DemoFiles.within(tmp_path / "demo-output"))
+    notebook = nbformat.read(EXAMPLES / "first_registration.ipynb", as_version=4)
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=where).execute()
+    shown = [
+        o for c in notebook.cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})
+    ]
+    assert len(shown) == 1
+    assert "data:image/png;base64" in shown[0]["data"]["text/html"]
+    assert (tmp_path / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_names_and_signatures_are_those_that_were_promised() -> None:
     promised = Path(__file__).with_name("public_api.txt").read_text(encoding="utf-8")
     how = "if this is meant: python -m tests.public_api > tests/public_api.txt, and a fragment"
     assert document() == promised, (
-        f"{how} in changelog.d/ (docs/stability.md says what is promised)"
+        f"{how} in changelog.d/ (docs/project/stability.md says what is promised)"
     )
 
 

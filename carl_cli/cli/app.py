@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from carl_cli import __version__
 from carl_cli.cli.boundary import exit_code_of
+from carl_cli.cli.brief import BriefCommand
 from carl_cli.cli.commands import COMMANDS, CONTEXT, CommandEntry
 
 
@@ -22,7 +23,7 @@ def load(entry: CommandEntry) -> Any:
     target = getattr(import_module(entry.module), entry.attribute)
     if not isinstance(target, typer.Typer):
         function, target = target, typer.Typer(add_completion=False)
-        target.command(entry.name, context_settings=CONTEXT)(function)
+        target.command(entry.name, cls=BriefCommand, context_settings=CONTEXT)(function)
     _leave_reading_to(target)
     command = get_command(target)
     command.name = entry.name
@@ -31,8 +32,9 @@ def load(entry: CommandEntry) -> Any:
 
 def _leave_reading_to(commands: typer.Typer) -> None:
     """Typer takes a file that may not be read for a wrong option (code 2); where a command
-    reads it, that is an error of input, with a hint and a code of its own."""
+    reads it, that is an error of input, with a hint and a code of its own. Help is brief."""
     for command in commands.registered_commands:
+        command.cls = BriefCommand
         hints = get_type_hints(command.callback, include_extras=True)
         for parameter in hints.values():
             for declared in getattr(parameter, "__metadata__", ()):

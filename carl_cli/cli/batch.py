@@ -53,6 +53,13 @@ def batch(
 
     A case that fails never stops the others: the exit code is 6 then, and the status and the
     summary say why. A run that was killed continues with --resume.
+
+    Examples:
+
+        carl batch pairs.csv --out-dir results --report
+        carl batch pairs.csv --out-dir results --report --resume
+        carl batch --atlas template.nii.gz --moving-dir subjects -o results
+        carl batch pairs.csv -o results --executor slurm --tasks 8 --mem 8G
     """
     run_batch(table, folder, schedule, cluster, method)
 
@@ -219,6 +226,7 @@ def _summarise(folder: FolderArguments, entries: Sequence[Entry]) -> None:
         _records(folder, entries),
         thumbnails=folder.thumbnails,
     )
+    console.LOGGER.info("all cases, outliers first: %s", folder.out_dir / "index.html")
     _conclude(totals.done, totals.failed, totals.open)
 
 

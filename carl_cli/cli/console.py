@@ -38,6 +38,8 @@ def start(
     LOGGER.handlers = [_terminal_handler(verbose, quiet)]
     if log_file is not None:
         LOGGER.addHandler(_file_handler(log_file))
+    for handler in LOGGER.handlers:
+        handler.addFilter(_Once())
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # positional, as Python calls it
     count = thread_count(threads)
     limit_threads(count)
@@ -77,15 +79,42 @@ def only_problems() -> Iterator[None]:
     A log file gets every line as before.
     """
     handler = LOGGER.handlers[0]
-    assert isinstance(handler, logging.StreamHandler)
-    level, stream = handler.level, handler.stream
+    level = handler.level
     handler.setLevel(logging.WARNING)
-    handler.setStream(sys.stderr)  # rich has put its own in place of it
+    try:
+        with _above():
+            yield
+    finally:
+        handler.setLevel(level)
+
+
+@contextmanager
+def _above() -> Iterator[None]:
+    """Log lines go above what rich redraws, each on a line of its own: rich has put a stream of
+    its own in the place of stderr."""
+    handler = LOGGER.handlers[0]
+    assert isinstance(handler, logging.StreamHandler)
+    stream = handler.setStream(sys.stderr)
     try:
         yield
     finally:
-        handler.setLevel(level)
-        handler.setStream(stream)
+        handler.setStream(stream or handler.stream)
+
+
+class _Once(logging.Filter):
+    """Lets a warning through once: a file that is read three times is warned of once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        text = record.getMessage()
+        new = text not in self._said
+        self._said.add(text)
+        return new
 
 
 class _ShortFormatter(logging.Formatter):
@@ -169,7 +198,8 @@ def _progress_bar() -> Iterator[Progress]:
                 tasks[stage] = bar.add_task(stage, total=1.0, detail="")
             bar.update(tasks[stage], completed=fraction, detail=detail)
 
-        yield report
+        with _above():
+            yield report
 
 
 def _stage_lines() -> Progress:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from carl_cli.cli import console
+from carl_cli.cli.options.completion import weights as weights_names
 from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose, check_outputs
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ def demo(
         Path, typer.Option("--output", "-o", help="Folder for everything that is written.")
     ] = Path("carl-demo"),
     weights: Annotated[
-        str, typer.Option("--weights", help="Name or folder of the weights to try.")
+        str,
+        typer.Option(
+            "--weights", help="Name or folder of the weights to try.", autocompletion=weights_names
+        ),
     ] = "carl-base",
     instance: Annotated[
         bool, typer.Option("--io/--no-io", help="With instance optimisation (minutes on a CPU).")

@@ -93,6 +93,12 @@ def score(
     A figure that is undefined, as the Dice of a label that one image lacks, is nan and enters no
     mean. Several cases are summed up with 95 % bootstrap intervals over cases. A case that can't
     be read doesn't stop the others; the exit code is 6 then.
+
+    Examples:
+
+        carl evaluate -t T.h5 --fixed-seg F.nii.gz --moving-seg M.nii.gz
+        carl evaluate results -o scores.csv
+        carl evaluate compare theirs.csv ours.csv
     """
     from carl_cli.cli.console import LOGGER, start
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from carl_cli.cli.options import completion
 from carl_cli.cli.options import shared as options
 from carl_cli.cli.tables import Format, Out, check_out, deliver
 from carl_cli.errors import UsageError
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 Fixed = Annotated[Path, typer.Argument(metavar="FIXED", help="Fixed image.")]
 Moving = Annotated[Path, typer.Argument(metavar="MOVING", help="Moving image.")]
-Named = Annotated[str, typer.Option("--weights", help="Weights, as for carl register.")]
+Named = Annotated[
+    str,
+    typer.Option(
+        "--weights", help="Weights, as for carl register.", autocompletion=completion.weights
+    ),
+]
 Side = Annotated[
     int | None,
     typer.Option(

@@ -49,7 +49,11 @@ def points(
     Give the chain as for warping and say where the points are; the direction follows. Columns,
     labels, cells and the frame of the input file are kept.
 
-    carl points landmarks.csv -t forward.h5 --from fixed -o landmarks_in_moving.csv
+    Examples:
+
+        carl points fixed.csv -t forward.h5 --from fixed -o in_moving.csv
+        carl points marks.mrk.json -t forward.h5 --from moving -o in_fixed.mrk.json
+        carl points surface.gii -t forward.h5 --from fixed -o moved.gii
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.options.shared import check_outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,15 @@ def register(
 
     Fixed comes first, as in antsRegistration and greedy. The transform maps points of the fixed
     image to points of the moving one, in LPS millimetres: what ANTs, ITK and SimpleITK apply.
+
+    Examples:
+
+        carl register fixed.nii.gz moving.nii.gz -o forward.h5 -w warped.nii.gz
+        carl register fixed.nii.gz moving.nii.gz -o T.h5 --io --report page.html
+        carl register ct_folder mr.nrrd -o T.h5 --fixed-modality ct
+        carl register fixed.nii.gz moving.nii.gz -o affine.mat --affine-only
     """
+    started = time.perf_counter()
     threads = method.begin()
     fixed, moving = _named_once(pair)
     wanted = _wanted(outputs, existing)
@@ -50,6 +59,7 @@ def register(
     with console.progress() as progress:
         record = run_case(inputs, wanted, weights, options, settings, progress)
     _print(record)
+    _tell(wanted, record, time.perf_counter() - started)
     if method.run.strict:
         _check_doubts(record)
 
@@ -100,5 +110,27 @@ def _print(record: RunRecord) -> None:
         typer.echo(f"mean_dice {metrics.mean_dice:.4f}")
     if metrics.tre_mm is not None:
         typer.echo(f"tre_mean_mm {metrics.tre_mm.mean:.3f}")
+
+
+FILES = {
+    "forward": "transform: brings the moving image onto the fixed one",
+    "inverse": "its inverse",
+    "warped": "moving image on the fixed grid",
+    "inverse_warped": "fixed image on the moving grid",
+    "jacobian": "Jacobian determinant",
+    "match_spread": "spread of the match, mm",
+    "figure": "picture",
+    "report": "page to look at in a browser",
+    "json": "record of the run",
+}
+
+
+def _tell(wanted: CaseOutputs, record: RunRecord, seconds: float) -> None:
+    """A line for each file, the time, and the warnings last, where they are seen."""
+    for role, path in wanted.paths().items():
+        console.LOGGER.info("%s: %s", path, FILES[role])
+    count = len(record.warnings)
+    doubts = {0: "no warning", 1: "1 warning:"}.get(count, f"{count} warnings:")
+    console.LOGGER.info("%.0f s, %s", seconds, doubts)
     for text in record.warnings:
         console.LOGGER.warning("%s", text)

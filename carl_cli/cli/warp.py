@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from carl_cli.cli.options.completion import interpolations
 from carl_cli.cli.options.shared import Chain, LogFile, Overwrite, Quiet, Threads, Verbose
 from carl_cli.errors import UsageError
 
@@ -30,6 +31,7 @@ def warp(
         typer.Option(
             "--interpolation",
             "-n",
+            autocompletion=interpolations,
             help="linear, nearest, bspline[1-5], gaussian[SIGMA,ALPHA], lanczosWindowedSinc (and "
             "hamming, cosine, welch, blackman), or for labels genericLabel, "
             "multiLabel[SIGMA,ALPHA].",
@@ -113,7 +115,14 @@ def warp(
 ) -> None:
     """Resample images or labels onto a grid, through transforms.
 
-    carl warp moving.nii.gz -r fixed.nii.gz -t forward.h5 -o warped.nii.gz
+    Labels need -n genericlabel: any other interpolation but nearest makes new values of them.
+
+    Examples:
+
+        carl warp moving.nii.gz -r fixed.nii.gz -t forward.h5 -o warped.nii.gz
+        carl warp labels.nii.gz -r fixed.nii.gz -t T.h5 -n genericlabel -o L.nii.gz
+        carl warp fixed.nii.gz -r moving.nii.gz -t [affine.mat,1] -o back.nii.gz
+        carl warp image.nii.gz --spacing 2 -o coarse.nii.gz
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.options.shared import check_outputs

@@ -97,9 +97,10 @@ def cells_of(group: Any) -> dict[str, Any]:
 
 
 def noted(group: Any) -> dict[str, Any]:
-    """Name → value of the options that have one, for the record."""
+    """Name → value of the options that have one, for the record; JSON knows lists, no tuples."""
     values = {o.name: getattr(group, o.field) for o in options_of(type(group))}
-    return {name: value for name, value in values.items() if value is not None}
+    plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+    return {name: value for name, value in plain.items() if value is not None}
 
 
 def _rising(limits: tuple[float, float]) -> tuple[float, float]:

@@ -116,7 +116,7 @@ def identity(dimension: int) -> AffineTransform:
 
 
 def composed(parts: Iterable[Transform]) -> Transform:
-    """parts[0](parts[1](... x)); a single part stays what it is."""
+    """`parts[0](parts[1](... x))`; a single part stays what it is."""
     some = tuple(parts)
     return some[0] if len(some) == 1 else CompositeTransform(some)
 
@@ -204,7 +204,7 @@ class InverseField(Transform):
 
 
 class CompositeTransform(Transform):
-    """x → parts[0](parts[1](... x)): the last part acts first, as in ITK's composite.
+    """x → `parts[0](parts[1](... x))`: the last part acts first, as in ITK's composite.
 
     Parts that are composites are unpacked. Raises InputError where dimensions differ.
     """

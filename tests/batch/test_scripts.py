@@ -58,7 +58,7 @@ def test_scripts_call_carl_with_options_that_it_has(
 
 @pytest.mark.parametrize("name", ["carl.nf", "Snakefile", "parallel.sh"])
 def test_workflows_use_options_that_carl_has(name: str) -> None:
-    reference = (SCRIPTS.parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    reference = (SCRIPTS.parents[1] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     ours = reference.partition("## carl batch\n")[2].partition("\n## ")[0]
     calls = (SCRIPTS / name).read_text(encoding="utf-8").partition("carl batch ")[2]
     used = set(re.findall(r"(?<!\S)--[a-z-]+", calls))

@@ -29,7 +29,24 @@ def completions(line: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("line", "offered"),
-    [("carl doc", ["doctor"]), ("carl doctor --fo", ["--folder"]), ("carl zzz", [])],
+    [
+        ("carl doc", ["doctor"]),
+        ("carl doctor --fo", ["--folder"]),
+        ("carl zzz", []),
+        ("carl register a b --weights carl-", ["carl-base"]),
+        ("carl batch a --weights multi", ["multigradicon"]),
+        ("carl demo --weights zzz", []),
+        ("carl warp a -n genericl", ["genericlabel"]),
+        ("carl warp a -n bspline[3", ["bspline[3]"]),
+    ],
 )
 def test_completion(line: str, offered: list[str]) -> None:
     assert completions(line) == offered
+
+
+def test_every_interpolation_that_is_offered_is_known() -> None:
+    from carl_cli.cli.options.completion import INTERPOLATIONS
+    from carl_cli.io.resample import interpolator_name
+
+    for name in INTERPOLATIONS:
+        interpolator_name(name)  # raises UsageError for others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 import warnings
@@ -65,9 +66,29 @@ def test_log_lines_go_to_stderr_and_data_to_stdout(settings: str, lines: list[st
 
 def test_a_progress_bar_only_on_a_terminal() -> None:
     """On a pseudo-terminal the stages are drawn, with escape codes."""
+    drawn = drawn_on_a_terminal(SPEAK.format(settings=""))
+    assert "\x1b[" in drawn
+    assert "network" in drawn
+    assert "loss 0.5" in drawn
+
+
+ON_A_TERMINAL = """
+import logging, sys
+from carl_cli.cli import console
+console.start()
+log = logging.getLogger("carl_cli.io.images.files")
+with console.progress() as progress:
+    progress("network", 0.5)
+    assert console.LOGGER.handlers[0].stream is sys.stderr  # the one that rich has put there
+    log.warning("a doubt")
+log.warning("a doubt"); log.warning("another")
+"""
+
+
+def drawn_on_a_terminal(code: str) -> str:
     mine, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", SPEAK.format(settings="")],
+        [sys.executable, "-c", code],
         stdout=subprocess.DEVNULL,
         stderr=theirs,
         env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
@@ -80,10 +101,18 @@ def test_a_progress_bar_only_on_a_terminal() -> None:
     except OSError:  # Linux's way of saying that the other end is closed
         pass
     os.close(mine)
-    assert process.wait() == 0
-    assert b"\x1b[" in drawn
-    assert b"network" in drawn
-    assert b"loss 0.5" in drawn
+    assert process.wait() == 0, drawn
+    return drawn.decode()
+
+
+def test_a_warning_has_a_line_of_its_own_and_is_said_once() -> None:
+    drawn = drawn_on_a_terminal(ON_A_TERMINAL)
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
+    lines = [line.split("\r")[-1].strip() for line in plain.splitlines()]
+    assert [line for line in lines if "doubt" in line or "another" in line] == [
+        "warning: a doubt",
+        "warning: another",
+    ]
 
 
 def test_the_log_file_holds_everything(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every command is documented: in docs/cli.md word for word, in the README by name."""
+"""Every command is documented: in docs/reference/cli.md word for word, in the README by name."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def generator() -> ModuleType:
 
 
 def test_the_command_reference_is_current(generator: ModuleType) -> None:
-    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert written == generator.document(), "docs/cli.md is out of date: run `make docs`"
+    written = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert written == generator.document(), "docs/reference/cli.md is out of date: run `make docs`"
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

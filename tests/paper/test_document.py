@@ -1,4 +1,4 @@
-"""docs/paper.md: its figures are the protocols', its files and modules exist."""
+"""docs/explanation/paper.md: its figures are the protocols', its files and modules exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "paper.md"
+PAGE = ROOT / "docs" / "explanation" / "paper.md"
 
 
 @pytest.fixture(scope="module")

@@ -114,6 +114,21 @@ class Browser:
         self.run("document.querySelector(arguments[0]).click()", selector)
         self.settle()
 
+    def point(self, selector: str) -> None:
+        """A click of the mouse, which also moves the focus."""
+        place = """const r = document.querySelector(arguments[0]).getBoundingClientRect();
+            return [r.left + r.width / 2, r.top + r.height / 2]"""
+        self.run("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
+        x, y = (int(value) for value in self.run(place, selector))
+        moves = [
+            {"type": "pointerMove", "duration": 0, "x": x, "y": y, "origin": "viewport"},
+            {"type": "pointerDown", "button": 0},
+            {"type": "pointerUp", "button": 0},
+        ]
+        mouse = {"type": "pointer", "id": "m", "parameters": {"pointerType": "mouse"}}
+        self._call("POST", "/actions", {"actions": [{**mouse, "actions": moves}]})
+        self.settle()
+
     def press(self, key: str) -> None:
         """A real key press, to whatever has the focus. Keys as in WebDriver, "\\ue014" = →."""
         strokes = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]

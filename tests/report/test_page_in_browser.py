@@ -22,7 +22,7 @@ from carl_cli.transforms import identity
 from tests.report.browser import Browser
 from tests.report.conftest import Pair
 
-RIGHT, LEFT, UP, SPACE = "\ue014", "\ue012", "\ue013", " "
+RIGHT, LEFT, UP, SPACE, TAB = "\ue014", "\ue012", "\ue013", " ", "\ue004"
 WIDTHS = {"phone": (390, 844, True), "tablet": (820, 1180, True), "small": (760, 800, False),
           "desktop": (1360, 900, False)}  # fmt: skip
 
@@ -207,6 +207,25 @@ def test_arrows_step_through_slices(page: Browser) -> None:
     page.run("document.querySelector('.plane:nth-child(3)').focus()")
     page.press(UP)
     assert page.run(values) == [start[0] + 1, start[1], start[2] + 1]
+
+
+def test_keys_are_the_pictures_after_a_click_on_a_button(page: Browser) -> None:
+    """And the button's own again for those who come by Tab."""
+    mode = "return document.querySelector('[name=mode]:checked').value"
+    slices = "return [...document.querySelectorAll('.plane [type=range]')].map((s) => +s.value)"
+    start = page.run(slices)
+    page.point("label:has([value=blend])")
+    page.press(RIGHT)
+    assert page.run(mode) == "blend"
+    assert page.run(slices) == [start[0] + 1, *start[1:]]
+    page.press(SPACE)
+    assert page.run(mode) == "flicker"
+    page.point("label:has([value=checker])")
+    page.press(TAB)
+    page.run("document.querySelector('[value=checker]').focus()")
+    page.press(LEFT)
+    assert page.run(mode) == "flicker"
+    assert page.run(slices) == [start[0] + 1, *start[1:]]
 
 
 def test_click_moves_the_cursor_in_the_other_planes(page: Browser) -> None:

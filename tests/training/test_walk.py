@@ -1,4 +1,4 @@
-"""The lines of docs/training.md, one after the other, on small data."""
+"""The lines of docs/how-to/training.md, one after the other, on small data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from carl_cli.geometry import Grid
 from carl_cli.io.images.files import Image, write_image
 from tests.cli.weights_folder import untrained_weights
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "training.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "training.md"
 CASES = ("0001", "0002", "0199", "0200")
 
 

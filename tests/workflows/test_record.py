@@ -270,3 +270,12 @@ def test_the_report_carries_the_same_record(record: tuple[dict[str, Any], Path])
     page = (folder / "r.html").read_text()
     assert values["weights"]["sha256"][:12] in page
     assert values["inputs"]["moving"]["sha256"][:12] in page
+
+
+def test_the_window_of_a_ct_is_recorded(
+    register: Register, identity_weights: Path, tmp_path: Path
+) -> None:
+    """Two numbers: JSON has no tuples."""
+    windows = ("--modality", "ct", "--window", -200, 300)
+    register(identity_weights, "-o", tmp_path / "t.h5", "--json", tmp_path / "r.json", *windows)
+    assert json.loads((tmp_path / "r.json").read_text())["options"]["window"] == [-200, 300]

@@ -8,6 +8,7 @@ import typer
 from annotated_types import Ge, Gt, Le
 from typer.models import OptionInfo
 
+from carl_cli.cli.options import completion
 from carl_cli.preprocessing.options import Option, options_of
 
 PAIR = "The two images"
@@ -51,7 +52,8 @@ def described(known: Option, *flags: str) -> OptionInfo:
     least = [bound.ge for bound in known.checks if isinstance(bound, Ge)]
     most = [bound.le for bound in known.checks if isinstance(bound, Le)]
     bounds = {"min": least[0] if least else None, "max": most[0] if most else None}
-    return option(_PANEL_OF[known.name], *names, help=_help(known), **bounds)
+    offered = {"autocompletion": completion.weights} if known.name == "weights" else {}
+    return option(_PANEL_OF[known.name], *names, help=_help(known), **bounds, **offered)
 
 
 def _help(known: Option) -> str:

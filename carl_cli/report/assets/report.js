@@ -5,7 +5,7 @@ const NAMES = { fixed: "fixed", before: "moving", warped: "warped" };
 
 function makeView(scene) {
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-  return { cursor: [...scene.focus], active: 0, swapped: false, runs: !calm };
+  return { cursor: [...scene.focus], active: 0, swapped: false, runs: !calm, pointed: false };
 }
 
 // Everything that the form says, into the view.
@@ -153,10 +153,17 @@ function swap(app) {
   app.refresh();
 }
 
-function onKey(app, event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+// A control that was clicked keeps the focus, but the keys are the pictures' until Tab is pressed:
+// whoever walks with Tab uses arrows and space on the controls themselves.
+function keysAreTaken(app, event) {
   const target = event.target.closest("input, button, summary, a");
-  if (target && !(event.key === " " && target.type === "range")) return;
+  const chosen = target?.matches("[type=radio], [type=checkbox]");
+  return target && !(chosen && app.view.pointed) && !(event.key === " " && target.type === "range");
+}
+
+function onKey(app, event) {
+  if (event.key === "Tab") app.view.pointed = false;
+  if (event.ctrlKey || event.metaKey || event.altKey || keysAreTaken(app, event)) return;
   const focused = event.target.closest(".plane");
   const steps = { ArrowLeft: -1, ArrowRight: 1, ...(focused && { ArrowDown: -1, ArrowUp: 1 }) };
   const { plane } = app.planes[app.view.active];
@@ -169,6 +176,7 @@ function onKey(app, event) {
 function listen(app) {
   find("#controls").addEventListener("input", app.refresh);
   find("#controls").addEventListener("submit", (event) => event.preventDefault());
+  document.addEventListener("pointerdown", () => (app.view.pointed = true), true);
   document.addEventListener("keydown", (event) => onKey(app, event));
   document.addEventListener("click", ({ target }) => {
     const row = target.closest("[data-jump]");

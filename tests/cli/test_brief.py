@@ -1,0 +1,74 @@
+"""Help: a few options first, the rest on demand, nothing lost at 80 columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from carl_cli.cli.app import load, main
+from carl_cli.cli.brief import FEW, reflowed
+from carl_cli.cli.commands import COMMANDS
+
+Help = Callable[..., str]
+
+
+@pytest.fixture
+def help_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Help:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+
+    def read(*words: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert not stop.value.code
+        return capsys.readouterr().out
+
+    return read
+
+
+@pytest.mark.parametrize("words", [("register",), ("warp",), ("batch",), ("evaluate", "score")])
+def test_a_beginner_sees_about_ten_options_and_an_example(
+    words: tuple[str, ...], help_of: Help
+) -> None:
+    brief, whole = help_of(*words, "--help"), help_of(*words, "--help-all")
+    shown = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", brief.partition("╭")[2]))
+    assert 7 <= len(shown - {"--help", "--help-all", "--no-io", "--flo", "--ref"}) <= 14
+    assert f"more options: carl {' '.join(words)} --help-all" in brief
+    assert "more options" not in whole
+    assert "--overwrite" in whole
+    assert "--log-file" in whole
+    assert "--log-file" not in brief
+    assert "    carl " in brief.partition("Examples:")[2].partition("╭")[0]
+
+
+def test_what_is_hidden_in_the_help_still_works(help_of: Help) -> None:
+    command = load(COMMANDS["register"])
+    help_of("register", "--help")
+    context = command.make_context("register", ["a", "b", "--log-file", "c"])
+    assert str(context.params["log_file"]) == "c"
+
+
+@pytest.mark.parametrize("name", sorted(set(FEW) - {"score"}))
+def test_the_short_list_names_options_that_there_are(name: str) -> None:
+    assert set(FEW[name].split()) <= {p.name for p in load(COMMANDS[name]).params}
+
+
+def test_lines_are_broken_by_the_terminal_alone(help_of: Help) -> None:
+    """Not after `of the fixed`, where the source has its line's end."""
+    text = help_of("register", "--help")
+    assert " Fixed comes first, as in antsRegistration and greedy. The transform maps" in text
+    assert "\n points of the fixed image to points of the moving one, in LPS" in text
+
+
+def test_brackets_are_shown(help_of: Help) -> None:
+    assert "-t [affine.mat,1] -o back.nii.gz" in help_of("warp", "--help")
+    assert reflowed("one\ntwo [@revision]\n\n    a  b") == "one two \\[@revision]\n\n    a  b"
+
+
+@pytest.mark.parametrize("name", ["register", "warp", "points", "batch", "jacobian", "report"])
+def test_no_line_is_longer_than_the_terminal(name: str, help_of: Help) -> None:
+    assert max(map(len, help_of(name, "--help").splitlines())) <= 80
+    examples = [line for line in help_of(name, "--help").splitlines() if line.startswith("     ")]
+    assert all(line.strip().startswith("carl ") for line in examples if line.strip())
