@@ -15,6 +15,7 @@ from typer.main import get_command
 from carl_cli import __version__
 from carl_cli.cli.boundary import exit_code_of
 from carl_cli.cli.commands import COMMANDS, CONTEXT, CommandEntry
+from carl_cli.cli.options.once import refuse_repeats
 
 
 def load(entry: CommandEntry) -> Any:
@@ -26,6 +27,7 @@ def load(entry: CommandEntry) -> Any:
     _leave_reading_to(target)
     command = get_command(target)
     command.name = entry.name
+    refuse_repeats(command)
     return command
 
 

@@ -50,7 +50,7 @@ def _check_suffix(role: str, path: Path, linear: bool) -> None:
     if role in TRANSFORMS and suffix in AFFINE and not linear:
         raise UsageError(
             f"{path}: a {suffix} file holds only an affine transform",
-            "add --transform affine (or rigid, similarity), or use .h5 or .nii.gz",
+            "add --transform affine (--affine-only), rigid or similarity, or use .h5 or .nii.gz",
         )
     allowed = {
         **dict.fromkeys(TRANSFORMS, (".h5", *FIELDS, *AFFINE)),

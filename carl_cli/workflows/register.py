@@ -15,7 +15,7 @@ from carl_cli.errors import InputError
 from carl_cli.evaluation.truth import Truth, read_landmarks
 from carl_cli.io.atomic import sha256_of
 from carl_cli.io.images.files import Image, read_image
-from carl_cli.io.transforms.files import read_transform
+from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.progress import Progress, Stopwatch, silent
 from carl_cli.registration.register import (
@@ -218,12 +218,12 @@ def _optional(path: Path | None) -> Image | None:
 
 
 def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> RegistrationOptions:
-    initial, pair = inputs.initial_transform, Pair(inputs.fixed, inputs.moving)
+    items, pair = inputs.initial_items, Pair(inputs.fixed, inputs.moving)
     return replace(
         options,
         fixed_mask=_optional(inputs.fixed_mask),
         moving_mask=_optional(inputs.moving_mask),
-        initial=None if initial is None else read_transform(initial, pair=pair),
+        initial=parse_chain(items, pair) if items else None,
     )
 
 

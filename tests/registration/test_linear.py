@@ -72,7 +72,9 @@ def motion(
     moving = sitk.GetArrayFromImage(as_t2(seen) if inverted else seen)
     brightest = np.percentile(moving[moving > 0], 99)
     noise = np.random.default_rng(1).normal(0, NOISE * brightest, moving.shape)
-    noisy = sitk.GetImageFromArray(np.where(moving > 0, (moving + noise).clip(1), 0).astype(np.float32))
+    noisy = sitk.GetImageFromArray(
+        np.where(moving > 0, (moving + noise).clip(1), 0).astype(np.float32)
+    )
     noisy.CopyInformation(image)
     files = folder / "fixed.nii.gz", folder / "moving.nii.gz"
     for held, path in zip((image, noisy), files, strict=True):
