@@ -39,6 +39,7 @@ FEW_VOXELS = 64**3  # of the network's grid
 SMALL_WINDOW = 1  # voxels: sigma
 INSIDE = 0.9  # of a blurred foreground
 CORRELATION: Similarity = partial(squared_lncc, sigma=SMALL_WINDOW)
+REACH = 1.5  # voxels of a scale: no number of a step leads further (a line search would)
 GAIN = 100.0  # of losses below 1, so that the first step is of some tenths of a millimetre
 
 
@@ -134,6 +135,7 @@ class _Search:
         points, weights = foreground(prepared.fixed)
         share = (weights / weights.sum())[:, None]
         self.centre = (share * points).sum(0)
+        self.voxel_mm = max(prepared.fixed.grid.spacing_mm)
         self.radius = float(np.sqrt((share * (points - self.centre) ** 2).sum()))
 
     def map_of(self, transform: AffineTransform) -> AffineMap:
@@ -201,7 +203,7 @@ class _Search:
             step = step._replace(coarser=step.coarser // 2)
         if min(self.pair.fixed.shape[2:]) < MIN_VOXELS * step.coarser:
             return start
-        loss = self._loss(start, step)
+        loss, reach = self._loss(start, step), REACH * step.coarser * self.voxel_mm
         numbers = torch.zeros(len(self._generators) + len(self.centre), dtype=torch.float64)
         numbers.requires_grad_()
         lowest, best = np.inf, start.homogeneous
@@ -215,7 +217,7 @@ class _Search:
         def evaluate() -> float:
             nonlocal lowest, best
             with torch.enable_grad():
-                matrix = self._moved(start, numbers)
+                matrix = self._moved(start, reach * torch.tanh(numbers / reach))
                 value, by_entry = loss(matrix.detach().numpy())
                 slope = torch.from_numpy(GAIN * by_entry)
                 (numbers.grad,) = torch.autograd.grad((matrix * slope).sum(), numbers)

@@ -86,7 +86,8 @@ def load_case(
     started, watch = records.utc_now(), Stopwatch(progress)
     with watch.stage("reading"):
         before = _states(inputs)
-        fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
+        fixed = _read(inputs.fixed, inputs)
+        moving = _read(inputs.moving, inputs, average=True)
         options, truth = _with_files(options, inputs), _truth(inputs, fixed.grid.dimension)
         hashes = _hashes(inputs)
         _check_unchanged(inputs, before)
@@ -177,9 +178,13 @@ def _closed(
     return record
 
 
-def _read(path: Path, inputs: CaseInputs) -> Image:
+def _read(path: Path, inputs: CaseInputs, average: bool = False) -> Image:
     return read_image(
-        path, series_uid=inputs.series_uid, time_index=inputs.time_index, strict=inputs.strict
+        path,
+        series_uid=inputs.series_uid,
+        time_index=inputs.time_index,
+        strict=inputs.strict,
+        average=average,
     )
 
 
@@ -214,7 +219,7 @@ def _check_unchanged(inputs: CaseInputs, before: Mapping[Path, list[tuple[int, .
 
 
 def _optional(path: Path | None) -> Image | None:
-    return None if path is None else read_image(path)
+    return None if path is None else read_image(path, allow_nan=False)
 
 
 def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> RegistrationOptions:

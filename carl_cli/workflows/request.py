@@ -54,7 +54,12 @@ class CaseInputs:
         str | None, Field(description="Which series of a DICOM folder to read.")
     ] = None
     time_index: Annotated[
-        int | None, Field(ge=0, description="Which volume of a time series to read.")
+        int | None,
+        Field(
+            ge=0,
+            description="Which volume of a time series to read; of a moving one by default "
+            "the mean of all.",
+        ),
     ] = None
     strict: bool = False  # images that no orthogonal grid holds are refused, not resampled
 

@@ -73,7 +73,7 @@ def motion(
     brightest = np.percentile(moving[moving > 0], 99)
     noise = np.random.default_rng(1).normal(0, NOISE * brightest, moving.shape)
     noisy = sitk.GetImageFromArray(
-        np.where(moving > 0, (moving + noise).clip(1), 0).astype(np.float32)
+        np.where(moving > 0.05 * brightest, moving + noise, moving).astype(np.float32)
     )
     noisy.CopyInformation(image)
     files = folder / "fixed.nii.gz", folder / "moving.nii.gz"
