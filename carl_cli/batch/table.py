@@ -71,6 +71,7 @@ def _files() -> dict[str, Any]:
     """Of CaseInputs; a file must be there."""
     cells = cells_of(CaseInputs)
     paths = {name for name, (kind, _) in cells.items() if Path in get_args(get_args(kind)[0])}
+    paths.add("initial_transform")  # one, in a table
     return cells | dict.fromkeys(paths, (ExistingFile | None, None))
 
 

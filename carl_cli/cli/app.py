@@ -16,6 +16,7 @@ from carl_cli import __version__
 from carl_cli.cli.boundary import exit_code_of
 from carl_cli.cli.brief import BriefCommand
 from carl_cli.cli.commands import COMMANDS, CONTEXT, CommandEntry
+from carl_cli.cli.options.once import refuse_repeats
 
 
 def load(entry: CommandEntry) -> Any:
@@ -27,6 +28,7 @@ def load(entry: CommandEntry) -> Any:
     _leave_reading_to(target)
     command = get_command(target)
     command.name = entry.name
+    refuse_repeats(command)
     return command
 
 

@@ -18,16 +18,17 @@ from carl_cli.io.images.files import Image
 from carl_cli.model.fields import Map, identity, voxels_per_unit
 from carl_cli.model.network import attention_of
 from carl_cli.preprocessing.options import ImageOptions, option_group
-from carl_cli.preprocessing.pair import NetworkImage, PreparedPair, initialise, prepare_pair
+from carl_cli.preprocessing.pair import PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, Stopwatch, silent
+from carl_cli.registration.affine import fit_linear, refine_linear
 from carl_cli.registration.alignment import Contexts, Pair, evidence
 from carl_cli.registration.alignment import align as align_maps
 from carl_cli.registration.instance import InstanceOptions, fit_maps, optimise, with_metric
 from carl_cli.registration.options import StartOptions
 from carl_cli.registration.rotation import search_rotation, searched_rule
-from carl_cli.transforms import AffineTransform, CompositeTransform, Transform, from_network
-from carl_cli.transforms.fitting import fit_affine
+from carl_cli.transforms import CompositeTransform, Transform, from_network
 from carl_cli.transforms.folds import without_folds
+from carl_cli.transforms.linear import Linear
 from carl_cli.weights.folder import Weights
 
 
@@ -95,11 +96,13 @@ def register(
         forward, backward = _physical(
             found.forward, found.backward, prepared, fixed, moving, weights
         )
-        if options.affine_only:
-            forward, backward = _affine_parts(forward, prepared)
-        elif options.repair_folds:
+        if options.linear is None and options.repair_folds:
             forward = CompositeTransform(without_folds(forward).parts)
         spread = _spread_mm(found.forward, prepared) if options.match_spread else None
+    if options.linear is not None:
+        with watch.stage("linear fit"):
+            own = (prepared, pair) if initial is None else _apart(fixed, moving, weights, options)
+            forward, backward = _linear(forward, prepared, own, weights, options.linear, progress)
     return Registration(
         forward,
         backward,
@@ -117,7 +120,7 @@ def _maps(
 ) -> _Found:
     """The network's maps, aligned where the weights ask for it, then fitted where the user does."""
     instance, align = options.instance, weights.config.model.align_corners
-    if options.affine_only:
+    if options.linear is not None:
         instance = None
     if instance is not None and instance.scope != "field":
         with watch.stage("instance optimisation"):
@@ -173,7 +176,7 @@ def _initial(
         pair = _to_device(prepared, weights)
         forward_map, backward_map = weights.network.both_directions(pair.fixed, pair.moving)
         forward, _ = _physical(forward_map, backward_map, prepared, fixed, moving, weights)
-        return fit_affine(forward, *_foreground(prepared.fixed), rigid=options.init == "rigid")
+        return fit_linear(options.init, forward, prepared)
 
 
 def _turned(
@@ -256,19 +259,27 @@ def _displacement_voxels(
     return result
 
 
-def _affine_parts(
-    forward: Transform, prepared: PreparedPair
+def _linear(
+    forward: Transform,
+    prepared: PreparedPair,
+    own: tuple[PreparedPair, Pair],
+    weights: Weights,
+    kind: Linear,
+    progress: Progress,
 ) -> tuple[CompositeTransform, CompositeTransform]:
-    affine: AffineTransform = fit_affine(forward, *_foreground(prepared.fixed))
-    return CompositeTransform((affine,)), CompositeTransform((affine.inverse(),))
+    """Both directions of the transform of this kind; own: see `_apart`."""
+    fitted = fit_linear(kind, forward, prepared)
+    fitted = refine_linear(kind, fitted, *own, weights.config.model.align_corners, progress)
+    return CompositeTransform((fitted,)), CompositeTransform((fitted.inverse(),))
 
 
-def _foreground(image: NetworkImage) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points of every second voxel (N, D) LPS mm, and their weights: mask, else intensity."""
-    every_second = (slice(None, None, 2),) * image.array.ndim
-    weight = image.array if image.mask is None else image.mask
-    points = image.grid.points_mm()[every_second].reshape(-1, image.grid.dimension)
-    return points, weight[every_second].astype(float).ravel()
+def _apart(
+    fixed: Image, moving: Image, weights: Weights, options: RegistrationOptions
+) -> tuple[PreparedPair, Pair]:
+    """Both images on grids of their own: the moving one has been seen through the initial
+    transform, which need not be of the kind that is asked for."""
+    prepared = prepare(fixed, moving, weights, options)
+    return prepared, _to_device(prepared, weights)
 
 
 def _spread_mm(phi: Map, prepared: PreparedPair) -> NDArray[np.float32] | None:

@@ -138,7 +138,7 @@ class MatchScorer:
         variance = (chance @ self.places_mm**2 - matches**2).sum(1).clip(0)
         spacing = np.linalg.norm(self.places_mm[1] - self.places_mm[0])
         trust = (variance / spacing**2 + SURE_VOXELS**2) ** -2
-        left = fit_points(self.query_places_mm, matches, trust, rigid=True)
+        left = fit_points(self.query_places_mm, matches, trust, "rigid")
         centre = trust @ self.query_places_mm / trust.sum()
         turn = left.matrix @ left.matrix
         step = AffineTransform(turn, left(centre) - turn @ centre)

@@ -102,9 +102,12 @@ def _read(role: str, path: Path, record: RunRecord | None) -> Image:
     """The same series or time point that was registered."""
     options: dict[str, Any] = dict(record.options) if record else {}
     if role not in ("fixed", "moving"):
-        return read_image(path)
+        return read_image(path, allow_nan=False)
     return read_image(
-        path, series_uid=options.get("series_uid"), time_index=options.get("time_index")
+        path,
+        series_uid=options.get("series_uid"),
+        time_index=options.get("time_index"),
+        average=role == "moving",
     )
 
 

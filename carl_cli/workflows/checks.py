@@ -30,7 +30,7 @@ def check_request(
     """Raise UsageError for choices that could only fail after the network has run."""
     _check_both_sides(inputs)
     for role, path in outputs.paths().items():
-        _check_suffix(role, path, options.affine_only)
+        _check_suffix(role, path, options.linear is not None)
     _check_distinct(inputs.paths(), outputs.paths())
     if outputs.match_spread is not None and weights.config.model.coarse != "attention":
         raise UsageError("these weights give no map of the match", "leave out --match-spread")
@@ -45,12 +45,12 @@ def _check_both_sides(inputs: CaseInputs) -> None:
             raise UsageError(f"{missing}{name} is missing", "both sides are needed for a score")
 
 
-def _check_suffix(role: str, path: Path, affine_only: bool) -> None:
+def _check_suffix(role: str, path: Path, linear: bool) -> None:
     suffix = full_suffix(path).lower()
-    if role in TRANSFORMS and suffix in AFFINE and not affine_only:
+    if role in TRANSFORMS and suffix in AFFINE and not linear:
         raise UsageError(
             f"{path}: a {suffix} file holds only an affine transform",
-            "add --affine-only, or use .h5 or .nii.gz",
+            "add --transform affine (--affine-only), rigid or similarity, or use .h5 or .nii.gz",
         )
     allowed = {
         **dict.fromkeys(TRANSFORMS, (".h5", *FIELDS, *AFFINE)),

@@ -118,7 +118,7 @@ def _network_bytes(plan: Plan, sizes: Sizes, weights: Weights) -> float:
     """Of the forward pass or of a step of instance optimisation, where the network is."""
     model, shape = weights.config.model, sizes.network_shape
     forward, instance = _network(model, shape), plan.options.instance
-    if instance is None or plan.options.affine_only:
+    if instance is None or plan.options.linear is not None:
         return forward
     parameters = sum(p.numel() for p in weights.network.parameters())
     return (

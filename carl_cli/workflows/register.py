@@ -15,7 +15,7 @@ from carl_cli.errors import InputError
 from carl_cli.evaluation.truth import Truth, read_landmarks
 from carl_cli.io.atomic import sha256_of
 from carl_cli.io.images.files import Image, read_image
-from carl_cli.io.transforms.files import read_transform
+from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.progress import Progress, Stopwatch, silent
 from carl_cli.registration.register import (
@@ -86,7 +86,8 @@ def load_case(
     started, watch = records.utc_now(), Stopwatch(progress)
     with watch.stage("reading"):
         before = _states(inputs)
-        fixed, moving = _read(inputs.fixed, inputs), _read(inputs.moving, inputs)
+        fixed = _read(inputs.fixed, inputs)
+        moving = _read(inputs.moving, inputs, average=True)
         options, truth = _with_files(options, inputs), _truth(inputs, fixed.grid.dimension)
         hashes = _hashes(inputs)
         _check_unchanged(inputs, before)
@@ -177,9 +178,13 @@ def _closed(
     return record
 
 
-def _read(path: Path, inputs: CaseInputs) -> Image:
+def _read(path: Path, inputs: CaseInputs, average: bool = False) -> Image:
     return read_image(
-        path, series_uid=inputs.series_uid, time_index=inputs.time_index, strict=inputs.strict
+        path,
+        series_uid=inputs.series_uid,
+        time_index=inputs.time_index,
+        strict=inputs.strict,
+        average=average,
     )
 
 
@@ -214,16 +219,16 @@ def _check_unchanged(inputs: CaseInputs, before: Mapping[Path, list[tuple[int, .
 
 
 def _optional(path: Path | None) -> Image | None:
-    return None if path is None else read_image(path)
+    return None if path is None else read_image(path, allow_nan=False)
 
 
 def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> RegistrationOptions:
-    initial, pair = inputs.initial_transform, Pair(inputs.fixed, inputs.moving)
+    items, pair = inputs.initial_items, Pair(inputs.fixed, inputs.moving)
     return replace(
         options,
         fixed_mask=_optional(inputs.fixed_mask),
         moving_mask=_optional(inputs.moving_mask),
-        initial=None if initial is None else read_transform(initial, pair=pair),
+        initial=parse_chain(items, pair) if items else None,
     )
 
 

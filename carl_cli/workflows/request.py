@@ -8,15 +8,20 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from carl_cli.io.transforms import split_program
+from carl_cli.io.transforms import is_identity, parse_item, split_program
 from carl_cli.preprocessing.options import option_group
 from carl_cli.weights.options import Seed
 from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM
 
 if TYPE_CHECKING:
     from carl_cli.registration.register import RegistrationOptions
+
+
+def _listed(given: Any) -> Any:
+    """A table's cell and the library may name one transform by its path."""
+    return [str(given)] if isinstance(given, str | Path) else given
 
 
 @option_group
@@ -31,7 +36,14 @@ class CaseInputs:
         Field(description="Where similarity counts in the fixed image; may be given alone."),
     ] = None
     moving_mask: Annotated[Path | None, Field(description="The same in the moving image.")] = None
-    initial_transform: Annotated[Path | None, Field(description="Transform to start from.")] = None
+    initial_transform: Annotated[
+        list[str] | None,
+        BeforeValidator(_listed),
+        Field(
+            description="Transform to start from, [T,1] or T,-1 for its inverse, or identity. May "
+            "be repeated: points of the fixed image meet the first one first, as with carl warp -t."
+        ),
+    ] = None
     fixed_seg: Annotated[Path | None, Field(description="Labels of the fixed image.")] = None
     moving_seg: Annotated[Path | None, Field(description="Labels of the moving image.")] = None
     fixed_points: Annotated[Path | None, Field(description="Landmarks in the fixed image.")] = None
@@ -42,17 +54,29 @@ class CaseInputs:
         str | None, Field(description="Which series of a DICOM folder to read.")
     ] = None
     time_index: Annotated[
-        int | None, Field(ge=0, description="Which volume of a time series to read.")
+        int | None,
+        Field(
+            ge=0,
+            description="Which volume of a time series to read; of a moving one by default "
+            "the mean of all.",
+        ),
     ] = None
     strict: bool = False  # images that no orthogonal grid holds are refused, not resampled
 
     def paths(self) -> dict[str, Path]:
-        """Role → file; an initial transform without the prefix that names its program."""
-        found = _paths(self)
-        if self.initial_transform is not None:
-            _, plain = split_program(str(self.initial_transform))
-            found["initial_transform"] = Path(plain)
-        return found
+        """Role → file; initial transforms without their marks and the prefix that names a program.
+
+        Raises UsageError for a mark that is unknown.
+        """
+        plain = [Path(split_program(parse_item(item)[0])[1]) for item in self.initial_items]
+        roles = [f"initial_transform_{k}" for k in range(1, len(plain) + 1)]
+        first = {"initial_transform": plain[0]} if plain else {}
+        return _paths(self) | first | dict(zip(roles[1:], plain[1:], strict=True))
+
+    @property
+    def initial_items(self) -> list[str]:
+        """Of the initial transform, in the order of antsApplyTransforms; `identity` left out."""
+        return [item for item in self.initial_transform or [] if not is_identity(item)]
 
 
 @option_group

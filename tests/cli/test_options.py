@@ -152,6 +152,7 @@ def test_every_option_is_in_the_record() -> None:
     """Files are told there by their roles, outputs too: the rest by their names."""
     asked = {"fixed_modality": "ct", "moving_modality": "mr", "window": (-1, 1), "io": True}
     asked |= {"percentiles": (1, 99), "series_uid": "1.2.3", "time_index": 0}
+    asked |= {"initial_transform": ["[t.mat,1]"]}  # with its mark, which no role tells
     method = MethodArguments().but(asked)
     told: set[str] = set()
     for scope in ("all", "field"):

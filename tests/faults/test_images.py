@@ -85,11 +85,10 @@ def finite(folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
-    "nan": (voxel(np.nan), "1 voxels are NaN or infinite"),
-    "infinite": (voxel(-np.inf), "1 voxels are NaN or infinite"),
+    "nothing but NaN": (lambda image: image * np.nan, "every voxel is NaN"),
+    "infinite": (voxel(-np.inf), "1 voxels are infinite"),
     "constant": (lambda image: image * 0 + 7, ""),
     "rgb": (rgb, "3 components"),
-    "time series": (series, "2 volumes"),
     "two dimensions": (lambda image: image[:, :, 3], " dimensions"),
 }
 
@@ -103,6 +102,14 @@ def test_refused(heavy: Server, weights: Path, tmp_path: Path, name: str, side: 
         sitk.WriteImage(change(picture()) if role == side else picture(), str(path))
     ended = run(heavy, tmp_path, paths["fixed"], paths["moving"], "--weights", weights)
     refused(ended, words, paths[side].name)
+
+
+def test_a_fixed_time_series(heavy: Server, weights: Path, tmp_path: Path) -> None:
+    """Of a moving one the mean is taken: tests/workflows/test_strange_images.py."""
+    paths = tmp_path / "fixed.nii.gz", tmp_path / "moving.nii.gz"
+    for path, image in zip(paths, (series(picture()), picture()), strict=True):
+        sitk.WriteImage(image, str(path))
+    refused(run(heavy, tmp_path, *paths, "--weights", weights), "2 volumes", "fixed.nii.gz")
 
 
 def patched(path: Path, old: bytes, new: bytes) -> Path:

@@ -89,7 +89,7 @@ def changed(group: Any, values: Mapping[str, Any], kind: Any = None) -> Any:
 def _built(kind: Any, values: Mapping[str, Any]) -> Any:
     own = {a.field: values[a.name] for a in _arguments(kind)}
     if get_origin(kind) is Some:
-        return Some({name: value for name, value in own.items() if value is not None})
+        return Some({name: value for name, value in own.items() if value not in (None, [])})
     parts = {name: _built(of, values) for name, of in _parts(kind).items()}
     return kind(**own, **parts)
 

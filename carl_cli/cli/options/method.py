@@ -145,10 +145,11 @@ class MethodArguments:
 
 def _check_instance(instance: InstanceArguments, start: StartOptions) -> None:
     """Raise UsageError for options of an instance optimisation that would not take place."""
-    if instance.io and start.affine_only:
+    if start.linear is not None and instance.io:
+        named = "--affine-only" if start.affine_only else f"--transform {start.transform}"
         raise UsageError(
-            "--io and --affine-only were both given",
-            "leave out --io: an affine result is not fitted further",
+            f"--io and {named} were both given",
+            "leave out --io: such a result is refined by the images' similarity in any case",
         )
     InstanceChoices(**instance.chosen.values)
     given = [o.flag for o in options_of(InstanceChoices) if o.field in instance.chosen.values]

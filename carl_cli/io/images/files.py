@@ -7,9 +7,11 @@ rest with words, `read_any` keeps time, vectors and colour, for resampling.
 from __future__ import annotations
 
 import gzip
+import logging
 import struct
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,7 @@ __all__ = [
     "write_image",
 ]
 
+log = logging.getLogger(__name__)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha", *MGH, *MIF)
 READERS: dict[str, Callable[[Path], Image]] = {
     **dict.fromkeys(IMAGE_IOS, read_general),
@@ -114,22 +117,41 @@ def read_image(
     series_uid: str | None = None,
     time_index: int | None = None,
     strict: bool = False,
+    average: bool = False,
+    allow_nan: bool = True,
 ) -> Image:
     """Read one finite, scalar 2D or 3D volume: what registration works on. dtype is kept.
 
-    path: NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, MINC, MGH, MIF, a DICOM
-    folder, file or zip. series_uid chooses among a folder's series, time_index (from 0) among a
-    4D file's volumes. Raises InputError for several series or volumes without a choice, for colour,
-    vectors or complex numbers, for NaN or infinite voxels and for a geometry that makes no sense.
+    path: NIfTI (.nii, .nii.gz, .hdr/.img), NRRD, MHA/MHD, MINC, MGH, MIF, a DICOM folder,
+    file or zip.
+    series_uid chooses among a folder's series, time_index (from 0) among a 4D file's volumes.
+    average: without time_index, the mean of a file's volumes. NaN means outside the field of view:
+    such voxels get the smallest value that there is, and a warning says so (masks: not allow_nan).
+    Raises InputError for several series or volumes without a choice, for colour, vectors or
+    complex numbers, for infinite voxels or nothing but NaN, for a geometry that makes no sense.
     """
-    image = _choose_volume(read_any(path, series_uid=series_uid, strict=strict), time_index)
+    image = read_any(path, series_uid=series_uid, strict=strict)
+    averaged = average and time_index is None and image.channel_kind == "time"
+    image = _mean_volume(image) if averaged else _choose_volume(image, time_index)
     if image.channels > 1:
         raise InputError(
             f"{path}: {image.channels} components per voxel, a scalar image was expected",
             "convert it to grey values first",
         )
-    _check_finite(image)
-    return image
+    _check_finite(image, allow_nan)
+    return _without_nan(image)
+
+
+def _mean_volume(image: Image) -> Image:
+    """A voxel that is NaN in one volume is NaN in the mean."""
+    if image.channels == 1:
+        return image
+    log.info(
+        "%s: a time series, registered by the mean of its %d volumes; --time-index chooses one",
+        image.source, image.channels,
+    )  # fmt: skip
+    mean = image.array.mean(axis=-1, dtype=np.float64).astype(np.float32)
+    return replace_fields(image, array=mean, channels=1)
 
 
 def _choose_volume(image: Image, time_index: int | None) -> Image:
@@ -148,15 +170,33 @@ def _choose_volume(image: Image, time_index: int | None) -> Image:
     return one_volume(image, time_index or 0)
 
 
-def _check_finite(image: Image) -> None:
+def _check_finite(image: Image, allow_nan: bool) -> None:
     if not np.issubdtype(image.array.dtype, np.floating):
         return
-    bad = image.array.size - int(np.count_nonzero(np.isfinite(image.array)))
-    if bad:
+    bad = ~np.isfinite(image.array) if not allow_nan else np.isinf(image.array)
+    if bad.any():
+        what = "infinite" if allow_nan else "NaN or infinite"
         raise InputError(
-            f"{image.source}: {bad} voxels are NaN or infinite, finite numbers were expected",
+            f"{image.source}: {np.count_nonzero(bad)} voxels are {what}, "
+            "finite numbers were expected",
             "replace them by the background value first",
         )
+    if np.isnan(image.array).all():
+        raise InputError(f"{image.source}: every voxel is NaN, an image was expected")
+
+
+def _without_nan(image: Image) -> Image:
+    if not np.issubdtype(image.array.dtype, np.floating):
+        return image
+    nan = np.isnan(image.array)
+    if not nan.any():
+        return image
+    value = np.nanmin(image.array)
+    log.warning(
+        "%s: %d voxels are NaN: taken as outside the field of view (%g)",
+        image.source, np.count_nonzero(nan), value,
+    )  # fmt: skip
+    return replace_fields(image, array=np.where(nan, value, image.array).astype(image.array.dtype))
 
 
 def write_image(

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from carl_cli.errors import UsageError
+from carl_cli.io.transforms import is_identity, parse_item
 from carl_cli.io.transforms.files import read_transform
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.transforms import Transform, composed, identity
 
-BRACKETED = re.compile(r"\[\s*(?P<path>.+?)\s*(?:,\s*(?P<flag>[^,\]]*?)\s*)?\]")
-SUFFIXED = re.compile(r"(?P<path>.+),\s*(?P<flag>-?1)")
-FLAGS = {None: False, "0": False, "false": False, "1": True, "true": True, "-1": True}
-
-
-def parse_item(text: str) -> tuple[str, bool]:
-    """`T`, `[T,1]` (ANTs) or `T,-1` (greedy) → (path, whether to invert)."""
-    match = BRACKETED.fullmatch(text) or SUFFIXED.fullmatch(text)
-    if match is None:
-        return text, False
-    flag = match["flag"].lower() if match["flag"] else None
-    if flag not in FLAGS or (text[0] != "[" and flag != "-1"):
-        raise UsageError(f"-t {text}: unknown mark {flag!r}", "an inverse is [FILE,1] or FILE,-1")
-    return match["path"], FLAGS[flag]
-
-
-def is_identity(text: str) -> bool:
-    """ANTs' word for no transform, inverted or not."""
-    return parse_item(text)[0].lower() == "identity"
+__all__ = ["is_identity", "parse_chain", "parse_item"]
 
 
 def parse_chain(items: Sequence[str], pair: Pair | None = None) -> Transform:

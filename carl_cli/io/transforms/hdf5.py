@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid
+from carl_cli.io.transforms.sitk import similarity_to_sitk
 from carl_cli.transforms import AffineTransform, BSplineTransform, DisplacementField, Transform
+from carl_cli.transforms.linear import SimilarityTransform
 
 if TYPE_CHECKING:
     import h5py
@@ -69,6 +71,10 @@ def _write_numbers(group: h5py.Group, values: NDArray[np.floating]) -> None:
 
 def _parameters(part: Transform, precision: Precision) -> tuple[str, Array, NDArray[np.floating]]:
     """ITK's name of the class, its fixed parameters and its parameters."""
+    if isinstance(part, SimilarityTransform):
+        held = similarity_to_sitk(part)
+        fixed, values = map(np.array, (held.GetFixedParameters(), held.GetParameters()))
+        return held.GetName(), fixed, values
     if isinstance(part, AffineTransform):
         centre = np.zeros(part.dimension)
         return "AffineTransform", centre, np.array([*part.matrix.ravel(), *part.translation])

@@ -134,4 +134,6 @@ def product(transform: Transform, holder: str) -> AffineTransform:
     affines = [part for part in transform.parts if isinstance(part, AffineTransform)]
     if len(affines) < len(transform.parts):
         raise UsageError(f"{holder} holds only an affine transform", "use .h5 or .nii.gz")
+    if len(affines) == 1:
+        return affines[0]  # which may be known to be rigid
     return from_homogeneous(reduce(np.matmul, [part.homogeneous for part in affines]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,6 +24,7 @@ from carl_cli.transforms import (
     dense,
     extend,
 )
+from carl_cli.transforms.linear import RigidTransform, SimilarityTransform
 
 CUBIC = 3
 LATTICE = 9
@@ -95,6 +97,8 @@ def _with_margin(points: Array) -> Array:
 
 
 def _part_to_sitk(part: Transform) -> sitk.Transform:
+    if isinstance(part, SimilarityTransform):
+        return similarity_to_sitk(part)
     if isinstance(part, AffineTransform):
         affine = sitk.AffineTransform(part.dimension)
         affine.SetMatrix(part.matrix.ravel().tolist())
@@ -105,6 +109,22 @@ def _part_to_sitk(part: Transform) -> sitk.Transform:
     if isinstance(part, BSplineTransform):
         return sitk.BSplineTransform(_coefficient_images(part), CUBIC)
     raise TypeError(f"no SimpleITK form of {type(part).__name__}")
+
+
+def similarity_to_sitk(part: SimilarityTransform) -> sitk.Transform:
+    """ITK's Euler or Similarity transform, about the origin of space."""
+    rigid = isinstance(part, RigidTransform)
+    kinds: dict[tuple[bool, int], Any] = {
+        (True, 2): sitk.Euler2DTransform,
+        (True, 3): sitk.Euler3DTransform,
+        (False, 2): sitk.Similarity2DTransform,
+        (False, 3): sitk.Similarity3DTransform,
+    }
+    held = kinds[rigid, part.dimension]()
+    held.SetMatrix(((1.0 if rigid else part.scale) * part.rotation).ravel().tolist())
+    held.SetTranslation(part.translation.tolist())
+    made: sitk.Transform = held
+    return made
 
 
 def _coefficient_images(part: BSplineTransform) -> list[sitk.Image]:
