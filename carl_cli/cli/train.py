@@ -155,14 +155,17 @@ def _in_processes(processes: int, threads: int) -> None:
     """The same command in several processes, which know each other from the environment."""
     from carl_cli.training.distributed import run_processes
 
-    words = sys.argv[1:]
-    place = words.index("--processes") if "--processes" in words else None
-    if place is None:
-        words = [word for word in words if not word.startswith("--processes=")]
-    else:
-        del words[place : place + 2]
+    words = _without(_without(sys.argv[1:], "--processes"), "--threads")
     shared = max(1, threads // processes)
     raise typer.Exit(run_processes(processes, [*words, "--threads", str(shared)]))
+
+
+def _without(words: list[str], option: str) -> list[str]:
+    """The words of a command line without an option and its value."""
+    if option in words:
+        place = words.index(option)
+        return words[:place] + words[place + 2 :]
+    return [word for word in words if not word.startswith(f"{option}=")]
 
 
 def _config(path: Path) -> TrainConfig:

@@ -6,7 +6,7 @@ Windows follow the published code: a Gaussian of width σ voxels cut at 2σ, zer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -109,9 +109,55 @@ def self_similarity(
     Of a voxel's surroundings alone, unlike `mind_descriptor`, whose limits follow the whole
     image: moving the content of an image moves its channels.
     """
-    distance = torch.cat([_patch_distance(image, p, q, radius, dilation) for p, q in _PAIRS], 1)
-    distance = distance - distance.amin(1, keepdim=True)
-    return torch.exp(-distance / distance.mean(1, keepdim=True).clamp_min(floor))
+    distance = _patch_distances(image, radius, dilation)
+    distance -= distance.amin(1, keepdim=True)
+    return distance.div_(distance.mean(1, keepdim=True).clamp_min(floor)).neg_().exp_()
+
+
+@torch.no_grad()
+def _patch_distances(image: Tensor, radius: int, dilation: int) -> Tensor:
+    """(B, 12, *shape): mean over a patch of the squared differences of the _PAIRS.
+
+    Pairs that lie in one direction are places of one volume: six volumes serve for twelve pairs.
+    """
+    margin, shape = radius + dilation, image.shape[2:]
+    padded = functional.pad(image, [margin] * 6, mode="replicate")
+    means: dict[tuple[int, ...], Tensor] = {}
+    distances = image.new_empty(len(image), MIND_CHANNELS, *shape)
+    for k, (p, q) in enumerate(_PAIRS):
+        start, gap = min((p, _between(p, q)), (q, _between(q, p)), key=lambda end: end[1])
+        if gap not in means:
+            means[gap] = _patch_mean(_gaps(padded, gap, dilation), radius)
+        first = [dilation * (1 + s + min(g, 0)) for s, g in zip(start, gap, strict=True)]
+        distances[:, k : k + 1] = cut(means[gap], _window(first, shape))
+    return distances
+
+
+def _between(p: tuple[int, ...], q: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(b - a for a, b in zip(p, q, strict=True))
+
+
+def _gaps(padded: Tensor, gap: tuple[int, ...], dilation: int) -> Tensor:
+    """Squared difference to the voxel that lies `gap` beside, where there is one."""
+    sizes = [n - dilation * abs(g) for n, g in zip(padded.shape[2:], gap, strict=True)]
+    here = cut(padded, _window([dilation * max(-g, 0) for g in gap], sizes))
+    there = cut(padded, _window([dilation * max(g, 0) for g in gap], sizes))
+    return (here - there).square_()
+
+
+def _patch_mean(volume: Tensor, radius: int) -> Tensor:
+    """Mean over patches, which are whole: `radius` voxels less on each side."""
+    for axis in range(2, volume.dim()):
+        inner = volume.shape[axis] - 2 * radius
+        volume = sum(
+            (volume.narrow(axis, k, inner) for k in range(1, 2 * radius + 1)),
+            start=volume.narrow(axis, 0, inner),
+        )
+    return volume / (2 * radius + 1) ** 3
+
+
+def _window(first: Sequence[int], sizes: Sequence[int]) -> list[slice]:
+    return [slice(start, start + n) for start, n in zip(first, sizes, strict=True)]
 
 
 def squared_difference(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -18,12 +18,19 @@ from carl_cli.model.fields import DisplacementMap, Map, sample, voxels_per_unit_
 from carl_cli.model.layers import pool
 from carl_cli.model.similarity import lncc, local_correlation, self_similarity, squared_difference
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.diffeomorphic import MIN_VOXELS, Descent, Scale, intensities, refine
+from carl_cli.registration.diffeomorphic import (
+    MIN_VOXELS,
+    SCALES,
+    Descent,
+    Scale,
+    intensities,
+    refine,
+)
 from carl_cli.weights.folder import AlignmentRule
 
 STAGE = "alignment"
 COARSE, FINE = (Scale(4, 3, 1),), (Scale(2, 2, 1),)
-INTENSITY = (Scale(2, 1, 7 / 8),)
+SMALL = 2**19  # voxels: a grid up to here is aligned at full resolution, too
 WINDOW = 2  # voxels: sigma of the local correlations
 LEAST_STRUCTURE = 1e-3  # variance inside such a window, of intensities in [0, 1]
 ALIKE = 0.8  # share of the correlations' strength that has one sign, in images of one contrast
@@ -79,7 +86,8 @@ def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress =
 
     A quarter of the network's grid is searched from the given maps and from the identity, which
     brings the foregrounds' middles together; what fits best goes on at half of the grid. Images
-    of one contrast are aligned there by their local correlation, too.
+    of one contrast go on by their local correlation instead, from an eighth of the grid to half
+    of it, and on all of a small one.
     """
     pair, rule = known.pair, known.rule
     by_context = Descent(
@@ -98,11 +106,11 @@ def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress =
     if min(pair.fixed.shape[2:]) >= MIN_VOXELS * COARSE[0].coarser:
         starts += [moved(start, by_context, COARSE) for start in starts]
     best = min(starts, key=lambda found: known.difference(found[0], align_corners))
-    best = moved(best, by_context, FINE)
     if alike(best[0], pair, align_corners):
-        by_intensity = replace(by_context, similarity=LNCC, channels=intensities)
-        best = moved(best, by_intensity, INTENSITY)
-    return best
+        small = max(pair.fixed.numel(), pair.moving.numel()) <= SMALL
+        scales = SCALES if small else SCALES[:-1]
+        return moved(best, Descent(LNCC, rule.steps, rule.smoothing), scales)
+    return moved(best, by_context, FINE)
 
 
 def _identities(pair: Pair, align_corners: bool) -> Maps:

@@ -18,13 +18,21 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from carl_cli.model.blur import blur, blur_keeping_affine
-from carl_cli.model.fields import DisplacementMap, Map, Shape, identity, sample, voxels_per_unit_of
+from carl_cli.model.blur import blur
+from carl_cli.model.fields import DisplacementMap, Map
 from carl_cli.model.layers import pool
 from carl_cli.model.similarity import Similarity
-from carl_cli.model.smoothing import unfolded
+from carl_cli.registration.sides import (
+    Directions,
+    Side,
+    Sides,
+    carried,
+    regular,
+    resized,
+    side_of,
+    stepped,
+)
 
 
 class Scale(NamedTuple):
@@ -45,7 +53,6 @@ MOMENTUM = 0.8
 MIN_VOXELS = 8  # along each axis: on fewer, such steps would lead anywhere
 LONGEST = 1.0  # voxels: the largest displacement of a step, to begin with
 SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowhere
-INVERSE_ROUNDS = 5  # that make two maps each other's inverse
 
 Report = Callable[[float, float], None]
 Channels = Callable[[Tensor, int], Tensor]
@@ -56,9 +63,6 @@ def intensities(image: Tensor, coarser: int) -> Tensor:
     for _ in range(coarser.bit_length() - 1):
         image = pool(image)
     return image
-
-
-Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving side
 
 
 @dataclass(frozen=True)
@@ -79,28 +83,6 @@ class Descent:
         return replace(self, steps=steps, smoothing=smoothing)
 
 
-@dataclass(frozen=True)
-class _Side:
-    """An image, and its map to the other one."""
-
-    image: Tensor  # its channels at a scale, (1, C, *shape)
-    mask: Tensor | None  # where it counts; None: everywhere
-    u: Tensor  # (1, D, *shape), unit coordinates
-    align_corners: bool
-
-    @property
-    def grid(self) -> Tensor:
-        return identity(self.image.shape[2:], self.align_corners, self.image.device)
-
-    def moved(self, points: Tensor) -> Tensor:
-        return points + sample(self.u, points, self.align_corners)
-
-
-class _Sides(NamedTuple):
-    fixed: _Side
-    moving: _Side
-
-
 def refine(
     maps: Sequence[Map],
     images: Sequence[Tensor],
@@ -119,7 +101,7 @@ def refine(
     if not descent.steps:
         return maps[0], maps[1], []
     given = zip(images, masks, maps, strict=True)
-    sides = _Sides(*(_side(image, mask, map_, align_corners) for image, mask, map_ in given))
+    sides = Sides(*(side_of(image, mask, map_, align_corners) for image, mask, map_ in given))
     own = [descent.at(scale) for scale in descent.scales]
     planned = sum(each.steps for each in own)
     curves: list[list[float]] = []
@@ -134,8 +116,8 @@ def refine(
             curves.append([])
             level = _level(sides, scale, descent)
             roams = scale.coarser >= ROAMING_SCALE and len(curves) == 1 and _has_room(level)
-            level = _regular((_roam if roams else _descend)(_regular(level), each, note))
-            sides = _Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
+            level = regular((_roam if roams else _descend)(regular(level), each, note))
+            sides = Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
         finest = descent.scales[-1]
         best = min(sides, start, key=lambda s: _loss(_level(s, finest, descent), descent))
     forward, backward = (
@@ -152,43 +134,25 @@ def _joined(curves: list[list[float]]) -> list[float]:
     return losses
 
 
-def _side(image: Tensor, mask: Tensor | None, map_: Map, align_corners: bool) -> _Side:
-    shape = image.shape[2:]
-    u = map_.on_grid(shape) - identity(shape, align_corners, image.device)
-    return _Side(image, mask, u, align_corners)
-
-
-def _regular(sides: _Sides) -> _Sides:
-    """Inverse to each other, and without folds on the voxels of their images."""
-    for _ in range(INVERSE_ROUNDS):
-        sides = _reduce_inverse_error(sides)
-    return _Sides(*(replace(side, u=unfolded(side.u, side.align_corners)) for side in sides))
-
-
-def _level(sides: _Sides, scale: Scale, descent: Descent) -> _Sides:
+def _level(sides: Sides, scale: Scale, descent: Descent) -> Sides:
     fixed, moving = (_at_scale(side, scale.coarser, descent.channels) for side in sides)
-    return _Sides(fixed, moving)
+    return Sides(fixed, moving)
 
 
-def _at_scale(side: _Side, coarser: int, channels: Channels) -> _Side:
+def _at_scale(side: Side, coarser: int, channels: Channels) -> Side:
     """The channels at a scale; u, of whatever scale, interpolated on their voxels."""
     image, mask = channels(side.image, coarser), side.mask
     if mask is not None:
         mask = intensities(mask.float(), coarser) >= 0.5
-    u = _resized(side.u, image.shape[2:], side.align_corners)
+    u = resized(side.u, image.shape[2:], side.align_corners)
     return replace(side, image=image, mask=mask, u=u)
 
 
-def _resized(u: Tensor, shape: Shape, align_corners: bool) -> Tensor:
-    mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
-    return interpolate(u, size=tuple(shape), mode=mode, align_corners=align_corners)
-
-
-def _has_room(sides: _Sides) -> bool:
+def _has_room(sides: Sides) -> bool:
     return all(min(side.image.shape[2:]) >= MIN_VOXELS for side in sides)
 
 
-def _roam(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Sides:
+def _roam(sides: Sides, descent: Descent, note: Callable[[float], None]) -> Sides:
     """The best of so many states as there are steps; note hears the lowest loss after each.
 
     Steps shrink by a plan and may raise the loss, and momentum (Polyak 1964) carries them on:
@@ -205,7 +169,7 @@ def _roam(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Si
         momentum = downhill if momentum is None else _averaged(momentum, downhill)
         fixed_step, moving_step = map(_unit, momentum)
         length = first * (last / first) ** (k / descent.steps)
-        trial = _stepped(trial, (fixed_step, moving_step), length, descent.elasticity)
+        trial = stepped(trial, (fixed_step, moving_step), length, descent.elasticity)
     return best
 
 
@@ -215,7 +179,7 @@ def _averaged(momentum: Directions, downhill: Directions) -> Directions:
     return first, second
 
 
-def _descend(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> _Sides:
+def _descend(sides: Sides, descent: Descent, note: Callable[[float], None]) -> Sides:
     """The best state after all steps, or fewer; note hears the lowest loss after each.
 
     A step that does not lower the loss is taken back and tried at half the length, so that
@@ -231,44 +195,35 @@ def _descend(sides: _Sides, descent: Descent, note: Callable[[float], None]) -> 
         note(lowest)
         if length < SHORTEST:
             break
-        trial = _stepped(best, direction, length, descent.elasticity)
+        trial = stepped(best, direction, length, descent.elasticity)
     return best
 
 
-def _loss(sides: _Sides, descent: Descent) -> float:
+def _loss(sides: Sides, descent: Descent) -> float:
     """Of both directions."""
     losses = []
     for side, other in (sides, sides[::-1]):
-        warped, mask = _carried(other.image, side)
+        warped, mask = carried(other.image, side)
         losses.append(descent.similarity(warped, side.image, mask).item())
     return sum(losses)
 
 
-def _downhill(sides: _Sides, descent: Descent) -> tuple[float, Directions]:
+def _downhill(sides: Sides, descent: Descent) -> tuple[float, Directions]:
     """Loss of both directions, and for each a step whose longest displacement is a voxel."""
     loss_fixed, step_fixed = _pull(sides.fixed, sides.moving.image, descent)
     loss_moving, step_moving = _pull(sides.moving, sides.fixed.image, descent)
     return loss_fixed + loss_moving, (step_fixed, step_moving)
 
 
-def _pull(side: _Side, other: Tensor, descent: Descent) -> tuple[float, Tensor]:
+def _pull(side: Side, other: Tensor, descent: Descent) -> tuple[float, Tensor]:
     """Loss of `side` against the other image carried to it, and its smooth steepest descent."""
-    warped, mask = _carried(other, side)
+    warped, mask = carried(other, side)
     with torch.enable_grad():
         leaf = warped.requires_grad_()
         loss = descent.similarity(leaf, side.image, mask)
         (slope,) = torch.autograd.grad(loss, leaf)
     downhill = blur(-pulled_along(slope, warped.detach()), descent.smoothing)
     return loss.item(), _unit(downhill)
-
-
-def _carried(other: Tensor, side: _Side) -> tuple[Tensor, Tensor]:
-    """The other image on the voxels of `side`, and which of them count: those that have a
-    counterpart inside it."""
-    phi = side.grid + side.u
-    seen = ((phi >= 0) & (phi <= 1)).all(1, keepdim=True)
-    mask = seen if side.mask is None else seen & (side.mask != 0)
-    return sample(other, phi, side.align_corners), mask
 
 
 def _unit(step: Tensor) -> Tensor:
@@ -288,36 +243,3 @@ def pulled_along(slope: Tensor, image: Tensor) -> Tensor:
             inner = slope.narrow(axis + 2, 1, n - 2) * (after - before) / 2
             pull[:, axis].narrow(axis + 1, 1, n - 2).copy_(inner.sum(1))
     return pull
-
-
-def _stepped(sides: _Sides, direction: Directions, length: float, elasticity: float) -> _Sides:
-    """Both sides after their steps: half the length for each, as the two add up."""
-    steps = [
-        step * (length / 2 / voxels_per_unit_of(step, side.align_corners))
-        for side, step in zip(sides, direction, strict=True)
-    ]
-    moved = (_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1]))
-    return _reduce_inverse_error(_Sides(*(_relaxed(side, elasticity) for side in moved)))
-
-
-def _relaxed(side: _Side, elasticity: float) -> _Side:
-    """The whole field smoothed a little, as elastic tissue would: rough parts are given back."""
-    return replace(side, u=blur_keeping_affine(side.u, elasticity)) if elasticity else side
-
-
-def _composed(side: _Side, own: Tensor, others: Tensor) -> _Side:
-    """(id - others) ∘ side ∘ (id + own): the other side's step is one backwards from here."""
-    grid = side.grid
-    points = side.moved(grid + own)
-    return replace(side, u=points - sample(others, points, side.align_corners) - grid)
-
-
-def _reduce_inverse_error(sides: _Sides) -> _Sides:
-    """Each side takes half of the error of the way through both: they become inverse."""
-    fixed, moving = sides
-    fixed_error = moving.moved(fixed.grid + fixed.u) - fixed.grid
-    moving_error = fixed.moved(moving.grid + moving.u) - moving.grid
-    return _Sides(
-        replace(fixed, u=fixed.u - fixed_error / 2),
-        replace(moving, u=moving.u - moving_error / 2),
-    )

@@ -35,7 +35,9 @@ class Study:
         return self.table("id,fixed,moving", *(f"{a}{b},{a}.nii.gz,{b}.nii.gz" for a, b in names))
 
     def batch(self, table: Path, out_dir: Path, *options: object) -> Outcome:
-        common = ("--weights", self.weights, "--device", "cpu", "--threads", 1)
+        common: tuple[object, ...] = ("--device", "cpu", "--threads", 1)
+        if "--weights" not in options:
+            common = ("--weights", self.weights, *common)
         return self.carl("batch", table, "-o", out_dir, *common, *options)
 
 

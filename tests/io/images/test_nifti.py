@@ -256,8 +256,10 @@ def test_nan_and_infinite_voxels(tmp_path: Path) -> None:
     array = ARRAY.astype("f4")
     array[0, 0, 0], array[1, 1, 1] = np.nan, np.inf
     path = save(tmp_path / "a.nii", array)
-    with pytest.raises(InputError, match="2 voxels are NaN or infinite"):
+    with pytest.raises(InputError, match="1 voxels are infinite"):
         read_image(path)
+    with pytest.raises(InputError, match="2 voxels are NaN or infinite"):
+        read_image(path, allow_nan=False)
     assert np.isnan(read_any(path).array[0, 0, 0])
 
 
