@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contest.pairs import SETS
+from benchmarks.contest.pairs import SETS, TUNING
 
 BEGIN, END = "<!-- validation table: begin -->", "<!-- validation table: end -->"
 AIMS = (("carl", "Affine"), ("carl --io", "SyNQuick"), ("carl --io", "SyN"))
@@ -80,8 +80,10 @@ def _set_table(name: str, rows: list[Row]) -> str:
     pairs = len({r.pair for r in rows})
     worst = "largest" if chosen.error else "lowest"
     lines = [f"**{chosen.title}** ({pairs} pairs)", ""]
-    lines += [f"| | {chosen.figure} | {worst} | folds, % | SDlogJ | seconds |"]
-    lines += ["|---|---|---|---|---|---|"]
+    lines += [
+        f"| | {chosen.figure} | tuning / other pairs | {worst} | folds, % | SDlogJ | seconds |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|"]
     methods = list(dict.fromkeys(r.method for r in rows))
     lines += [_line(chosen.error, m, [r for r in rows if r.method == m], pairs) for m in methods]
     return "\n".join(lines)
@@ -91,10 +93,10 @@ def _line(error: bool, method: str, rows: list[Row], pairs: int) -> str:
     rows = [r for r in rows if r.done]
     name = method if len(rows) == pairs else f"{method} ({len(rows)} of {pairs})"
     if not rows:
-        return f"| {name} | | | | | |"
+        return f"| {name} | | | | | | |"
     scores = [r.score for r in rows]
     digits = 2 if error else 3
-    cells = [name, f"{np.mean(scores):.{digits}f}"]
+    cells = [name, f"{np.mean(scores):.{digits}f}", _halves(rows, digits)]
     cells += [f"{max(scores) if error else min(scores):.{digits}f}"]
     if rows[0].cpu_seconds is None:
         return "| " + " | ".join([*cells, "", "", ""]) + " |"
@@ -103,6 +105,12 @@ def _line(error: bool, method: str, rows: list[Row], pairs: int) -> str:
     mark = " †" if any(r.cached for r in rows) else ""
     cells += [f"{np.mean([r.cpu_seconds for r in rows]):.0f}{mark}"]
     return "| " + " | ".join(cells) + " |"
+
+
+def _halves(rows: list[Row], digits: int) -> str:
+    """Means of the pairs that settings were chosen on, and of the others; a dash for none."""
+    halves = [[r.score for r in rows if (r.pair in TUNING) == tuning] for tuning in (True, False)]
+    return " / ".join(f"{np.mean(half):.{digits}f}" if half else "–" for half in halves)
 
 
 def _aims(rows: list[Row]) -> str:

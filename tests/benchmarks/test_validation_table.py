@@ -157,15 +157,15 @@ def test_other_weights_are_another_contender(tmp_path: Path) -> None:
 
 def test_the_card_gets_a_new_table_in_its_block(tmp_path: Path) -> None:
     rows = [
-        Row("lungs", "a b", "before", 0.5, 0.0, 0.0, None, None),
-        Row("lungs", "a b", "Affine", 0.6, 0.0, 0.1, 8.0, 9.0, cached=True),
-        Row("lungs", "a b", "carl", 0.7, 0.01, 0.2, 4.0, 5.0),
+        Row("lungs", "0004 0006", "before", 0.5, 0.0, 0.0, None, None),
+        Row("lungs", "0004 0006", "Affine", 0.6, 0.0, 0.1, 8.0, 9.0, cached=True),
+        Row("lungs", "0004 0006", "carl", 0.7, 0.01, 0.2, 4.0, 5.0),
         Row("lungs", "b a", "Affine", 0.8, 0.0, 0.1, 8.0, 9.0),
         Row("lungs", "b a", "carl", float("nan"), float("nan"), float("nan"), None, None),
     ]
     text = markdown(ABOUT, rows, [])
-    assert "| Affine | 0.700 | 0.600 | 0.000 | 0.100 | 8 † |" in text
-    assert "| carl (1 of 2) | 0.700 | 0.700 | 0.010 | 0.200 | 4 |" in text
+    assert "| Affine | 0.700 | 0.600 / 0.800 | 0.600 | 0.000 | 0.100 | 8 † |" in text
+    assert "| carl (1 of 2) | 0.700 | 0.700 / – | 0.700 | 0.010 | 0.200 | 4 |" in text
     assert "carl at least as good as Affine: lungs yes (0.700, 0.600)" in text
     card = tmp_path / "README.md"
     card.write_text(f"# head\n{BEGIN}\nold\n{END}\ntail\n")
