@@ -21,7 +21,8 @@ from benchmarks.measure import table
 from benchmarks.scopes import on_grid
 from carl_cli.evaluation.truth import Truth
 from carl_cli.io.images.files import read_image
-from carl_cli.model.network import ModelConfig, attention_of, build_network
+from carl_cli.model.coarse import attention_of
+from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.registration.register import register
 from carl_cli.training.start import parts

@@ -23,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import table
 from benchmarks.reference import ours, pair, their_maps, theirs
 from benchmarks.timing import call_seconds, machine, peak_memory, peak_of
+from carl_cli.model.coarse import attention_of
 from carl_cli.model.kernels.attention import backend_for
-from carl_cli.model.network import ModelConfig, attention_of
+from carl_cli.model.network import ModelConfig
 from carl_cli.model.operators import Registrar
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from carl_cli.model.network import attention_of, build_network
+from carl_cli.model.coarse import attention_of
+from carl_cli.model.network import build_network
 from carl_cli.training.config import load_config
 from carl_cli.weights.folder import read_config
 from carl_cli.workflows.demo import DemoFiles, write_phantom

@@ -17,10 +17,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from carl_cli.model.coarse import coarse_images, coarse_network, with_coarse
 from carl_cli.model.encoder import Block
 from carl_cli.model.execution import set_execution
 from carl_cli.model.fields import Map, sample
-from carl_cli.model.network import coarse_images, coarse_network, with_coarse
 from carl_cli.model.operators import Kept, Registrar
 from carl_cli.model.regularity import gradicon
 from carl_cli.model.similarity import Similarity, by_name, squared_difference

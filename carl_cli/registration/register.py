@@ -15,8 +15,8 @@ from pydantic import InstanceOf
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.images.files import Image
+from carl_cli.model.coarse import attention_of
 from carl_cli.model.fields import Map, identity, voxels_per_unit
-from carl_cli.model.network import attention_of
 from carl_cli.preprocessing.options import ImageOptions, option_group
 from carl_cli.preprocessing.pair import PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, Stopwatch, silent

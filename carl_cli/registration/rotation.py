@@ -22,7 +22,7 @@ from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image
 from carl_cli.io.resample import resample
 from carl_cli.model.attention import CoordinateAttention
-from carl_cli.model.network import attention_of, coarse_images
+from carl_cli.model.coarse import attention_of, coarse_images
 from carl_cli.preprocessing.pair import PreparedPair
 from carl_cli.preprocessing.rule import PreprocessRule
 from carl_cli.progress import Progress, silent

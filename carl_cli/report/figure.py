@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from carl_cli.errors import UsageError
 from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image
+from carl_cli.report.figure_layout import colour_bar, ends, layout
 from carl_cli.report.planes import (
     FOLD_COLOUR,
     JACOBIAN_MAP,
@@ -29,13 +30,11 @@ from carl_cli.transforms import Transform
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from collections.abc import Mapping, Sequence
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 FIXED_COLOUR = "#ffb000"
 WARPED_COLOUR = "#35b8ff"
 GRID_COLOUR = "#57d7a4"
-TILE_INCHES = 2.3
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ class _Tile:
 
     def image(self, volume: NDArray[Any], **style: Any) -> Any:
         """Draw the slice with its true proportions, the right way up."""
-        left, right = _ends(self.mm(self.plane.column))
-        low, high = _ends(self.mm(self.plane.row))
+        left, right = ends(self.mm(self.plane.column))
+        low, high = ends(self.mm(self.plane.row))
         extent = (left, right, low, high) if self.plane.rows_up else (left, right, high, low)
         shown = self.cut(volume)
         return self.axes.imshow(
@@ -129,7 +128,7 @@ def _save(
 def _draw(scene: Scene) -> Figure:
     rows = _rows(scene)
     planes = planes_of(scene)
-    figure, axes = _layout(scene, planes, len(rows))
+    figure, axes = layout(scene, planes, len(rows))
     focus = focus_xyz(scene)
     for row, (title, draw) in enumerate(rows):
         for column, plane in enumerate(planes):
@@ -139,7 +138,7 @@ def _draw(scene: Scene) -> Figure:
             if row == 0:
                 tile.axes.set_title(plane.name, fontsize=9)
         axes[row, 0].set_ylabel(title, fontsize=9)
-        _colour_bar(figure, axes[row, -1], shown, scene)
+        colour_bar(figure, axes[row, -1], shown, scene)
     return figure
 
 
@@ -231,58 +230,6 @@ def _letters(tile: _Tile) -> None:
             ha={0.03: "left", 0.97: "right"}.get(x, "center"),
             va={0.03: "bottom", 0.97: "top"}.get(y, "center"),
         )
-
-
-def _layout(scene: Scene, planes: tuple[Plane, ...], rows: int) -> tuple[Figure, Any]:
-    """Every tile at the same scale in mm; the tallest plane sets the height of a row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    extent = (np.array(scene.fixed.shape) * scene.spacing_zyx)[::-1]
-    widths = [float(extent[plane.column]) for plane in planes]
-    height = max(float(extent[plane.row]) for plane in planes)
-    inches_per_mm = TILE_INCHES / max(*widths, height)
-    left, right, edge, gap = 0.4, 0.75, 0.3, 0.04
-    width_inches = sum(widths) * inches_per_mm + left + right + gap * (len(planes) - 1)
-    height_inches = rows * (height * inches_per_mm + gap) + 2 * edge
-    figure = Figure(figsize=(width_inches, height_inches))
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(
-        rows,
-        len(planes),
-        squeeze=False,
-        gridspec_kw={
-            "width_ratios": widths,
-            "left": left / width_inches,
-            "right": 1 - right / width_inches,
-            "bottom": edge / height_inches,
-            "top": 1 - edge / height_inches,
-            "wspace": gap,
-            "hspace": gap,
-        },
-    )
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[], facecolor="black")
-        axis.spines[:].set_visible(False)
-    return figure, axes
-
-
-def _colour_bar(figure: Figure, beside: Axes, shown: Any, scene: Scene) -> None:
-    if shown is None:
-        return
-    limit, folded = jacobian_limit(scene.jacobian), bool((scene.jacobian <= 0).any())
-    box = beside.get_position()
-    place = figure.add_axes((box.x1 + 0.012, box.y0 + 0.1 * box.height, 0.014, 0.8 * box.height))
-    bar = figure.colorbar(shown, cax=place, extend="min" if folded else "neither")
-    ticks = [1 / limit, 1 / np.sqrt(limit), 1.0, np.sqrt(limit), limit]
-    bar.ax.minorticks_off()
-    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
-    bar.ax.set_xlabel("folded" if folded else "", fontsize=6)
-
-
-def _ends(centres_mm: NDArray[Any]) -> tuple[float, float]:
-    half = (centres_mm[1] - centres_mm[0]) / 2 if centres_mm.size > 1 else 0.5
-    return float(centres_mm[0] - half), float(centres_mm[-1] + half)
 
 
 WIDTH_INCHES, HEIGHT_INCHES = 5.0, 3.5

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from carl_cli.model.coarse import attention_of
 from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, identity, sample
-from carl_cli.model.network import ModelConfig, attention_of
+from carl_cli.model.network import ModelConfig
 from carl_cli.model.operators import Registrar
 from carl_cli.model.regularity import diffusion, gradicon
 from carl_cli.model.similarity import by_name as metric_by_name

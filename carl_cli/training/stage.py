@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from carl_cli.errors import CarlError
-from carl_cli.model.network import coarse_network
+from carl_cli.model.coarse import coarse_network
 from carl_cli.model.operators import Registrar
 from carl_cli.training.config import TrainConfig, model_at
 from carl_cli.training.data import Batches, training_pairs, validation_pairs

@@ -9,7 +9,8 @@ from torch import nn
 
 from carl_cli.errors import OutputError, UsageError, WeightsError
 from carl_cli.io.atomic import atomic_path
-from carl_cli.model.network import ModelConfig, build_network, coarse_network
+from carl_cli.model.coarse import coarse_network
+from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Blurred, Down, Registrar, TwoStep
 from carl_cli.training.config import TrainConfig, model_at, whole_model
 from carl_cli.training.run_folder import has_state, load_state

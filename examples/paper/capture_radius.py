@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from carl_cli.model.coarse import with_coarse
 from carl_cli.model.fields import DisplacementMap, sample
-from carl_cli.model.network import with_coarse
 from carl_cli.model.operators import Kept, Registrar, TwoStep
 from carl_cli.model.similarity import local_correlation
 from examples.paper.retina import TEST, TRAINING

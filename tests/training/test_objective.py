@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from carl_cli.model.coarse import attention_of
 from carl_cli.model.fields import ComposedMap, DisplacementMap, identity, sample
-from carl_cli.model.network import attention_of, build_network
+from carl_cli.model.network import build_network
 from carl_cli.model.regularity import diffusion, gradicon
 from carl_cli.model.similarity import lncc, local_correlation
 from carl_cli.training import losses as losses_module

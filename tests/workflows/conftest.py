@@ -12,7 +12,8 @@ import torch
 
 from carl_cli.cli.app import main
 from carl_cli.io.images.files import write_image
-from carl_cli.model.network import ModelConfig, UNetConfig, build_network, coarse_network
+from carl_cli.model.coarse import coarse_network
+from carl_cli.model.network import ModelConfig, UNetConfig, build_network
 from carl_cli.preprocessing.pair import PreprocessRule
 from carl_cli.weights.folder import WeightsConfig, save_weights
 from carl_cli.workflows.phantom import make_phantom

@@ -7,15 +7,7 @@ header reach neither the image nor any message.
 
 from __future__ import annotations
 
-import errno
-import lzma
 import re
-import shutil
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +21,7 @@ from carl_cli.geometry import Grid
 from carl_cli.io.images import dicom_header as header
 from carl_cli.io.images.dicom_slices import SAME_ORIENTATION, Frame, arrange
 from carl_cli.io.images.dicom_write import IDENTITY
+from carl_cli.io.images.dicom_zip import unpacked
 from carl_cli.io.images.image import Image
 from carl_cli.io.images.irregular import warn
 from carl_cli.io.sitk_bridge import GZIP_LIMIT, execute
@@ -68,7 +61,7 @@ def read_dicom(path: Path, series_uid: str | None = None, strict: bool = False) 
     uneven slices are resampled with a warning, or refused if `strict`. Raises InputError for
     several series without a choice, missing or repeated slices and what GDCM can't decode.
     """
-    with _unpacked(path) as root:
+    with unpacked(path) as root:
         files, frames = _select(path, root, series_uid)
         arrangement = arrange(path, frames, files[0].shape)
         pixels = _read_pixels(path, files, frames)
@@ -81,7 +74,7 @@ def read_dicom(path: Path, series_uid: str | None = None, strict: bool = False) 
 
 def read_dicom_grid(path: Path, series_uid: str | None = None) -> Grid:
     """The grid of a series, from its headers."""
-    with _unpacked(path) as root:
+    with unpacked(path) as root:
         files, frames = _select(path, root, series_uid)
         return arrange(path, frames, files[0].shape).grid
 
@@ -90,7 +83,7 @@ def frame_of_reference(path: Path, series_uid: str | None = None) -> str:
     """UID of the frame in which a series lies; "" for what is no DICOM or does not say."""
     if not is_dicom(path):
         return ""
-    with _unpacked(path) as root:
+    with unpacked(path) as root:
         uid = _select(path, root, series_uid)[0][0].frame_uid
     return uid if re.fullmatch(UID, uid) else ""
 
@@ -104,7 +97,7 @@ def source_header(path: Path, series_uid: str | None = None) -> Dataset | None:
         return None
     import pydicom
 
-    with _unpacked(path) as root:
+    with unpacked(path) as root:
         first = _select(path, root, series_uid)[0][0].path
         data = pydicom.dcmread(first, stop_before_pixels=True, force=True)
     chosen = pydicom.Dataset()
@@ -118,37 +111,6 @@ def _select(path: Path, root: Path, uid: str | None) -> tuple[list[DicomFile], l
     files = _choose_series(path, _scan(path, root), uid)
     _check_one_shape(path, files)
     return files, [frame for file in files for frame in file.frames]
-
-
-@contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    if path.suffix.lower() != ".zip":
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="carl-dicom-") as folder:
-        _unzip(path, Path(folder))
-        yield Path(folder)
-
-
-def _unzip(path: Path, folder: Path) -> None:
-    """Members get numbers for names, so that no name can lead out of the folder."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir()]
-            if sum(m.file_size for m in members) > GZIP_LIMIT * path.stat().st_size:
-                raise InputError(f"{path}: claims to unpack to more than a zip can hold")
-            for number, member in enumerate(members):
-                with archive.open(member) as source, open(folder / f"{number:06}", "wb") as target:
-                    shutil.copyfileobj(source, target)
-    except (
-        zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, ValueError,
-        zlib.error, lzma.LZMAError,
-    ) as error:  # fmt: skip
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        # Their words name a member, and with it a patient.
-        why = "it wants a password" if "password" in str(error) else "it is damaged"
-        raise InputError(f"{path}: can't be unpacked: {why}", "get the zip again") from None
 
 
 def _scan(path: Path, root: Path) -> list[DicomFile]:
