@@ -16,7 +16,7 @@ from torch import Tensor
 
 from carl_cli.model.fields import DisplacementMap, Map, sample, voxels_per_unit_of
 from carl_cli.model.layers import pool
-from carl_cli.model.similarity import lncc, local_correlation, self_similarity, squared_difference
+from carl_cli.model.similarity import lncc, self_similarity, squared_difference
 from carl_cli.progress import Progress, silent
 from carl_cli.registration.diffeomorphic import (
     MIN_VOXELS,
@@ -30,10 +30,10 @@ from carl_cli.weights.folder import AlignmentRule
 
 STAGE = "alignment"
 COARSE, FINE = (Scale(4, 3, 1),), (Scale(2, 2, 1),)
-SMALL = 2**19  # voxels: a grid up to here is aligned at full resolution, too
+THIN = 40  # voxels along an axis: halving leaves too few, so all of the grid is used as well
 WINDOW = 2  # voxels: sigma of the local correlations
-LEAST_STRUCTURE = 1e-3  # variance inside such a window, of intensities in [0, 1]
-ALIKE = 0.8  # share of the correlations' strength that has one sign, in images of one contrast
+PARTS = 16  # of the foreground, by brightness
+RISING = 0.97  # in images of one contrast; T1 and FLAIR: 0.94, T1 and T2: 0.65, inverted: 0
 FOREGROUND = 0.05
 EVIDENCE_VOXELS = 2  # by which a map is moved, at half of the grid, to see whether that matters
 
@@ -87,7 +87,7 @@ def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress =
     A quarter of the network's grid is searched from the given maps and from the identity, which
     brings the foregrounds' middles together; what fits best goes on at half of the grid. Images
     of one contrast go on by their local correlation instead, from an eighth of the grid to half
-    of it, and on all of a small one.
+    of it, and on all of a thin one.
     """
     pair, rule = known.pair, known.rule
     by_context = Descent(
@@ -107,8 +107,8 @@ def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress =
         starts += [moved(start, by_context, COARSE) for start in starts]
     best = min(starts, key=lambda found: known.difference(found[0], align_corners))
     if alike(best[0], pair, align_corners):
-        small = max(pair.fixed.numel(), pair.moving.numel()) <= SMALL
-        scales = SCALES if small else SCALES[:-1]
+        thin = min(*pair.fixed.shape[2:], *pair.moving.shape[2:]) <= THIN
+        scales = SCALES if thin else SCALES[:-1]
         return moved(best, Descent(LNCC, rule.steps, rule.smoothing), scales)
     return moved(best, by_context, FINE)
 
@@ -123,13 +123,23 @@ def _identities(pair: Pair, align_corners: bool) -> Maps:
 
 
 def alike(forward: Map, pair: Pair, align_corners: bool) -> bool:
-    """Whether the images are of one contrast: in the fixed foreground, where both have structure,
-    their local correlations behind the map have one sign."""
+    """Whether the images are of one contrast: what is brighter in one is brighter in the other.
+
+    Behind the map, the means of one image over sixteenths of the other's foreground, by brightness,
+    rise all along, both ways. Where T1 meets T2 or FLAIR they fall somewhere.
+    """
     fixed, moving = (intensities(image, 2) for image in (pair.fixed, pair.moving))
     warped = sample(moving, forward.on_grid(fixed.shape[2:]), align_corners)
-    correlation = local_correlation(fixed, warped, WINDOW, LEAST_STRUCTURE)
-    correlation = correlation[fixed > FOREGROUND]
-    return bool(correlation.sum() > ALIKE * correlation.abs().sum())
+    shown = (fixed > FOREGROUND) & (warped > FOREGROUND)
+    a, b = fixed[shown], warped[shown]
+    return min(_rising(a, b), _rising(b, a)) > RISING
+
+
+def _rising(values: Tensor, others: Tensor) -> float:
+    """Share of the rises in all that the means of `others` rise and fall by; nan for few values."""
+    parts = others[values.argsort()].tensor_split(PARTS)
+    steps = torch.stack([part.mean() for part in parts]).diff()
+    return float(steps.clamp_min(0).sum() / steps.abs().sum())
 
 
 def evidence(forward: Map, known: Contexts, align_corners: bool) -> float:

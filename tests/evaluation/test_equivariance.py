@@ -25,12 +25,12 @@ from carl_cli.evaluation.equivariance import (
     views_of,
 )
 from carl_cli.io.images.files import Image, write_image
+from carl_cli.model.coarse import attention_of
 from carl_cli.model.fields import DisplacementMap, Map, identity
 from carl_cli.model.network import (
     EncoderConfig,
     ModelConfig,
     UNetConfig,
-    attention_of,
     build_network,
 )
 from carl_cli.model.operators import Registrar

@@ -7,15 +7,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from carl_cli.model.coarse import attention_of, with_coarse
 from carl_cli.model.fields import DisplacementMap, identity, sample
 from carl_cli.model.network import (
     EncoderConfig,
     ModelConfig,
     UNetConfig,
     WindowConfig,
-    attention_of,
     build_network,
-    with_coarse,
 )
 from carl_cli.model.operators import Kept, Registrar, Symmetric
 from carl_cli.model.unet import OUTPUT_SCALE

@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from carl_cli.model.blur import blur_keeping_affine
+from carl_cli.model.coarse import attention_of
 from carl_cli.model.encoder import HalvingStem
 from carl_cli.model.fields import ReflectedMap, identity
 from carl_cli.model.network import (
     EncoderConfig,
     ModelConfig,
     UNetConfig,
-    attention_of,
     build_network,
 )
 from carl_cli.model.operators import Blurred, Kept

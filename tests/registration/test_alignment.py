@@ -84,6 +84,19 @@ def test_a_known_map_is_found_in_any_contrast(
     assert float(((there_and_back - grid).norm(dim=1, keepdim=True) * SIDE)[body].mean()) < 0.1
 
 
+def test_one_tissue_in_another_order_is_another_contrast(
+    images: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """As of T1 and FLAIR: most of it alike, and the brightest darker than the middle."""
+    fixed, _, _ = images
+    folded = torch.where(fixed > 0.5, 1 - fixed, fixed)
+    steeper = fixed**2
+    at_rest = still()[0]
+    assert alike(at_rest, Pair(fixed, steeper), False)
+    assert not alike(at_rest, Pair(fixed, folded), False)
+    assert not alike(at_rest, Pair(torch.zeros_like(fixed), fixed), False)
+
+
 def test_a_bad_start_is_left_for_the_middle_of_the_images(
     images: tuple[Tensor, Tensor, Tensor],
 ) -> None:

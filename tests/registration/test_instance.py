@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from carl_cli.model.coarse import coarse_images, coarse_network
 from carl_cli.model.fields import ComposedMap, DisplacementMap, identity, sample
 from carl_cli.model.network import (
     EncoderConfig,
     ModelConfig,
     UNetConfig,
     build_network,
-    coarse_images,
-    coarse_network,
 )
 from carl_cli.model.operators import Registrar
 from carl_cli.model.regularity import diffusion, gradicon

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from carl_cli.model.coarse import attention_of, coarse_images
 from carl_cli.model.fields import DisplacementMap
 from carl_cli.model.network import (
     EncoderConfig,
     ModelConfig,
     UNetConfig,
-    attention_of,
     build_network,
-    coarse_images,
 )
 from carl_cli.model.operators import Blurred, Down, Kept, Symmetric, SymmetricTwoStep, TwoStep
 
