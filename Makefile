@@ -20,7 +20,7 @@ SEED      ?= 0
 # Where `make dist` installs the wheel that it tests.
 CARL_WHEEL_VENV ?= $(VENV)-wheel
 
-.PHONY: demo test test-slow test-cluster coverage fuzz lint forms workflows docs changelog dist \
+.PHONY: demo test referees test-slow test-cluster coverage fuzz lint forms workflows docs changelog dist \
   release rehearse constraints audit clean
 
 demo: $(VENV)/.runtime
@@ -32,6 +32,12 @@ test: $(VENV)/.dev
 # Minutes on two cores; real images are looked for in the folder that CARL_TEST_DATA names.
 test-slow: $(VENV)/.dev
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+# As root, on Debian or Ubuntu: programs of others that tests of files compare with; without them
+# these tests are skipped.
+referees:
+	apt-get update
+	apt-get install --yes --no-install-recommends dcm2niix dicom3tools minc-tools mrtrix3 plastimatch
 
 # Fails below the floor in pyproject.toml.
 coverage: $(VENV)/.dev
