@@ -107,7 +107,7 @@ def self_similarity(
     """(B, 12, *shape): MIND-SSC of intensities in [0, 1] with a fixed floor of noise.
 
     Of a voxel's surroundings alone, unlike `mind_descriptor`, whose limits follow the whole
-    image: moving the content of an image moves its channels.
+    image: moving the content of an image moves its channels. Computed without gradients.
     """
     distance = _patch_distances(image, radius, dilation)
     distance -= distance.amin(1, keepdim=True)

@@ -2,8 +2,9 @@
 
 Self-similarity channels (MIND-SSC; Heinrich et al., MICCAI 2013) tell where edges are, not which
 side is brighter. They are computed once for each image and scale, one level finer than they are
-compared, and the maps move down the squared difference between them (`diffeomorphic`). There is
-nothing to learn here; all depends on the content around a voxel, so it moves with the images.
+compared, and the maps move down the squared difference between them (`diffeomorphic`). Images of
+one contrast go on by their local correlation. There is nothing to learn here; all depends on the
+content around a voxel, so it moves with the images.
 """
 
 from __future__ import annotations

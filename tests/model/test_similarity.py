@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
+from carl_cli.model import similarity
 from carl_cli.model.blur import blur
 from carl_cli.model.similarity import lncc
 
@@ -31,3 +32,18 @@ def test_a_window_made_without_gradients_serves_with_them() -> None:
     lncc(leaf, b, sigma=2).backward()
     assert leaf.grad is not None
     assert leaf.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("radius", "dilation"), [(1, 1), (2, 2), (1, 2)])
+def test_six_volumes_serve_for_the_twelve_pairs(radius: int, dilation: int) -> None:
+    """Away from the border, the channels are those of the distances pair by pair."""
+    image = torch.rand(2, 1, 14, 15, 16, generator=torch.Generator().manual_seed(1))
+    distances = [
+        similarity._patch_distance(image, p, q, radius, dilation) for p, q in similarity._PAIRS
+    ]
+    distance = torch.cat(distances, 1)
+    distance = distance - distance.amin(1, keepdim=True)
+    expected = torch.exp(-distance / distance.mean(1, keepdim=True).clamp_min(1e-4))
+    inner = (..., *[slice(radius + dilation, -radius - dilation)] * 3)
+    found = similarity.self_similarity(image, radius, dilation, 1e-4)
+    torch.testing.assert_close(found[inner], expected[inner], atol=1e-4, rtol=0)

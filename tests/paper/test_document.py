@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.scripts import loaded
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "explanation" / "paper.md"
@@ -18,11 +19,7 @@ def text() -> str:
 
 
 def test_the_published_figures_are_current(text: str) -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate_paper.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded(ROOT / "docs" / "generate_paper.py")
     assert text == module.document(), "out of date: run python docs/generate_paper.py"
 
 
