@@ -33,6 +33,7 @@ from carl_cli.io.transforms.mgz import read_mgz_field
 from carl_cli.io.transforms.minc import read_minc
 from carl_cli.io.transforms.programs import (
     Pair,
+    check_writable,
     product,
     read_foreign,
     write_foreign,
@@ -183,6 +184,7 @@ def write_transform(
     path = Path(path)
     suffix = full_suffix(path).lower()
     if program is not None:
+        check_writable(path, program)
         _write(
             path,
             replace,

@@ -38,10 +38,16 @@ READERS: dict[Program, Callable[[Path], Transform]] = {
     "lta": freesurfer.read_lta,
     "niftyreg": niftyreg.read_niftyreg,
 }
+NIFTI, TEXT = (".nii", ".nii.gz"), (".txt", ".mat")
+MATRICES: dict[Program, tuple[str, ...]] = {"lta": (".lta",)}
+MATRICES |= dict.fromkeys(("greedy", "niftyreg", "mrtrix", "fsl"), TEXT)
+FIELDS: dict[Program, tuple[str, ...]] = {"synthmorph": (*NIFTI, *MGH), "mrtrix": (*NIFTI, *MIF)}
+FIELDS |= dict.fromkeys(("easyreg", "spm", "niftyreg", "fsl"), NIFTI)
 FIELD_WRITERS: dict[Program, Callable[[Path, DisplacementField], None]] = {
     "easyreg": freesurfer.write_easyreg,
     "mrtrix": freesurfer.write_easyreg,
     "spm": freesurfer.write_spm,
+    "niftyreg": niftyreg.write_niftyreg_field,
 }
 
 
@@ -95,32 +101,52 @@ def read_foreign(path: Path, program: Program, pair: Pair) -> Transform:
 def write_foreign(
     path: Path, transform: Transform, program: Program, fixed: Grid | None, moving: Grid | None
 ) -> None:
-    """Raises UsageError when the program's file can't hold the transform or lacks a grid."""
-    as_field = _is_image(path)
-    if program in FIELD_WRITERS and (as_field or program != "mrtrix"):
-        FIELD_WRITERS[program](path, _sampled(transform, program, fixed))
-    elif program == "synthmorph" and full_suffix(path).lower() in MGH:
-        if moving is None:
-            raise UsageError("a warp in .mgz goes with both images", "give --moving, or .nii.gz")
-        mgz.write_mgz_field(path, _sampled(transform, program, fixed), moving)
-    elif program == "synthmorph":
-        freesurfer.write_synthmorph(path, _sampled(transform, program, fixed), moving)
-    elif program == "niftyreg" and as_field:
-        niftyreg.write_niftyreg_field(path, _sampled(transform, program, fixed))
-    elif program in ("afni", "minc"):
+    """path: as check_writable wants it. Raises UsageError when the program's file can't hold the
+    transform or lacks a grid."""
+    holds_field = full_suffix(path).lower() in FIELDS.get(program, ())
+    write = _write_field if holds_field else _write_matrix
+    write(path, transform, program, fixed, moving)
+
+
+def check_writable(path: Path, program: Program) -> None:
+    """Raises UsageError for a suffix that the program's files don't have."""
+    known = (*MATRICES.get(program, ()), *FIELDS.get(program, ()))
+    if not known:
         raise UsageError(f"no files of {program} are written", "write .h5 or .nii.gz")
-    elif program in ("greedy", "niftyreg", "mrtrix"):
-        matrices.write_ras_matrix(path, product(transform, f"the text file of {program}"))
+    if full_suffix(path).lower() not in known:
+        raise UsageError(f"{path}: no file of {program} has this suffix", f"use {' '.join(known)}")
+
+
+def _write_field(
+    path: Path, transform: Transform, program: Program, fixed: Grid | None, moving: Grid | None
+) -> None:
+    field = _sampled(transform, program, fixed)
+    if program in FIELD_WRITERS:
+        FIELD_WRITERS[program](path, field)
+    elif program == "synthmorph" and full_suffix(path).lower() in NIFTI:
+        freesurfer.write_synthmorph(path, field, moving)
+    elif moving is None:
+        raise UsageError(f"this file of {program} goes with both images", "give --moving")
+    elif program == "synthmorph":
+        mgz.write_mgz_field(path, field, moving)
+    else:
+        fsl.write_fsl_field(path, field, moving)
+
+
+def _write_matrix(
+    path: Path, transform: Transform, program: Program, fixed: Grid | None, moving: Grid | None
+) -> None:
+    affine = product(transform, f"{path.suffix} of {program}")
+    if program not in ("lta", "fsl"):
+        matrices.write_ras_matrix(path, affine)
     elif fixed is None or moving is None:
         raise UsageError(
             f"a transform for {program} goes with both images", "give --reference and --moving"
         )
     elif program == "lta":
-        freesurfer.write_lta(path, product(transform, "an LTA"), fixed, moving)
-    elif as_field:
-        fsl.write_fsl_field(path, dense(transform, fixed), moving)
+        freesurfer.write_lta(path, affine, fixed, moving)
     else:
-        fsl.write_flirt(path, product(transform, "a FLIRT matrix"), fixed, moving)
+        fsl.write_flirt(path, affine, fixed, moving)
 
 
 def _sampled(transform: Transform, program: Program, fixed: Grid | None) -> DisplacementField:

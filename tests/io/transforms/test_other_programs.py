@@ -15,6 +15,7 @@ from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image, write_image
 from carl_cli.io.ras import flip_vectors, voxel_to_ras
+from carl_cli.io.transforms import Program
 from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.io.transforms.fields import read_field
 from carl_cli.io.transforms.files import read_transform, write_transform
@@ -89,6 +90,31 @@ def test_a_transformation_of_niftyreg(tmp_path: Path, kind: str, any_grid: Grid)
     with pytest.raises(InputError, match="NiftyReg") as refusal:
         read_transform(path)
     assert "niftyreg:" in refusal.value.hint
+
+
+def test_a_field_written_for_niftyreg(tmp_path: Path, any_grid: Grid) -> None:
+    """Positions in RAS mm, as nibabel reads them, under the intent that NiftyReg asks for."""
+    path, field = tmp_path / "t.nii.gz", field_on(any_grid)
+    write_transform(path, field, program="niftyreg", field_grid=any_grid)
+    ours = nibabel.load(path)
+    held, expected = np.asarray(ours.dataobj), flip_vectors(field(any_grid.points_mm()))
+    held = np.squeeze(held, axis=3).transpose(2, 1, 0, 3)
+    assert_close(held, expected, 1e-4, file="NiftyReg def", way="written", referee="nibabel")
+    assert ours.header.get_intent() == ("vector", (), "NREG_TRANS")
+    assert float(ours.header["intent_p1"]) == 0
+
+
+WRONG_SUFFIXES = [("greedy", "nii.gz"), ("fsl", "mgz"), ("lta", "mat"), ("spm", "h5")]
+
+
+@pytest.mark.parametrize(("program", "suffix"), [*WRONG_SUFFIXES, ("synthmorph", "mat")])
+def test_a_suffix_that_a_program_does_not_use(
+    tmp_path: Path, program: Program, suffix: str, affine: AffineTransform
+) -> None:
+    path, grids = tmp_path / f"t.{suffix}", {"field_grid": MOVING, "moving_grid": MOVING}
+    with pytest.raises(UsageError, match=f"no file of {program} has this suffix"):
+        write_transform(path, affine, program=program, **grids)
+    assert not list(tmp_path.iterdir())
 
 
 def test_niftyreg_control_points_are_a_spline_in_its_own_terms(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_an_lta_between_voxels(tmp_path: Path, affine: AffineTransform) -> None:
 
 def test_what_a_program_can_not_hold_is_said(tmp_path: Path, affine: AffineTransform) -> None:
     with pytest.raises(UsageError, match="only an affine"):
-        write_transform(tmp_path / "a", affine @ field_on(FIXED), program="greedy")
+        write_transform(tmp_path / "a.mat", affine @ field_on(FIXED), program="greedy")
     with pytest.raises(UsageError, match="needs a grid"):
         write_transform(tmp_path / "a.nii.gz", affine, program="easyreg")
     with pytest.raises(UsageError, match="both images"):
