@@ -104,12 +104,15 @@ def row(
         return Row(name, pair.name, method, *[math.nan] * 3, None, None)
     found = figures(pair, result.transform)
     times = (result.cpu_seconds, result.wall_seconds)
-    return Row(name, pair.name, method, *asdict(found).values(), *times, result.cached)
+    return Row(
+        name, pair.name, method, *asdict(found).values(), *times, result.cached, result.warned
+    )
 
 
 def told(row: Row) -> str:
     seconds = "" if row.cpu_seconds is None else f"{row.cpu_seconds:7.1f} s"
     figures = f"{row.score:8.4f}{row.folded_percent:9.4f} %{seconds}"
+    figures += "  warned" if row.warned else ""
     return f"{row.set:8}{row.pair:22}{row.method:10}{figures}"
 
 

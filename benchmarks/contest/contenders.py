@@ -22,6 +22,7 @@ from benchmarks.contest.pairs import Pair
 from benchmarks.measure import process_cost
 
 ROOT = Path(__file__).parents[2]
+RECORD = "record.json"  # of carl
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 ONE_THREAD |= {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
 ONE_THREAD |= {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -37,12 +38,14 @@ ants.registration(fixed, moving, type_of_transform=kind, outprefix=prefix)
 @dataclass(frozen=True)
 class Result:
     """transform: of points, LPS mm. cpu_seconds: of the whole process, None if there was none;
-    cached: from an earlier run."""
+    cached: from an earlier run; warned: whether the program doubts it, None for one that never
+    does."""
 
     transform: sitk.Transform
     cpu_seconds: float | None = None
     wall_seconds: float | None = None
     cached: bool = False
+    warned: bool | None = None
 
 
 class FailedError(Exception):
@@ -81,7 +84,8 @@ class Program:
         folder = cache / self.name / pair.key
         note = folder / "seconds.json"
         if note.exists():
-            return Result(self.load(folder), *json.loads(note.read_text()), cached=True)
+            seconds = json.loads(note.read_text())
+            return Result(self.load(folder), *seconds, cached=True, warned=_warned(folder))
         if not compute:
             raise NotKeptError(pair.name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +95,12 @@ class Program:
             raise FailedError(str(error)) from error
         seconds = (cost.cpu_seconds, cost.seconds)
         note.write_text(json.dumps(seconds))
-        return Result(self.load(folder), *seconds)
+        return Result(self.load(folder), *seconds, warned=_warned(folder))
+
+
+def _warned(folder: Path) -> bool | None:
+    record = folder / RECORD
+    return bool(json.loads(record.read_text())["warnings"]) if record.exists() else None
 
 
 def ants(kind: str) -> Contender:
@@ -107,7 +116,8 @@ def ants(kind: str) -> Contender:
 def carl(weights: Path, *options: str) -> Contender:
     def command(pair: Pair, folder: Path) -> list[str]:
         line = [sys.executable, "-m", "carl_cli.cli.app", "register", pair.fixed, pair.moving]
-        line += ["-o", folder / "T.h5", "--overwrite", "--weights", weights]
+        line += ["-o", folder / "T.h5", "--json", folder / RECORD, "--overwrite"]
+        line += ["--weights", weights]
         return [str(word) for word in (*line, "--threads", "1", "-q", *options)]
 
     name = f"carl-{carl_digest(weights)}/{''.join(options) or 'plain'}"

@@ -19,7 +19,7 @@ AIMS = (("carl", "Affine"), ("carl --io", "SyNQuick"), ("carl --io", "SyN"))
 @dataclass(frozen=True)
 class Row:
     """One contender on one pair. seconds: None where nothing was computed; score: nan where
-    the contender failed."""
+    the contender failed; warned: see contenders.Result."""
 
     set: str
     pair: str
@@ -30,6 +30,7 @@ class Row:
     cpu_seconds: float | None
     wall_seconds: float | None
     cached: bool = False
+    warned: bool | None = None
 
     @property
     def done(self) -> bool:
@@ -71,7 +72,8 @@ def _introduction(about: dict[str, Any]) -> str:
         "outside carl (SimpleITK) applies and measures each transform: folds (determinant 0 or "
         "less, central differences) and SDlogJ over all voxels of the fixed image. Seconds are "
         "CPU seconds of a process with one thread, start and reading included, on a shared "
-        "machine; † marks results kept from an earlier run of the same program on the same files."
+        "machine; warned: of how many of its results the program itself said that they are "
+        "doubtful; † marks results kept from an earlier run of the same program on the same files."
     )
 
 
@@ -81,9 +83,10 @@ def _set_table(name: str, rows: list[Row]) -> str:
     worst = "largest" if chosen.error else "lowest"
     lines = [f"**{chosen.title}** ({pairs} pairs)", ""]
     lines += [
-        f"| | {chosen.figure} | tuning / other pairs | {worst} | folds, % | SDlogJ | seconds |"
+        f"| | {chosen.figure} | tuning / other pairs | {worst} | folds, % | SDlogJ | seconds "
+        "| warned |"
     ]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     methods = list(dict.fromkeys(r.method for r in rows))
     lines += [_line(chosen.error, m, [r for r in rows if r.method == m], pairs) for m in methods]
     return "\n".join(lines)
@@ -93,17 +96,19 @@ def _line(error: bool, method: str, rows: list[Row], pairs: int) -> str:
     rows = [r for r in rows if r.done]
     name = method if len(rows) == pairs else f"{method} ({len(rows)} of {pairs})"
     if not rows:
-        return f"| {name} | | | | | | |"
+        return f"| {name} | | | | | | | |"
     scores = [r.score for r in rows]
     digits = 2 if error else 3
     cells = [name, f"{np.mean(scores):.{digits}f}", _halves(rows, digits)]
     cells += [f"{max(scores) if error else min(scores):.{digits}f}"]
     if rows[0].cpu_seconds is None:
-        return "| " + " | ".join([*cells, "", "", ""]) + " |"
+        return "| " + " | ".join([*cells, "", "", "", ""]) + " |"
     cells += [f"{np.mean([r.folded_percent for r in rows]):.3f}"]
     cells += [f"{np.mean([r.sdlogj for r in rows]):.3f}"]
     mark = " †" if any(r.cached for r in rows) else ""
     cells += [f"{np.mean([r.cpu_seconds for r in rows]):.0f}{mark}"]
+    told = [r.warned for r in rows if r.warned is not None]
+    cells += [f"{sum(told)} of {len(told)}" if told else ""]
     return "| " + " | ".join(cells) + " |"
 
 

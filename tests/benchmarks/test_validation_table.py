@@ -142,6 +142,11 @@ def test_a_program_runs_once_for_the_same_images(tmp_path: Path) -> None:
     assert first.cpu_seconds == second.cpu_seconds > 0.02
     assert second.transform.TransformPoint((0, 0, 0)) == (1, 0, 0)
     assert not program(boxes(tmp_path, 3), tmp_path).cached
+    assert second.warned is None
+    folder = tmp_path / "tool" / pair.key
+    for warnings in ([], ["Doubtful match"]):
+        (folder / "record.json").write_text(json.dumps({"warnings": warnings}))
+        assert program(pair, tmp_path).warned == bool(warnings)
     broken = Program("broken", lambda *_: [sys.executable, "-c", "exit('no memory')"], load)
     with pytest.raises(FailedError, match="no memory"):
         broken(pair, tmp_path)
@@ -159,13 +164,13 @@ def test_the_card_gets_a_new_table_in_its_block(tmp_path: Path) -> None:
     rows = [
         Row("lungs", "0004 0006", "before", 0.5, 0.0, 0.0, None, None),
         Row("lungs", "0004 0006", "Affine", 0.6, 0.0, 0.1, 8.0, 9.0, cached=True),
-        Row("lungs", "0004 0006", "carl", 0.7, 0.01, 0.2, 4.0, 5.0),
+        Row("lungs", "0004 0006", "carl", 0.7, 0.01, 0.2, 4.0, 5.0, warned=True),
         Row("lungs", "b a", "Affine", 0.8, 0.0, 0.1, 8.0, 9.0),
         Row("lungs", "b a", "carl", float("nan"), float("nan"), float("nan"), None, None),
     ]
     text = markdown(ABOUT, rows, [])
-    assert "| Affine | 0.700 | 0.600 / 0.800 | 0.600 | 0.000 | 0.100 | 8 † |" in text
-    assert "| carl (1 of 2) | 0.700 | 0.700 / – | 0.700 | 0.010 | 0.200 | 4 |" in text
+    assert "| Affine | 0.700 | 0.600 / 0.800 | 0.600 | 0.000 | 0.100 | 8 † |  |" in text
+    assert "| carl (1 of 2) | 0.700 | 0.700 / – | 0.700 | 0.010 | 0.200 | 4 | 1 of 1 |" in text
     assert "carl at least as good as Affine: lungs yes (0.700, 0.600)" in text
     card = tmp_path / "README.md"
     card.write_text(f"# head\n{BEGIN}\nold\n{END}\ntail\n")
