@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from carl_cli.model.execution import HeavyModule
 from carl_cli.model.kernels.attention import MAX_NORM
 from carl_cli.model.layers import batch_norm, conv, pair_conv, pool
-from carl_cli.model.similarity import MIND_CHANNELS, self_similarity
+from carl_cli.model.similarity import neighbour_pairs, self_similarity
 
 Stem = Literal["intensity", "mind"]
 
@@ -45,7 +45,7 @@ class Encoder(HeavyModule):
         self.turned_axes = HALF_TURNS if half_turns else ()
         self.stem: nn.Module
         if stem == "mind":
-            self.stem = MindStem(width)
+            self.stem = MindStem(dimension, width)
         elif halvings:
             self.stem = HalvingStem(dimension, channels, width, halvings)
         else:
@@ -70,15 +70,15 @@ class Encoder(HeavyModule):
 
 
 class MindStem(nn.Module):
-    """MIND-SSC channels of a 3D image, averaged over blocks of two voxels, then a convolution.
+    """MIND-SSC channels of an image, averaged over blocks of two voxels, then a convolution.
 
     (B, 1, *shape) → (B, width, *shape / 2), rounded up. The channels tell where edges are, not
     which side is brighter, so what follows sees much the same of two contrasts.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, dimension: int, width: int) -> None:
         super().__init__()
-        self.conv = conv(3, MIND_CHANNELS, width)
+        self.conv = conv(dimension, len(neighbour_pairs(dimension)), width)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():

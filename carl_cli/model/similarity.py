@@ -7,7 +7,7 @@ Windows follow the published code: a Gaussian of width σ voxels cut at 2σ, zer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from carl_cli.model.blur import blur
 from carl_cli.model.fields import cut, mean, summed
 
 Similarity = Callable[..., Tensor]
-MIND_CHANNELS = 12
 NOISE_FLOOR = 1e-4  # of squared differences: noise of 1 % counts as no structure
 VARIANCE_FLOOR = 1e-5  # for intensities in [0, 1]; keeps flat regions from dividing by zero
 
@@ -84,7 +83,7 @@ def _standardise(x: Tensor, mask: Tensor | None) -> Tensor:
 def mind_ssc(
     a: Tensor, b: Tensor, mask: Tensor | None = None, radius: int = 2, dilation: int = 2
 ) -> Tensor:
-    """Mean squared difference of MIND-SSC descriptors: any two contrasts, 3D.
+    """Mean squared difference of MIND-SSC descriptors: any two contrasts.
 
     Self-similarity context of Heinrich et al., MICCAI 2013.
     """
@@ -93,8 +92,10 @@ def mind_ssc(
 
 
 def mind_descriptor(image: Tensor, radius: int, dilation: int) -> Tensor:
-    """(B, 12, *shape): similarity of the 12 diagonal pairs of a voxel's six neighbours."""
-    distance = torch.cat([_patch_distance(image, p, q, radius, dilation) for p, q in _PAIRS], 1)
+    """(B, 12, *shape), in 2D (B, 4, *shape): similarity of the diagonal pairs of a voxel's
+    neighbours along the axes."""
+    pairs = neighbour_pairs(image.dim() - 2)
+    distance = torch.cat([_patch_distance(image, p, q, radius, dilation) for p, q in pairs], 1)
     distance = distance - distance.amin(1, keepdim=True)
     noise = distance.mean(1, keepdim=True)
     centre = mean(noise).detach()
@@ -104,7 +105,8 @@ def mind_descriptor(image: Tensor, radius: int, dilation: int) -> Tensor:
 def self_similarity(
     image: Tensor, radius: int = 1, dilation: int = 1, floor: float = NOISE_FLOOR
 ) -> Tensor:
-    """(B, 12, *shape): MIND-SSC of intensities in [0, 1] with a fixed floor of noise.
+    """(B, 12, *shape), in 2D (B, 4, *shape): MIND-SSC of intensities in [0, 1] with a fixed floor
+    of noise.
 
     Of a voxel's surroundings alone, unlike `mind_descriptor`, whose limits follow the whole
     image: moving the content of an image moves its channels. Computed without gradients.
@@ -116,15 +118,16 @@ def self_similarity(
 
 @torch.no_grad()
 def _patch_distances(image: Tensor, radius: int, dilation: int) -> Tensor:
-    """(B, 12, *shape): mean over a patch of the squared differences of the _PAIRS.
+    """(B, pairs, *shape): mean over a patch of the squared differences of the neighbour_pairs.
 
     Pairs that lie in one direction are places of one volume: six volumes serve for twelve pairs.
     """
     margin, shape = radius + dilation, image.shape[2:]
-    padded = functional.pad(image, [margin] * 6, mode="replicate")
+    padded = functional.pad(image, [margin] * (2 * len(shape)), mode="replicate")
     means: dict[tuple[int, ...], Tensor] = {}
-    distances = image.new_empty(len(image), MIND_CHANNELS, *shape)
-    for k, (p, q) in enumerate(_PAIRS):
+    pairs = neighbour_pairs(len(shape))
+    distances = image.new_empty(len(image), len(pairs), *shape)
+    for k, (p, q) in enumerate(pairs):
         start, gap = min((p, _between(p, q)), (q, _between(q, p)), key=lambda end: end[1])
         if gap not in means:
             means[gap] = _patch_mean(_gaps(padded, gap, dilation), radius)
@@ -153,7 +156,7 @@ def _patch_mean(volume: Tensor, radius: int) -> Tensor:
             (volume.narrow(axis, k, inner) for k in range(1, 2 * radius + 1)),
             start=volume.narrow(axis, 0, inner),
         )
-    return volume / (2 * radius + 1) ** 3
+    return volume / (2 * radius + 1) ** (volume.dim() - 2)
 
 
 def _window(first: Sequence[int], sizes: Sequence[int]) -> list[slice]:
@@ -165,23 +168,33 @@ def squared_difference(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tens
     return masked_mean((a - b) ** 2, mask)
 
 
-_NEIGHBOURS = [(-1, 0, 0), (0, 0, -1), (0, -1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0)]
-_PAIRS = [
-    (p, q)
-    for i, p in enumerate(_NEIGHBOURS)
-    for q in _NEIGHBOURS[:i]
-    if sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) == 2
-]
+Step = tuple[int, ...]
+
+
+@cache
+def neighbour_pairs(dimension: int) -> list[tuple[Step, Step]]:
+    """Of a voxel's neighbours along the axes, those that lie diagonally to each other."""
+    steps: list[Step] = [(-1, 0, 0), (0, 0, -1), (0, -1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0)]
+    if dimension == 2:
+        steps = [(-1, 0), (0, -1), (0, 1), (1, 0)]
+    return [
+        (p, q)
+        for i, p in enumerate(steps)
+        for q in steps[:i]
+        if sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) == 2
+    ]
 
 
 def _patch_distance(
     image: Tensor, p: tuple[int, ...], q: tuple[int, ...], radius: int, dilation: int
 ) -> Tensor:
     """Mean over a patch of the squared difference between the image moved by p and by q."""
-    padded = functional.pad(image, [dilation] * 6, mode="replicate")
+    around = 2 * (image.dim() - 2)
+    padded = functional.pad(image, [dilation] * around, mode="replicate")
     gap = (_moved(padded, p, dilation) - _moved(padded, q, dilation)) ** 2
-    patch = functional.pad(gap, [radius] * 6, mode="replicate")
-    return functional.avg_pool3d(patch, 2 * radius + 1, stride=1)
+    patch = functional.pad(gap, [radius] * around, mode="replicate")
+    average = functional.avg_pool3d if around == 6 else functional.avg_pool2d
+    return average(patch, 2 * radius + 1, stride=1)
 
 
 def _moved(padded: Tensor, step: tuple[int, ...], dilation: int) -> Tensor:

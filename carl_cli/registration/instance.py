@@ -107,7 +107,7 @@ def fit_maps(
     scales = SCALES if known is None else ALIGNED_SCALES
     similarity: Similarity = by_name(options.metric, options.sigma, options.variance_floor)
     descent = Descent(similarity, options.steps, options.smoothing, scales=scales)
-    if options.metric == "mind" and pair.fixed.dim() == 5:
+    if options.metric == "mind":
         elasticity = 0.0 if known is None else known.rule.elasticity
         known = known or Contexts(pair, AlignmentRule())
         descent = replace(

@@ -50,8 +50,10 @@ class TrainConfig(Strict):
 
     @model_validator(mode="after")
     def _stages_fit_the_rest(self) -> TrainConfig:
-        if self.model.dimension != 3 or self.model.channels != 1:
-            raise ValueError("training is for 3D images of one channel")
+        if self.model.channels != 1:
+            raise ValueError("training is for images of one channel")
+        if self.model.dimension != 3 and self.data.kind != "synthetic":
+            raise ValueError("training in 2D is for rendered pairs")
         for stage in self.stages:
             self._check(stage)
         counts = [len(model_at(self, k).refine_scales) for k in range(len(self.stages))]
@@ -87,6 +89,8 @@ class TrainConfig(Strict):
         settings = TypeAdapter(SynthesisSettings).validate_python(fields)
         if stage.shape_zyx is None:
             raise ValueError(f"stage {stage.name}: rendered pairs need shape_zyx")
+        if len(stage.shape_zyx) != self.model.dimension:
+            raise ValueError(f"stage {stage.name}: shape_zyx needs {self.model.dimension} numbers")
         return replace(settings, shape_zyx=stage.shape_zyx)
 
 

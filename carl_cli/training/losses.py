@@ -61,11 +61,12 @@ def soft_dice(
 
     fixed_labels, moving_labels, visible (where labels count): (1, 1, D, H, W); labels (K,).
     """
-    choice = labels.reshape(1, -1, 1, 1, 1)
+    space = tuple(range(2, fixed_labels.dim()))
+    choice = labels.reshape(1, -1, *[1] * len(space))
     ours = (fixed_labels == choice).float() * visible
     theirs = sample((moving_labels == choice).float(), phi_unit, align_corners) * visible
-    both = 2 * (ours * theirs).sum((2, 3, 4))
-    return 1 - (both / (ours.sum((2, 3, 4)) + theirs.sum((2, 3, 4)) + 1e-6)).mean()
+    both = 2 * (ours * theirs).sum(space)
+    return 1 - (both / (ours.sum(space) + theirs.sum(space) + 1e-6)).mean()
 
 
 def common_labels(chance: Chance, fixed: Tensor, moving: Tensor, count: int) -> Tensor:
@@ -116,7 +117,9 @@ class Rows:
         index = places.long() + self.margin
         inside = ((index >= 0) & (index < sizes)).all(-1)
         index = index.clamp(min=0).minimum(sizes - 1)
-        flat = (index[..., 0] * padded[1] + index[..., 1]) * padded[2] + index[..., 2]
+        flat = index[..., 0]
+        for axis, n in enumerate(padded[1:], start=1):
+            flat = flat * n + index[..., axis]
         return flat, inside
 
 
@@ -135,18 +138,19 @@ def attention_rows(
     # Largest of u^(1/w): a weighted draw without replacement, in one pass.
     score = chance.rand(weights.numel()).clamp_min(1e-20) ** (1 / weights.clamp_min(1e-9))
     index = torch.where(weights > 0, score, -1.0).topk(count).indices
-    crop = slice(margin, -margin or None)
-    inner = queries[:, crop, crop, crop].flatten(1).T
+    crop = (slice(None), *[slice(margin, -margin or None)] * len(shape))
+    inner = queries[crop].flatten(1).T
     axes = [torch.arange(-margin, n + margin, device=keys.device).float() for n in shape]
-    positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
     return Rows(inner[index] @ keys.flatten(1), index, positions, shape, margin)
 
 
 def attention_to_place(rows: Rows, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows against known places (N, 3), voxels of Ξ: cross-entropy with a Gaussian of 0.6
     voxel, Huber loss of the mean position, and its errors (N,) in voxels."""
-    near = torch.arange(-1, 3, device=places.device)
-    offsets = torch.stack(torch.meshgrid(near, near, near, indexing="ij"), -1).reshape(1, -1, 3)
+    dimension = places.shape[1]
+    near = [torch.arange(-1, 3, device=places.device)] * dimension
+    offsets = torch.stack(torch.meshgrid(*near, indexing="ij"), -1).reshape(1, -1, dimension)
     corners = places.floor()[:, None] + offsets
     key, inside = rows.key_of(corners)
     gap = (corners - places[:, None]).square().sum(-1)
@@ -165,7 +169,7 @@ def attention_to_label(rows: Rows, fixed_labels: Tensor, moving_labels: Tensor) 
 
     fixed_labels, moving_labels: (D, H, W) int64 on the grid of Ξ.
     """
-    padded = torch.nn.functional.pad(moving_labels, [rows.margin] * 6).flatten()
+    padded = torch.nn.functional.pad(moving_labels, [rows.margin] * (2 * len(rows.shape))).flatten()
     wanted = fixed_labels.flatten()[rows.index]
     same = padded[None] == wanted[:, None]
     found = same.any(1)
@@ -178,7 +182,8 @@ def most_frequent(labels: Tensor, scale: int) -> Tensor:
     if scale == 1:
         return labels
     blocks = labels
-    for axis in range(3):
+    dimension = labels.dim()
+    for axis in range(dimension):
         blocks = blocks.unfold(axis, scale, scale)
-    values: Tensor = blocks.flatten(3).mode(dim=-1).values
+    values: Tensor = blocks.flatten(dimension).mode(dim=-1).values
     return values

@@ -66,7 +66,9 @@ def speed_up(network: nn.Module, runtime: RuntimeConfig, device: torch.device) -
         low = device.type == "cpu" and multiplies_bfloat16()
     last = runtime.channels_last
     if low and device.type == "cpu" if last == "auto" else last:
-        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        flat = any(isinstance(layer, nn.Conv2d) for layer in network.modules())
+        order = torch.channels_last if flat else torch.channels_last_3d
+        network.to(memory_format=order)  # type: ignore[call-overload]
     set_execution(
         network,
         (Encoder, DisplacementUNet),

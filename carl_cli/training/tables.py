@@ -126,7 +126,7 @@ class StageConfig(Strict):
     kind: Literal["correspondence", "registration", "refinement"] = "registration"
     steps: int = Field(ge=1)
     # Of the pairs, voxels. None: large enough for all images (not for rendered pairs).
-    shape_zyx: tuple[int, int, int] | None = None
+    shape_zyx: tuple[int, int, int] | tuple[int, int] | None = None
     batch: int = Field(default=1, ge=1)  # pairs at once on each device
     accumulate: int = Field(default=1, ge=1)  # batches per step
     learning_rate: float = Field(default=1e-4, gt=0)  # of Adam

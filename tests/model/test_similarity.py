@@ -35,15 +35,18 @@ def test_a_window_made_without_gradients_serves_with_them() -> None:
 
 
 @pytest.mark.parametrize(("radius", "dilation"), [(1, 1), (2, 2), (1, 2)])
-def test_six_volumes_serve_for_the_twelve_pairs(radius: int, dilation: int) -> None:
-    """Away from the border, the channels are those of the distances pair by pair."""
-    image = torch.rand(2, 1, 14, 15, 16, generator=torch.Generator().manual_seed(1))
-    distances = [
-        similarity._patch_distance(image, p, q, radius, dilation) for p, q in similarity._PAIRS
-    ]
+@pytest.mark.parametrize("shape", [(14, 15, 16), (21, 24)])
+def test_few_volumes_serve_for_all_pairs(
+    radius: int, dilation: int, shape: tuple[int, ...]
+) -> None:
+    """Away from the border, the channels are those of the distances pair by pair: 12, in 2D 4."""
+    image = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(1))
+    pairs = similarity.neighbour_pairs(len(shape))
+    assert len(pairs) == {3: 12, 2: 4}[len(shape)]
+    distances = [similarity._patch_distance(image, p, q, radius, dilation) for p, q in pairs]
     distance = torch.cat(distances, 1)
     distance = distance - distance.amin(1, keepdim=True)
     expected = torch.exp(-distance / distance.mean(1, keepdim=True).clamp_min(1e-4))
-    inner = (..., *[slice(radius + dilation, -radius - dilation)] * 3)
+    inner = (..., *[slice(radius + dilation, -radius - dilation)] * len(shape))
     found = similarity.self_similarity(image, radius, dilation, 1e-4)
     torch.testing.assert_close(found[inner], expected[inner], atol=1e-4, rtol=0)

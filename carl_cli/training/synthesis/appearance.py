@@ -78,7 +78,7 @@ def paint(contrast: Contrast, labels: Tensor, texture: Tensor) -> Tensor:
 
 def degrade(chance: Chance, image: Tensor, strength: float) -> Tensor:
     """What a scanner does to (1, D, H, W): lesion, partial volume, slices, bias, noise."""
-    shape: Shape = (image.shape[1], image.shape[2], image.shape[3])
+    shape: Shape = tuple(image.shape[1:])
     if chance.coin(0.15 * strength):
         image = _with_lesion(chance, image)
     image = separable(image, _blurs(shape, chance.uniform(0.5, 0.7 + 0.5 * strength), image.device))
@@ -100,7 +100,7 @@ def _blurs(shape: Shape, sigma: float, device: torch.device) -> list[Tensor]:
 
 def _thick_slices(chance: Chance, image: Tensor) -> Tensor:
     matrices = [blur_matrix(n, 0.0, image.device) for n in image.shape[1:]]
-    axis = chance.integer(0, 2)
+    axis = chance.integer(0, len(matrices) - 1)
     thickness = chance.integer(2, max(2, image.shape[axis + 1] // 16))
     matrices[axis] = slice_matrix(image.shape[axis + 1], min(thickness, 5), image.device)
     return separable(image, matrices)
@@ -108,13 +108,14 @@ def _thick_slices(chance: Chance, image: Tensor) -> Tensor:
 
 def _with_lesion(chance: Chance, image: Tensor) -> Tensor:
     """A wavy blob of another intensity, about a tenth of the field of view wide."""
-    shape: Shape = (image.shape[1], image.shape[2], image.shape[3])
+    shape: Shape = tuple(image.shape[1:])
     axes = [
         (torch.arange(n, device=image.device) / n - chance.uniform(0.25, 0.75))
         / chance.uniform(0.03, 0.12)
         for n in shape
     ]
-    radius = (axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2).sqrt()
+    squares = torch.meshgrid(*[axis.square() for axis in axes], indexing="ij")
+    radius = sum(squares[1:], start=squares[0]).sqrt()
     wavy = radius[None] + smooth_noise(chance, 1, shape, 8) * 0.3
     inside = (2 * (1.2 - wavy)).clamp(0, 1)
     return image + inside * chance.uniform(-0.6, 0.6)

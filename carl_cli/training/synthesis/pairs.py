@@ -47,7 +47,7 @@ class SynthesisSettings:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic: no unknown keys)
 
-    shape_zyx: Shape = (64, 64, 64)  # grid of both images
+    shape_zyx: Shape = (64, 64, 64)  # grid of both images; two numbers: slices
     real_fraction: float = 0.6  # of pairs from prepared maps, where there are any
     same_map_fraction: float = 0.6  # of pairs with known correspondence
     contrast_weights: tuple[float, float, float] = (0.4, 0.25, 0.35)  # same, near, unrelated
@@ -150,8 +150,9 @@ class PairSynthesiser:
     def _turned(self, chance: Chance, maps: list[LabelMap]) -> list[LabelMap]:
         if not chance.coin(self.settings.turn_fraction):
             return maps
-        order = chance.permutation(3)
-        flips = [axis for axis in range(3) if chance.coin(0.5)]
+        dimension = maps[0].labels.dim()
+        order = chance.permutation(dimension)
+        flips = [axis for axis in range(dimension) if chance.coin(0.5)]
         return [turned(m, order, flips) for m in maps]
 
 
@@ -205,7 +206,11 @@ def _rendered_pair(
 ) -> tuple[Pair, Rendered, Rendered]:
     kind = CONTRASTS[chance.choose(settings.contrast_weights)]
     contrasts = contrast_pair(chance, places[0][0].map, kind)
-    slab = random_slab(chance) if chance.coin(settings.slab_fraction) else None
+    slab = (
+        random_slab(chance, len(settings.shape_zyx))
+        if chance.coin(settings.slab_fraction)
+        else None
+    )
     strength = settings.degradation * chance.uniform(0, 1)
     views = [_view(chance, person, points, slab, settings) for person, points in places]
     if chance.coin(settings.strip_fraction):

@@ -6,6 +6,7 @@ all "people" and a part of each person's own, so that different people share an 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def with_box(map_: LabelMap) -> LabelMap:
     """The map with the corners of its foreground filled in (the whole array if empty)."""
     present = map_.labels > 0
     low, high = [], []
-    for axis in range(3):
-        others = tuple(k for k in range(3) if k != axis)
+    for axis in range(present.dim()):
+        others = tuple(k for k in range(present.dim()) if k != axis)
         hit = torch.nonzero(present.amax(others)).flatten()
         low.append(float(hit[0]) if len(hit) else 0.0)
         high.append(float(hit[-1]) if len(hit) else map_.labels.shape[axis] - 1.0)
@@ -103,11 +104,12 @@ def _shared(common: Tensor, own: Tensor, variation: float) -> Tensor:
 
 def _body_radius(chance: Chance, points: Tensor, people: int, variation: float) -> Tensor:
     """(people, D, H, W): below 1 inside the body, an ellipsoid with a wavy skin."""
-    axes = torch.tensor(chance.uniforms(0.6, 0.95, 3), device=points.device)
-    centred = points / axes.reshape(3, 1, 1, 1)
-    shape: Shape = (points.shape[1], points.shape[2], points.shape[3])
-    lattice = _shared(chance.normal(6, 6, 6), chance.normal(people, 6, 6, 6), variation)
-    wave = spline_field(lattice, shape) * chance.uniform(0.05, 0.3)
+    dimension, *shape = points.shape
+    axes = torch.tensor(chance.uniforms(0.6, 0.95, dimension), device=points.device)
+    centred = points / axes.reshape(-1, *[1] * dimension)
+    cells = (6,) * dimension
+    lattice = _shared(chance.normal(*cells), chance.normal(people, *cells), variation)
+    wave = spline_field(lattice, tuple(shape)) * chance.uniform(0.05, 0.3)
     # A power above 2 makes boxes with round corners (a torso in a field of view).
     power = chance.uniform(2, 4)
     return centred.abs().pow(power).sum(0).pow(1 / power)[None] + wave
@@ -126,22 +128,23 @@ def _organs(chance: Chance, points: Tensor, people: int, variation: float) -> Te
 
 def _blobs(chance: Chance, points: Tensor, count: int, people: int, variation: float) -> Tensor:
     """(people, count, D, H, W) spline noise: its argmax is a smooth partition."""
-    shape: Shape = (points.shape[1], points.shape[2], points.shape[3])
+    dimension, *shape = points.shape
     cells = chance.integer(2, 9)
-    lattice = (count, *(cells + 3,) * 3)
+    lattice = (count, *(cells + 3,) * dimension)
     mixed = _shared(chance.normal(*lattice), chance.normal(people, *lattice), variation)
-    return torch.stack([spline_field(one, shape) for one in mixed])
+    return torch.stack([spline_field(one, tuple(shape)) for one in mixed])
 
 
 def _ellipsoids(
     chance: Chance, points: Tensor, count: int, people: int, variation: float
 ) -> Tensor:
     """(people, count, D, H, W): 1 at the centre of an organ, 0 on its surface."""
-    centre = chance.rand(count, 3) * 1.3 - 0.65
-    log_radius = chance.rand(count, 3) * 1.2 - 2.3
-    centre = centre[None] + chance.normal(people, count, 3) * (0.15 * variation)
-    log_radius = log_radius[None] + chance.normal(people, count, 3) * (0.25 * variation)
-    axes = torch.linalg.qr(chance.normal(count, 3, 3).cpu())[0].to(points.device)
+    d = len(points)
+    centre = chance.rand(count, d) * 1.3 - 0.65
+    log_radius = chance.rand(count, d) * 1.2 - 2.3
+    centre = centre[None] + chance.normal(people, count, d) * (0.15 * variation)
+    log_radius = log_radius[None] + chance.normal(people, count, d) * (0.25 * variation)
+    axes = torch.linalg.qr(chance.normal(count, d, d).cpu())[0].to(points.device)
     scaled = axes[None] / log_radius.exp()[..., None, :]  # columns divided by the radii
     form = scaled @ scaled.transpose(-1, -2)
     return 1 - _quadratic(form, centre, points)
@@ -149,11 +152,12 @@ def _ellipsoids(
 
 def _quadratic(form: Tensor, centre: Tensor, points: Tensor) -> Tensor:
     """(x - c)^T Q (x - c) for forms (P, K, 3, 3), centres (P, K, 3) at points (3, …)."""
-    z, y, x = points.reshape(3, -1)
-    one = torch.ones_like(z)
-    monomials = torch.stack([z * z, y * y, x * x, z * y, z * x, y * x, z, y, x, one])
-    square = [form[..., 0, 0], form[..., 1, 1], form[..., 2, 2]]
-    mixed = [2 * form[..., 0, 1], 2 * form[..., 0, 2], 2 * form[..., 1, 2]]
+    axes = points.reshape(len(points), -1)
+    across = list(itertools.combinations(range(len(axes)), 2))
+    products = [axes[i] * axes[j] for i, j in across]
+    monomials = torch.stack([*axes.square(), *products, *axes, torch.ones_like(axes[0])])
+    square = form.diagonal(dim1=-2, dim2=-1).unbind(-1)
+    mixed = [2 * form[..., i, j] for i, j in across]
     linear = (form @ centre[..., None])[..., 0]
     constant = (linear * centre).sum(-1)
     terms = [*square, *mixed, *(-2 * linear).unbind(-1), constant]
@@ -162,9 +166,10 @@ def _quadratic(form: Tensor, centre: Tensor, points: Tensor) -> Tensor:
 
 
 def _vessels(chance: Chance, shape: Shape, people: int, variation: float) -> Tensor:
-    """(people, D, H, W) tubes: where two smooth fields cross zero together."""
+    """(people, D, H, W) tubes: where two smooth fields cross zero together; one, in a slice."""
     cells = chance.integer(2, 5)
-    lattice = (2, *(cells + 3,) * 3)
+    dimension = len(shape)
+    lattice = (dimension - 1, *(cells + 3,) * dimension)
     mixed = _shared(chance.normal(*lattice), chance.normal(people, *lattice), variation)
     crossing = torch.stack([spline_field(one, shape) for one in mixed])
     return crossing.square().sum(1).sqrt() < chance.uniform(0.02, 0.06) * cells / 2
@@ -195,13 +200,13 @@ def _dense_tissues(labels: Tensor) -> LabelMap:
 def load_label_maps(path: Path, names: list[str] | None = None) -> dict[str, LabelMap]:
     """Prepared maps of an .npz (see `training.label_maps`), on the CPU.
 
-    The file holds one (D, H, W) integer array per subject and `tissue`, `inner` and perhaps `t1`,
-    each with one entry per label. Raises InputError if a name or an array is missing.
+    The file holds one (D, H, W) or (H, W) integer array per subject, and `tissue`, `inner` and
+    perhaps `t1`, each with one entry per label. Raises InputError if a name or an array is missing.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file", "make it with `carl train prepare`")
     with np.load(path) as file:
-        subjects = [n for n in sorted(file.files) if file[n].ndim == 3]
+        subjects = [n for n in sorted(file.files) if file[n].ndim in (2, 3)]
         missing = [n for n in ["tissue", "inner", *(names or [])] if n not in file.files]
         if missing:
             raise InputError(f"{path} has no array {missing[0]}", f"subjects: {subjects}")

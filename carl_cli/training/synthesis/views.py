@@ -67,13 +67,14 @@ def random_affine(chance: Chance, map_: LabelMap, shape: Shape, fill: float, pos
     side = max(shape)
     zoom = map_.extent / (fill * side * chance.log_uniform(*pose.scale))
     reach = math.radians(pose.rotation_degrees)
-    turn = rotation(chance.uniforms(-reach, reach, 3))
-    stretch = torch.tensor(chance.uniforms(-pose.stretch, pose.stretch, 3)).exp()
-    shear = torch.eye(3) + torch.triu(torch.tensor(chance.uniforms(-0.5, 0.5, 9)).reshape(3, 3), 1)
-    shear = torch.eye(3) + (shear - torch.eye(3)) * pose.stretch
+    d, one = len(shape), torch.eye(len(shape))
+    turn = rotation(chance.uniforms(-reach, reach, d * (d - 1) // 2))
+    stretch = torch.tensor(chance.uniforms(-pose.stretch, pose.stretch, d)).exp()
+    shear = one + torch.triu(torch.tensor(chance.uniforms(-0.5, 0.5, d * d)).reshape(d, d), 1)
+    shear = one + (shear - one) * pose.stretch
     matrix = zoom * turn @ torch.diag(stretch) @ shear
     middle = (torch.tensor(shape) - 1) / 2
-    shift = torch.tensor(chance.uniforms(-pose.translation, pose.translation, 3)) * side
+    shift = torch.tensor(chance.uniforms(-pose.translation, pose.translation, d)) * side
     offset = map_.centre - matrix @ (middle + shift)
     return Affine(matrix.to(chance.device), offset.to(chance.device))
 
@@ -99,12 +100,12 @@ class Person:
 def _rescaled(points: Tensor, shape: torch.Size, volume: Tensor) -> Tensor:
     """Voxels of the map → voxels of a volume over the same extent."""
     factor = [(n - 1) / (m - 1) for n, m in zip(volume.shape[1:], shape, strict=True)]
-    return points * torch.tensor(factor, device=points.device).reshape(3, 1, 1, 1)
+    return points * torch.tensor(factor, device=points.device).reshape(-1, *[1] * len(factor))
 
 
 def bent_person(chance: Chance, map_: LabelMap, texture_shape: Shape, gradient: float) -> Person:
     """`gradient`: largest gradient of the displacement that deforms the map."""
-    small = (BEND_SIDE,) * 3
+    small = (BEND_SIDE,) * map_.labels.dim()
     bend = smooth_displacement(chance, small, gradient)
     ratio = [(n - 1) / (BEND_SIDE - 1) for n in map_.labels.shape]
     # The smallest ratio for all axes keeps the gradient in map voxels below the bound.
@@ -126,9 +127,9 @@ class Slab:
         return (place - self.centre).abs() <= self.half
 
 
-def random_slab(chance: Chance) -> Slab:
+def random_slab(chance: Chance, dimension: int) -> Slab:
     half = chance.uniform(0.05, 0.2)
-    return Slab(chance.integer(0, 2), chance.uniform(0.3, 0.7), half)
+    return Slab(chance.integer(0, dimension - 1), chance.uniform(0.3, 0.7), half)
 
 
 def random_window(chance: Chance, shape: Shape) -> Tensor:

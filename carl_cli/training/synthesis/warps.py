@@ -1,4 +1,4 @@
-"""Smooth fields, random affine maps and sampling, in voxel coordinates (z, y, x).
+"""Smooth fields, random affine maps and sampling, in voxel coordinates (z, y, x) or (y, x).
 
 Everything separable (spline noise, Gaussian blur, loss of resolution) is one small matrix
 per axis, because matrix products are quick on every device.
@@ -16,17 +16,18 @@ from torch import Tensor
 
 from carl_cli.training.synthesis.chance import Chance
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]  # (D, H, W), or (H, W): what is written for volumes holds for slices
 CONTROL_CELLS = 16  # of the spline that holds a displacement
 
 
 def separable(field: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """(C, a, b, c) → (C, D, H, W) with one (D, a), (H, b), (W, c) matrix per axis."""
-    z, y, x = matrices
-    field = field @ x.T
-    field = y @ field
-    channels, a, *rest = field.shape
-    return (z @ field.reshape(channels, a, -1)).reshape(channels, z.shape[0], *rest)
+    *outer, y, x = matrices
+    field = y @ (field @ x.T)
+    for z in outer:
+        channels, a, *rest = field.shape
+        field = (z @ field.reshape(channels, a, -1)).reshape(channels, z.shape[0], *rest)
+    return field
 
 
 @lru_cache(maxsize=256)
@@ -62,7 +63,7 @@ def slice_matrix(samples: int, thickness: int, device: torch.device) -> Tensor:
 
 def smooth_noise(chance: Chance, channels: int, shape: Shape, cells: int) -> Tensor:
     """(channels, D, H, W) spline noise of unit variance (about), `cells` bumps per side."""
-    lattice = chance.normal(channels, *(cells + 3,) * 3)
+    lattice = chance.normal(channels, *(cells + 3,) * len(shape))
     return spline_field(lattice, shape) * 3.0
 
 
@@ -91,11 +92,14 @@ def smooth_displacement(
     mixed in the coefficients of one spline, whose slopes are averages of the differences
     of its coefficients.
     """
-    coarse = (CONTROL_CELLS + 3,) * 3
-    coefficients = torch.zeros(3, *coarse, device=chance.device)
+    dimension = len(shape)
+    coarse = (CONTROL_CELLS + 3,) * dimension
+    coefficients = torch.zeros(dimension, *coarse, device=chance.device)
     for k in cells:
         weight = chance.uniform(0, 1) ** 2 / k
-        coefficients += spline_field(chance.normal(3, *(k + 3,) * 3), coarse) * weight
+        coefficients += (
+            spline_field(chance.normal(dimension, *(k + 3,) * dimension), coarse) * weight
+        )
     step = [(n - 1) / CONTROL_CELLS for n in shape]
     factor = largest_gradient / (_largest_gradient(coefficients, step) + 1e-9)
     return spline_field(coefficients * factor, shape)
@@ -105,18 +109,19 @@ def _largest_gradient(displacement: Tensor, step: Sequence[float]) -> Tensor:
     """Largest Frobenius norm of the Jacobian of (3, D, H, W), by forward differences."""
     inner = tuple(n - 1 for n in displacement.shape[1:])
     squared = torch.zeros(inner, device=displacement.device)
-    for axis in range(3):
-        slope = displacement.diff(dim=axis + 1)[:, : inner[0], : inner[1], : inner[2]]
-        squared += (slope / step[axis]).square().sum(0)
+    for axis, width in enumerate(step):
+        slope = displacement.diff(dim=axis + 1)[(slice(None), *map(slice, inner))]
+        squared += (slope / width).square().sum(0)
     return squared.max().sqrt()
 
 
 def rotation(angles_rad: Sequence[float]) -> Tensor:
-    """(3, 3) rotation, product of the rotations about the three axes."""
-    total = torch.eye(3)
-    for axis, angle in enumerate(angles_rad):
-        i, j = [k for k in range(3) if k != axis]
-        turn = torch.eye(3)
+    """(3, 3) rotation, product of the rotations about the three axes; (2, 2) for one angle."""
+    dimension = max(2, len(angles_rad))
+    total = torch.eye(dimension)
+    planes = {2: [(0, 1)], 3: [(1, 2), (0, 2), (0, 1)]}[dimension]
+    for (i, j), angle in zip(planes, angles_rad, strict=True):
+        turn = torch.eye(dimension)
         turn[i, i] = turn[j, j] = math.cos(angle)
         turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
         total = total @ turn
@@ -127,15 +132,16 @@ def affine_points(matrix: Tensor, offset: Tensor, points: Tensor) -> Tensor:
     """matrix (3, 3) and offset (3,) applied to points (3, ...)."""
     # Written out: a matrix product may run in TF32, which is a tenth of a voxel at 128.
     rest = [1] * (points.ndim - 1)
-    columns = [matrix[:, k].reshape(3, *rest) * points[k] for k in range(3)]
-    return columns[0] + columns[1] + columns[2] + offset.reshape(3, *rest)
+    columns = [matrix[:, k].reshape(-1, *rest) * place for k, place in enumerate(points)]
+    return sum(columns[1:], start=columns[0]) + offset.reshape(-1, *rest)
 
 
 def sample_linear(field: Tensor, points: Tensor) -> Tensor:
     """Field (C, a, b, c) at voxel points (3, ...) → (C, ...); the border is continued."""
     size = torch.tensor(field.shape[1:], device=field.device, dtype=torch.float32)
-    unit = points.reshape(3, -1) * (2 / (size - 1).clamp(min=1))[:, None] - 1
-    grid = unit.flip(0).T.reshape(1, -1, 1, 1, 3)
+    dimension = len(size)
+    unit = points.reshape(dimension, -1) * (2 / (size - 1).clamp(min=1))[:, None] - 1
+    grid = unit.flip(0).T.reshape(1, -1, *[1] * (dimension - 1), dimension)
     values = F.grid_sample(field[None], grid, padding_mode="border", align_corners=True)
     return values.reshape(field.shape[0], *points.shape[1:])
 
@@ -159,5 +165,7 @@ def sample_tiled(volume: Tensor, points: Tensor) -> Tensor:
 
 
 def _gathered(volume: Tensor, index: Sequence[Tensor]) -> Tensor:
-    flat = (index[0] * volume.shape[1] + index[1]) * volume.shape[2] + index[2]
+    flat = index[0]
+    for place, size in zip(index[1:], volume.shape[1:], strict=True):
+        flat = flat * size + place
     return volume.reshape(-1).index_select(0, flat.reshape(-1)).reshape(flat.shape)
