@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ def run_batch(
     threads = method.begin()
     check_cluster(cluster, folder, schedule)
     entries = _entries(table, method)
+    method = _suited(method, entries)
     if schedule.summary:
         _summarise(folder, entries)
         _check_doubts(folder, entries, method.run)
@@ -102,6 +104,15 @@ def run_batch(
     refused = [entry for entry in mine if entry.row is None]
     _run(folder, shard, jobs, refused, weights, _policy(folder, schedule), setups, entries)
     _check_doubts(folder, mine, method.run)
+
+
+def _suited(method: MethodArguments, entries: Sequence[Entry]) -> MethodArguments:
+    """With the default weights for the first case that can be read: others are told why not."""
+    for entry in entries:
+        if entry.row is not None:
+            with suppress(InputError):
+                return method.suited_to(entry.row.fixed)
+    return method
 
 
 def _entries(table: TableArguments, method: MethodArguments) -> list[Entry]:

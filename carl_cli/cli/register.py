@@ -48,6 +48,7 @@ def register(
 
     inputs = method.inputs(fixed, moving)
     console.LOGGER.info("resampling %s onto %s", moving, fixed)
+    method = method.suited_to(fixed)
     weights = method.load(method.network.device)
     options = method.options(weights, bool(wanted.match_spread or wanted.report))
     settings = method.settings(options, weights.device, threads)

@@ -73,7 +73,7 @@ def model_card(
         [
             *("---", "license: apache-2.0", "library_name: carl", "pipeline_tag: image-to-image"),
             *("tags: [medical-imaging, image-registration]", "---", f"# {config.name}", ""),
-            "Registers 3D medical images. Use: "
+            f"Registers {config.model.dimension}D medical images. Use: "
             f"`carl register FIXED MOVING -o T.h5 --weights FOLDER`. {parameters / 1e6:.2f} M "
             "parameters.",
             *_origin_lines(training),

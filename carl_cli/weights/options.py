@@ -23,7 +23,7 @@ class NetworkOptions:
         str,
         Field(
             description="Name (see carl weights list), folder, model file, org/repo or "
-            "org/repo@revision."
+            "org/repo@revision. Slices take carl-base-2d by themselves."
         ),
     ] = "carl-base"
     offline: Annotated[bool, Field(description="Use only weights that are on this machine.")] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-DEFAULT = "carl-base"
+DEFAULT, DEFAULT_2D = "carl-base", "carl-base-2d"
 
 # org/repo[@revision], as the Hub spells repositories.
 _PART = r"(?!\S*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}"
@@ -67,6 +67,11 @@ class HubName(NamedTuple):
 
     def __str__(self) -> str:
         return self.repository + ("" if self.revision == "main" else f"@{self.revision}")
+
+
+def suited(name: str, dimension: int) -> str:
+    """The default weights are two, for volumes and for slices; other names stay as they are."""
+    return DEFAULT_2D if name == DEFAULT and dimension == 2 else name
 
 
 def release(name: str) -> Release | None:

@@ -25,7 +25,7 @@ from carl_cli.weights import folder as folders
 from carl_cli.weights.catalogue import ABSENT, DAMAGED, rows
 from carl_cli.weights.folder import Weights
 from carl_cli.weights.locate import chosen_weights, locate
-from carl_cli.weights.registry import DEFAULT
+from carl_cli.weights.registry import DEFAULT, suited
 from carl_cli.workflows.registered import Registration
 
 IMAGES = ("fixed_mask", "moving_mask")
@@ -56,7 +56,9 @@ def register(
     first, second = as_image(fixed), as_image(moving)
     labels = (None if seg is None else as_image(seg) for seg in (fixed_seg, moving_seg))
     truth = Truth(next(labels), next(labels))
-    ready = weights if isinstance(weights, Weights) else _loaded(str(weights), device)
+    ready = weights
+    if not isinstance(ready, Weights):
+        ready = _loaded(suited(str(weights), first.grid.dimension), device)
     chosen = _chosen(options, choices)
     if io and chosen.instance is None:
         chosen = replace(chosen, instance=InstanceOptions(**asdict(ready.config.instance)))

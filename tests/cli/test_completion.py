@@ -33,7 +33,7 @@ def completions(line: str) -> list[str]:
         ("carl doc", ["doctor"]),
         ("carl doctor --fo", ["--folder"]),
         ("carl zzz", []),
-        ("carl register a b --weights carl-", ["carl-base"]),
+        ("carl register a b --weights carl-", ["carl-base", "carl-base-2d"]),
         ("carl batch a --weights multi", ["multigradicon"]),
         ("carl demo --weights zzz", []),
         ("carl warp a -n genericl", ["genericlabel"]),

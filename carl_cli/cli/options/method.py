@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from carl_cli.preprocessing.options import ImageOptions, Option, noted, options_
 from carl_cli.registration.options import StartOptions
 from carl_cli.system import keep_freed_memory
 from carl_cli.weights.options import UNUSED, InstanceChoices, NetworkOptions
+from carl_cli.weights.registry import DEFAULT, suited
 from carl_cli.workflows.request import CaseInputs, WritingOptions
 
 if TYPE_CHECKING:
@@ -75,6 +76,18 @@ class MethodArguments:
 
     def inputs(self, fixed: Path, moving: Path) -> CaseInputs:
         return CaseInputs(fixed, moving, strict=self.run.strict, **self.files.values)
+
+    def suited_to(self, fixed: Path) -> MethodArguments:
+        """The same, with the default weights that are for images of this one's dimension.
+
+        Raises InputError for an image that can't be read."""
+        if self.network.weights != DEFAULT:
+            return self
+        from carl_cli.io.images.files import read_grid
+
+        grid = read_grid(fixed, series_uid=self.files.values.get("series_uid"))
+        network = replace(self.network, weights=suited(DEFAULT, grid.dimension))
+        return replace(self, network=network)
 
     def load(self, device: str) -> Weights:
         """The network on a device by name, ready to be used."""

@@ -35,9 +35,11 @@ IMAGE_IOS = {
     ".mnc": "MINCImageIO",
     ".png": "PNGImageIO",
     ".jpg": "JPEGImageIO",
+    ".jpeg": "JPEGImageIO",
     ".tif": "TIFFImageIO",
+    ".tiff": "TIFFImageIO",
 }
-PICTURES = (".png", ".jpg", ".tif")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 TEXT_NUMBER_GROWTH = 8
 ORTHONORMAL_TOLERANCE = 1e-3
 FARTHEST_MM = 1e9
@@ -56,6 +58,8 @@ def read_general(path: Path) -> Image:
         check_packed_voxels(header, _claimed_bytes(reader))
         if not says_spacing(header):
             log.warning("%s: no ElementSpacing: 1 mm along each axis is assumed, as in ITK", path)
+    elif path.suffix.lower() in PICTURES and set(reader.GetSpacing()) == {1.0}:
+        log.warning("%s: no pixel size: 1 mm along each axis is assumed, as in ITK", path)
     image = from_sitk(execute(reader, path), str(path))
     image = replace(image, grid=_in_lps(image.grid, path))
     return replace(image, channel_kind="rgb") if _is_colour(reader, path) else image
