@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from carl_cli.workflows.request import CaseInputs, CaseOutputs
 
 TRANSFORMS = ("forward", "inverse")
+WARPS = ("split_warp", "split_inverse_warp")
 
 
 def check_request(
@@ -54,6 +55,8 @@ def _check_suffix(role: str, path: Path, linear: bool) -> None:
         )
     allowed = {
         **dict.fromkeys(TRANSFORMS, (".h5", *FIELDS, *AFFINE)),
+        **dict.fromkeys(WARPS, FIELDS),
+        "split_affine": AFFINE,
         "figure": FIGURE_SUFFIXES,
         "report": (".html", ".htm"),
         "json": (".json",),

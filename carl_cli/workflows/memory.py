@@ -189,6 +189,8 @@ def _writing(plan: Plan, sizes: Sizes) -> float:
 
 def _bytes_per_voxel(role: str, path: Path, native: bool) -> int:
     """Of the image's voxels; native: dense fields are as fine as the image."""
+    if role.startswith("split"):
+        return FIELD_BYTES_PER_POINT if native and role != "split_affine" else 0
     if role in ("forward", "inverse"):
         return FIELD_BYTES_PER_POINT if native and full_suffix(path).lower() in FIELDS else 0
     return OUTPUT_BYTES_PER_VOXEL.get(role, 0)

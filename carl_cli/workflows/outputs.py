@@ -22,17 +22,23 @@ from carl_cli.report.record import ErrorSummary, RunRecord
 from carl_cli.transforms import (
     AffineTransform,
     CompositeTransform,
+    DisplacementField,
     Transform,
     dense,
     inverse_residual,
     jacobian_determinant,
     spaced_grid,
 )
+from carl_cli.workflows.request import SPLIT_FILES
+from carl_cli.workflows.split import Split, split, warp_inverse
 
 if TYPE_CHECKING:
     from carl_cli.workflows.request import CaseOutputs, RunSettings
 
 log = logging.getLogger(__name__)
+TRANSFORMS = ("forward", "inverse", *SPLIT_FILES)
+IMAGES = ("warped", "inverse_warped", "jacobian", "match_spread")
+"""Roles of outputs, each the name of what is written: the parts of `Delivery`."""
 
 
 class Delivery:
@@ -61,26 +67,20 @@ class Delivery:
 
     def write_data(self) -> None:
         """Transforms, warped images and maps. Raises UsageError, OutputError."""
-        outputs, precision = self.outputs, self.settings.precision
-        replace = self.settings.overwrite
-        if outputs.forward is not None:
-            write_transform(outputs.forward, self.forward, precision=precision, replace=replace)
-            if outputs.warped is None and full_suffix(outputs.forward).lower() in WRITABLE:
-                log.info(
-                    "%s holds the transform (a displacement field), not an image; -w writes the "
-                    "warped image",
-                    outputs.forward,
-                )
-        if outputs.inverse is not None:
-            write_transform(outputs.inverse, self.inverse, precision=precision, replace=replace)
-        if outputs.warped is not None:
-            write_image(outputs.warped, self.warped, replace=replace)
-        if outputs.inverse_warped is not None:
-            write_image(outputs.inverse_warped, self.inverse_warped, replace=replace)
-        if outputs.jacobian is not None:
-            write_image(outputs.jacobian, self.jacobian, replace=replace)
-        if outputs.match_spread is not None:
-            write_image(outputs.match_spread, self.match_spread, replace=replace)
+        precision, replace = self.settings.precision, self.settings.overwrite
+        for role, path in self.outputs.paths().items():
+            if role in TRANSFORMS:
+                held = getattr(self, role)
+                write_transform(path, held, precision=precision, replace=replace)
+            elif role in IMAGES:
+                write_image(path, getattr(self, role), replace=replace)
+        forward = self.outputs.forward
+        if forward and not self.outputs.warped and full_suffix(forward).lower() in WRITABLE:
+            log.info(
+                "%s holds the transform (a displacement field), not an image; -w writes the "
+                "warped image",
+                forward,
+            )
 
     def write_pictures(self, record: RunRecord) -> None:
         """Figure and HTML page."""
@@ -114,7 +114,31 @@ class Delivery:
     @cached_property
     def forward(self) -> Transform:
         """Fixed points → moving points."""
+        if self.outputs.forward is None and self.outputs.split_warp is not None:
+            return self._split.whole
         return self._as_written(self.outputs.forward, self.result.forward, self.fixed.grid)
+
+    @cached_property
+    def _split(self) -> Split:
+        held = self.result.forward if self.outputs.forward is None else self.forward
+        return split(held, self.result.prepared, self._field_grid(self.fixed.grid))
+
+    @property
+    def split_affine(self) -> AffineTransform:
+        """The affine part of `forward`, of ITK's class AffineTransform whatever it is."""
+        return AffineTransform(self._split.affine.matrix, self._split.affine.translation)
+
+    @property
+    def split_warp(self) -> DisplacementField:
+        """forward = split_affine ∘ split_warp. Raises UsageError for a linear transform."""
+        if self._split.warp is None:
+            raise UsageError("this transform has no warp", "leave out the file of the warp")
+        return self._split.warp
+
+    @property
+    def split_inverse_warp(self) -> DisplacementField:
+        """Of `split_warp` alone, on the network's spacing."""
+        return warp_inverse(self.split_warp, self._network_spacing_mm)
 
     @cached_property
     def inverse(self) -> Transform:
