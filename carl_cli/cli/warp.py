@@ -78,6 +78,14 @@ def warp(
         str | None,
         typer.Option("--size", metavar="N[,N,N]", help="Other voxel count over the same extent."),
     ] = None,
+    header_only: Annotated[
+        bool,
+        typer.Option(
+            "--header-only",
+            help="Turn the header instead of resampling the voxels: exact, for rigid transforms. "
+            "The result keeps INPUT's voxels and spacing.",
+        ),
+    ] = False,
     series_uid: Annotated[
         str | None,
         typer.Option("--series-uid", help="Which series of a DICOM folder to read."),
@@ -135,6 +143,10 @@ def warp(
     )
 
     start(verbose, quiet, log_file, threads)
+    if header_only and (spacing or size):
+        raise UsageError(
+            "--header-only was given with --spacing or --size", "it keeps the voxels as they are"
+        )
     outputs = output_paths(inputs, output)
     check_outputs(outputs, overwrite)
     fixed = reference or inputs[0]
@@ -144,7 +156,7 @@ def warp(
         outputs,
         target_grid(fixed, _numbers(spacing), _counts(size), fixed_uid),
         transforms or [],
-        Resampling(interpolation, background, output_type, image_type, reorient),
+        Resampling(interpolation, background, output_type, image_type, reorient, header_only),
         series_uid,
         DicomSeries(dicom_out, fixed, dicom_identity) if dicom_out else None,
         fixed,

@@ -15,7 +15,7 @@ from carl_cli.evaluation.truth import Truth
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.files import WRITABLE, Image, write_image
-from carl_cli.io.resample import resample
+from carl_cli.io.resample import resample, with_turned_header
 from carl_cli.io.transforms.files import AFFINE, write_transform
 from carl_cli.registration.register import Registration
 from carl_cli.report.record import ErrorSummary, RunRecord
@@ -92,7 +92,7 @@ class Delivery:
             save_figure(
                 self.outputs.figure,
                 *shown,
-                self.warped,
+                self._resampled,
                 self.forward,
                 labels=labels,
                 replace=self.settings.overwrite,
@@ -103,7 +103,7 @@ class Delivery:
             write_report(
                 self.outputs.report,
                 *shown,
-                self.warped,
+                self._resampled,
                 self.forward,
                 record=record,
                 match_spread=self._coarse_match_spread(),
@@ -153,13 +153,22 @@ class Delivery:
         return written
 
     @cached_property
-    def warped(self) -> Image:
+    def _resampled(self) -> Image:
         """The moving image on the fixed grid, dtype kept."""
         return _seen_through(self.moving, self.fixed.grid, self.forward)
 
-    @cached_property
+    @property
+    def warped(self) -> Image:
+        """The moving image on the fixed grid or, header_only, on its own, turned there."""
+        if self.settings.header_only:
+            return with_turned_header(self.moving, self.forward)
+        return self._resampled
+
+    @property
     def inverse_warped(self) -> Image:
-        """The fixed image on the moving grid, dtype kept."""
+        """The fixed image on the moving grid or on its own, in the same way."""
+        if self.settings.header_only:
+            return with_turned_header(self.fixed, self.inverse)
         return _seen_through(self.fixed, self.moving.grid, self.inverse)
 
     @cached_property

@@ -165,6 +165,14 @@ class WritingOptions:
         Literal["float", "double"], Field(description="Precision of the numbers in a transform.")
     ] = "float"
 
+    header_only: Annotated[
+        bool,
+        Field(
+            description="Turn the header of a warped image instead of resampling its voxels: "
+            "exact, for --transform rigid."
+        ),
+    ] = False
+
     @property
     def field_spacing_mm(self) -> float | None:
         """None for native and network."""

@@ -18,7 +18,13 @@ from carl_cli.io.images.dicom import frame_of_reference, is_dicom, source_header
 from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
 from carl_cli.io.images.image import looks_like_labels
-from carl_cli.io.resample import interpolator_name, is_for_labels, resample, round_and_clip
+from carl_cli.io.resample import (
+    interpolator_name,
+    is_for_labels,
+    resample,
+    round_and_clip,
+    with_turned_header,
+)
 from carl_cli.io.tensors import Reorientation, resample_tensors
 from carl_cli.io.transforms.chain import is_identity, parse_chain
 from carl_cli.io.transforms.programs import Pair
@@ -42,7 +48,8 @@ RESIDUAL_POINTS = 40
 class Resampling:
     """How voxels are made. output_type None keeps the input's; image_type None what it holds.
 
-    reorientation: of diffusion tensors; None is their default, ppd.
+    reorientation: of diffusion tensors; None is their default, ppd. header_only: voxels stay, a
+    rigid transform turns the header.
     """
 
     interpolator: str = "linear"
@@ -50,6 +57,7 @@ class Resampling:
     output_type: str | None = None
     image_type: str | None = None
     reorientation: Reorientation | None = None
+    header_only: bool = False
 
     def __post_init__(self) -> None:
         interpolator_name(self.interpolator)
@@ -126,7 +134,8 @@ def warp_files(
         image = as_type(
             read_any(source, series_uid=series_uid, strict=strict), resampling.image_type
         )
-        _warn_of_labels(image, resampling.interpolator)
+        if not resampling.header_only:
+            _warn_of_labels(image, resampling.interpolator)
         warped = _resampled(image, grid, chain, resampling, dtype)
         write_image(target, warped, replace=overwrite)
         log.info("%s", target)
@@ -141,6 +150,9 @@ def _resampled(
     resampling: Resampling,
     dtype: np.dtype[np.generic] | None,
 ) -> Image:
+    if resampling.header_only:
+        turned = image if chain is None else with_turned_header(image, chain)
+        return replace(turned, array=round_and_clip(image.array, dtype or image.array.dtype))
     name, background = resampling.interpolator, resampling.background
     if image.channel_kind != "tensor":
         if resampling.reorientation:
