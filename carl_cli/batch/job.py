@@ -66,7 +66,7 @@ def fingerprint(job: Job, weights: Weights) -> str:
     """
     strict = ["strict"] if job.inputs.strict else []  # what it refuses counts as new without it
     settings = job.settings
-    looks = ["header only"] if settings.header_only else []
+    looks = [n for n in ("header_only", "intensity_conservation") if getattr(settings, n)]
     content = {
         "inputs": {role: _hash(path) for role, path in job.inputs.paths().items()},
         "volume": [job.inputs.series_uid, job.inputs.time_index, *strict],

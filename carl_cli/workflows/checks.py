@@ -31,7 +31,7 @@ def check_request(
     writing: WritingOptions = DEFAULT_SETTINGS,
 ) -> None:
     """Raise UsageError for choices that could only fail after the network has run."""
-    _check_header_only(outputs, options, writing)
+    _check_warped(outputs, options, writing)
     _check_both_sides(inputs)
     for role, path in outputs.paths().items():
         _check_suffix(role, path, options.linear is not None)
@@ -40,18 +40,23 @@ def check_request(
         raise UsageError("these weights give no map of the match", "leave out --match-spread")
 
 
-def _check_header_only(
+def _check_warped(
     outputs: CaseOutputs, options: RegistrationOptions, writing: WritingOptions
 ) -> None:
-    if not writing.header_only:
-        return
-    if options.linear != "rigid":
+    asked = ("header_only", "intensity_conservation")
+    given = ["--" + name.replace("_", "-") for name in asked if getattr(writing, name)]
+    if len(given) == 2:
+        raise UsageError(
+            f"{given[0]} and {given[1]} were both given",
+            f"leave out {given[1]}: a header changes no volume",
+        )
+    if given and outputs.warped is None and outputs.inverse_warped is None:
+        raise UsageError(f"{given[0]} was given without a warped image", "add -w warped.nii.gz")
+    if writing.header_only and options.linear != "rigid":
         raise UsageError(
             f"--header-only was given with --transform {options.linear or 'deformable'}",
             "add --transform rigid: a header holds rotation and translation alone",
         )
-    if outputs.warped is None and outputs.inverse_warped is None:
-        raise UsageError("--header-only was given without a warped image", "add -w warped.nii.gz")
 
 
 def _check_both_sides(inputs: CaseInputs) -> None:

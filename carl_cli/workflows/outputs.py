@@ -15,8 +15,9 @@ from carl_cli.evaluation.truth import Truth
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.files import WRITABLE, Image, write_image
-from carl_cli.io.resample import resample, with_turned_header
+from carl_cli.io.resample import resample, resample_mass, with_turned_header
 from carl_cli.io.transforms.files import AFFINE, write_transform
+from carl_cli.preprocessing.intensity import NO_MASS_HU
 from carl_cli.registration.register import Registration
 from carl_cli.report.record import ErrorSummary, RunRecord
 from carl_cli.transforms import (
@@ -154,8 +155,8 @@ class Delivery:
 
     @cached_property
     def _resampled(self) -> Image:
-        """The moving image on the fixed grid, dtype kept."""
-        return _seen_through(self.moving, self.fixed.grid, self.forward)
+        """The moving image on the fixed grid."""
+        return self._seen_through(self.moving, self.fixed.grid, self.forward)
 
     @property
     def warped(self) -> Image:
@@ -169,7 +170,17 @@ class Delivery:
         """The fixed image on the moving grid or on its own, in the same way."""
         if self.settings.header_only:
             return with_turned_header(self.fixed, self.inverse)
-        return _seen_through(self.fixed, self.moving.grid, self.inverse)
+        return self._seen_through(self.fixed, self.moving.grid, self.inverse)
+
+    def _seen_through(self, image: Image, grid: Grid, transform: Transform) -> Image:
+        """Dtype kept, but for mass. Outside the image its smallest value, which is air: in CT, 0
+        would be water."""
+        if not self.settings.intensity_conservation:
+            return resample(image, grid, transform, background=float(image.array.min()))
+        prepared = self.result.prepared
+        side = prepared.fixed if image is self.fixed else prepared.moving
+        no_mass = NO_MASS_HU if side.intensity.modality == "ct" else 0.0
+        return resample_mass(image, grid, transform, no_mass=no_mass)
 
     @cached_property
     def jacobian(self) -> Image:
@@ -212,11 +223,6 @@ class Delivery:
     @property
     def _network_spacing_mm(self) -> float:
         return min(self.result.prepared.fixed.grid.spacing_mm)
-
-
-def _seen_through(image: Image, grid: Grid, transform: Transform) -> Image:
-    """Outside the image its smallest value, which is air: in CT, 0 would be water."""
-    return resample(image, grid, transform, background=float(image.array.min()))
 
 
 def _affine_inverse(transform: CompositeTransform) -> Transform | None:

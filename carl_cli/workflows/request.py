@@ -172,6 +172,13 @@ class WritingOptions:
             "exact, for --transform rigid."
         ),
     ] = False
+    intensity_conservation: Annotated[
+        bool,
+        Field(
+            description="Multiply a warped image by the Jacobian determinant: mass is kept, "
+            "counted from 0 (CT: from -1000 HU). Integers become float32."
+        ),
+    ] = False
 
     @property
     def field_spacing_mm(self) -> float | None:

@@ -22,6 +22,7 @@ from carl_cli.io.resample import (
     interpolator_name,
     is_for_labels,
     resample,
+    resample_mass,
     round_and_clip,
     with_turned_header,
 )
@@ -29,7 +30,8 @@ from carl_cli.io.tensors import Reorientation, resample_tensors
 from carl_cli.io.transforms.chain import is_identity, parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering
-from carl_cli.transforms import CompositeTransform, InverseField, Transform, log_residual
+from carl_cli.preprocessing.intensity import AIR_HU, NO_MASS_HU, detect_modality
+from carl_cli.transforms import CompositeTransform, InverseField, Transform, identity, log_residual
 from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, MOST_VOXELS, VALUE_BYTES, check_fits
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,8 @@ class Resampling:
     """How voxels are made. output_type None keeps the input's; image_type None what it holds.
 
     reorientation: of diffusion tensors; None is their default, ppd. header_only: voxels stay, a
-    rigid transform turns the header.
+    rigid transform turns the header. intensity_conservation: times the Jacobian determinant,
+    counted from the background.
     """
 
     interpolator: str = "linear"
@@ -58,6 +61,7 @@ class Resampling:
     image_type: str | None = None
     reorientation: Reorientation | None = None
     header_only: bool = False
+    intensity_conservation: bool = False
 
     def __post_init__(self) -> None:
         interpolator_name(self.interpolator)
@@ -154,6 +158,10 @@ def _resampled(
         turned = image if chain is None else with_turned_header(image, chain)
         return replace(turned, array=round_and_clip(image.array, dtype or image.array.dtype))
     name, background = resampling.interpolator, resampling.background
+    if resampling.intensity_conservation:
+        _check_mass(image, background)
+        onto = chain or identity(grid.dimension)
+        return resample_mass(image, grid, onto, no_mass=background, interpolator=name, dtype=dtype)
     if image.channel_kind != "tensor":
         if resampling.reorientation:
             raise UsageError(
@@ -166,6 +174,16 @@ def _resampled(
         image, grid, chain, reorientation=turning, interpolator=name, background=background
     )
     return replace(warped, array=round_and_clip(warped.array, dtype or warped.array.dtype))
+
+
+def _check_mass(image: Image, no_mass: float) -> None:
+    if image.channel_kind == "tensor":
+        raise UsageError(f"{image.source}: tensors have no mass", "leave the option out")
+    if no_mass > AIR_HU[1] and detect_modality(image.array) == "ct":
+        raise UsageError(
+            f"{image.source} is CT in Hounsfield units, where {no_mass:g} is not without mass",
+            f"add -f {NO_MASS_HU:g}: mass is counted from the background",
+        )
 
 
 def _warn_of_labels(image: Image, interpolator: str) -> None:

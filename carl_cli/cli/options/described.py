@@ -21,7 +21,7 @@ SCORES = "Scores, for the record and the report"
 
 PANELS = {
     OUTPUTS: "forward inverse warped inverse_warped jacobian match_spread figure report json "
-    "field_spacing precision header_only repair_folds",
+    "field_spacing precision header_only intensity_conservation repair_folds",
     NETWORK: "weights offline device seed deterministic",
     INSTANCE: "io_preset io_steps io_lr io_metric io_sigma io_lambda io_smoothing io_scope",
     IMAGES: "modality fixed_modality moving_modality window percentiles fixed_mask moving_mask "
