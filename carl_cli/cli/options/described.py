@@ -26,7 +26,7 @@ PANELS = {
     INSTANCE: "io_preset io_steps io_lr io_metric io_sigma io_lambda io_smoothing io_scope",
     IMAGES: "modality fixed_modality moving_modality window percentiles fixed_mask moving_mask "
     "series_uid time_index",
-    START: "transform initial_transform init affine_only",
+    START: "transform initial_transform init affine_only regularity restrict",
     SCORES: "fixed_seg moving_seg fixed_points moving_points",
 }
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
