@@ -50,7 +50,8 @@ class OverwriteArguments:
             OUTPUTS,
             "--ants-prefix",
             metavar="P",
-            help="These files with this prefix, as antsRegistration -o; -o may be left out.",
+            help="Write P0GenericAffine.mat, P1Warp.nii.gz and P1InverseWarp.nii.gz, as "
+            "antsRegistration does; -o may be left out.",
         ),
     ] = None
 
