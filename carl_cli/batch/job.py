@@ -65,11 +65,13 @@ def fingerprint(job: Job, weights: Weights) -> str:
     elsewhere. A file that can't be read counts as such, so the case is new once it can be.
     """
     strict = ["strict"] if job.inputs.strict else []  # what it refuses counts as new without it
+    settings = job.settings
+    looks = [n for n in ("header_only", "intensity_conservation") if getattr(settings, n)]
     content = {
         "inputs": {role: _hash(path) for role, path in job.inputs.paths().items()},
         "volume": [job.inputs.series_uid, job.inputs.time_index, *strict],
         "options": asdict(job.options),
-        "writing": [job.settings.field_spacing, job.settings.precision, job.settings.seed],
+        "writing": [settings.field_spacing, settings.precision, settings.seed, *looks],
         "outputs": {role: path.name for role, path in sorted(job.outputs.paths().items())},
         "weights": [weights.sha256, weights.config.model_dump(mode="json")],
     }

@@ -45,11 +45,18 @@ def default_name(fixed: Path, moving: Path) -> str:
 
 
 def case_outputs(
-    folder: Path, fixed: Path, moving: Path, roles: tuple[str, ...] = ()
+    folder: Path, fixed: Path, moving: Path, roles: tuple[str, ...] = (), linear: bool = False
 ) -> CaseOutputs:
-    """Where a case's files go: always the transform and the record, and what else is wanted."""
-    from carl_cli.workflows.request import CaseOutputs
+    """Where a case's files go: always the transform and the record, and what else is wanted.
+
+    roles: of CaseOutputs, and "split" for the transform in two parts, of which a linear one has no
+    warp.
+    """
+    from carl_cli.workflows.request import CaseOutputs, split_files
 
     words = dict(zip(("fixed", "moving"), labels(fixed, moving), strict=True))
-    wanted = {role: folder / FILE_NAMES[role].format(**words) for role in (*ALWAYS, *roles)}
+    names = {role: name.format(**words) for role, name in FILE_NAMES.items()}
+    wanted = {role: folder / names[role] for role in (*ALWAYS, *roles) if role != "split"}
+    if "split" in roles:
+        wanted |= split_files(folder / f"{Path(names['forward']).stem}_", linear)
     return CaseOutputs(**wanted)

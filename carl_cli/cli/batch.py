@@ -191,7 +191,7 @@ def _check_request(jobs: Sequence[Job], weights: Weights) -> None:
     from carl_cli.workflows.checks import check_request
 
     for job in jobs:
-        check_request(job.inputs, job.outputs, weights, job.options)
+        check_request(job.inputs, job.outputs, weights, job.options, job.settings)
 
 
 def _check(jobs: Sequence[Job], weights: Weights) -> None:

@@ -15,7 +15,8 @@ from carl_cli.cli.options.method import MethodArguments
 from carl_cli.cli.options.register import OverwriteArguments, PairArguments
 from carl_cli.cli.options.shared import check_outputs, warn_confidence
 from carl_cli.errors import DoubtfulError, UsageError
-from carl_cli.workflows.request import CaseOutputs
+from carl_cli.io.atomic import full_suffix
+from carl_cli.workflows.request import CaseOutputs, split_files
 
 if TYPE_CHECKING:
     from carl_cli.report.record import RunRecord
@@ -43,7 +44,7 @@ def register(
     started = time.perf_counter()
     threads = method.begin()
     fixed, moving = _named_once(pair)
-    wanted = _wanted(outputs, existing)
+    wanted = _wanted(outputs, existing, method.start.linear is not None)
     from carl_cli.workflows.register import check_case, run_case
 
     inputs = method.inputs(fixed, moving)
@@ -90,8 +91,10 @@ def _named_once(pair: PairArguments) -> tuple[Path, Path]:
     return fixed, moving
 
 
-def _wanted(outputs: CaseOutputs, existing: OverwriteArguments) -> CaseOutputs:
+def _wanted(outputs: CaseOutputs, existing: OverwriteArguments, linear: bool) -> CaseOutputs:
     """The outputs asked for, each checked to be writable before any work is done."""
+    if (prefix := _prefix(outputs, existing)) is not None:
+        outputs = replace(outputs, **split_files(prefix, linear))
     if existing.confidence is not None:
         warn_confidence()
         outputs = replace(outputs, match_spread=outputs.match_spread or existing.confidence)
@@ -99,6 +102,17 @@ def _wanted(outputs: CaseOutputs, existing: OverwriteArguments) -> CaseOutputs:
         raise UsageError("no output was asked for", "add -o transform.h5 or -w warped.nii.gz")
     check_outputs(outputs.paths().values(), existing.overwrite)
     return outputs
+
+
+def _prefix(outputs: CaseOutputs, existing: OverwriteArguments) -> str | None:
+    """Of the transform in two parts; None: it is not wanted."""
+    if existing.ants_prefix is not None or not existing.split:
+        return existing.ants_prefix
+    if outputs.forward is None:
+        raise UsageError(
+            "--split was given without -o", "add -o T.h5, or name the files with --ants-prefix P"
+        )
+    return str(outputs.forward).removesuffix(full_suffix(outputs.forward))
 
 
 def _print(record: RunRecord) -> None:
@@ -116,6 +130,9 @@ def _print(record: RunRecord) -> None:
 FILES = {
     "forward": "transform: brings the moving image onto the fixed one",
     "inverse": "its inverse",
+    "split_affine": "affine part of the transform, which acts after the warp",
+    "split_warp": "warp of the transform, which meets the fixed points first",
+    "split_inverse_warp": "inverse of the warp alone, which acts after the inverse of the affine",
     "warped": "moving image on the fixed grid",
     "inverse_warped": "fixed image on the moving grid",
     "jacobian": "Jacobian determinant",

@@ -78,6 +78,22 @@ def warp(
         str | None,
         typer.Option("--size", metavar="N[,N,N]", help="Other voxel count over the same extent."),
     ] = None,
+    header_only: Annotated[
+        bool,
+        typer.Option(
+            "--header-only",
+            help="Turn the header instead of resampling the voxels: exact, for rigid transforms. "
+            "The result keeps INPUT's voxels and spacing.",
+        ),
+    ] = False,
+    intensity_conservation: Annotated[
+        bool,
+        typer.Option(
+            "--intensity-conservation",
+            help="Multiply by the Jacobian determinant: mass is kept, counted from --background "
+            "(CT: -f -1000). Integers become float32.",
+        ),
+    ] = False,
     series_uid: Annotated[
         str | None,
         typer.Option("--series-uid", help="Which series of a DICOM folder to read."),
@@ -135,6 +151,11 @@ def warp(
     )
 
     start(verbose, quiet, log_file, threads)
+    if header_only and (spacing or size or intensity_conservation):
+        raise UsageError(
+            "--header-only was given with --spacing, --size or --intensity-conservation",
+            "leave them out: it keeps the voxels as they are",
+        )
     outputs = output_paths(inputs, output)
     check_outputs(outputs, overwrite)
     fixed = reference or inputs[0]
@@ -144,7 +165,15 @@ def warp(
         outputs,
         target_grid(fixed, _numbers(spacing), _counts(size), fixed_uid),
         transforms or [],
-        Resampling(interpolation, background, output_type, image_type, reorient),
+        Resampling(
+            interpolation,
+            background,
+            output_type,
+            image_type,
+            reorient,
+            header_only,
+            intensity_conservation,
+        ),
         series_uid,
         DicomSeries(dicom_out, fixed, dicom_identity) if dicom_out else None,
         fixed,

@@ -19,8 +19,10 @@ from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.images.image import Image, one_volume, to_sitk
 from carl_cli.io.label_vote import Kernel, gaussian_mean, gaussian_vote, linear_vote
+from carl_cli.io.transforms.programs import product
 from carl_cli.io.transforms.sitk import to_sitk_transform
-from carl_cli.transforms import Transform
+from carl_cli.transforms import AffineTransform, Transform, jacobian_determinant
+from carl_cli.transforms.linear import carried_back
 from carl_cli.transforms.sampling import slab_grid, slabs
 
 SMOOTH: dict[str, int] = {
@@ -112,6 +114,44 @@ def resample(
     channels = [sample(one_volume(image, c), out) for c in range(image.channels)]
     array = np.stack(channels, axis=-1) if image.channels > 1 else channels[0]
     return replace(image, array=array, grid=grid)
+
+
+def resample_mass(
+    image: Image,
+    grid: Grid,
+    transform: Transform,
+    *,
+    no_mass: float,
+    interpolator: str = "linear",
+    dtype: DTypeLike | None = None,
+) -> Image:
+    """As `resample`, times det dT/dx: the sum of voxels times their volume is that of the image.
+
+    Intensities count from `no_mass`, which lies outside the image too. dtype None: a real type
+    that holds the image's. Raises UsageError for an interpolator of labels.
+    """
+    if is_for_labels(interpolator):
+        raise UsageError(f"-n {interpolator}: labels have no mass", "choose -n linear")
+    real = np.result_type(image.array.dtype, np.float32)
+    looks: dict[str, Any] = {"interpolator": interpolator, "background": no_mass, "dtype": real}
+    warped = resample(image, grid, transform, **looks)
+    volume = jacobian_determinant(transform, grid)
+    gain = volume if image.channels == 1 else volume[..., None]
+    mass = (warped.array - real.type(no_mass)) * gain + real.type(no_mass)
+    return replace(warped, array=round_and_clip(mass, np.dtype(dtype or real)))
+
+
+def with_turned_header(image: Image, transform: Transform) -> Image:
+    """The image seen through a rigid transform without a voxel changed: its header alone is.
+
+    transform: fixed → moving points, LPS mm, the image being the moving one. Spacing stays.
+    Raises UsageError for a transform that is not rigid.
+    """
+    if not all(isinstance(part, AffineTransform) for part in transform.parts):
+        raise UsageError(
+            "the transform bends, a rigid one was expected", "resample the image instead"
+        )
+    return replace(image, grid=carried_back(image.grid, product(transform, "a header")))
 
 
 def smooth(image: Image, sigma_mm: tuple[float, ...]) -> Image:

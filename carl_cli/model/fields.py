@@ -184,6 +184,29 @@ class ComposedMap(Map):
         return self.outer(self.inner.on_grid(shape))
 
 
+class RestrictedMap(Map):
+    """x + matrix · (φ(x) - x): matrix (D, D), of displacements in unit coordinates."""
+
+    def __init__(self, inner: Map, matrix: Tensor, align_corners: bool) -> None:
+        self.inner, self.matrix, self.align_corners = inner, matrix, align_corners
+        self.spread = inner.spread
+
+    @property
+    def shape(self) -> Shape:
+        return self.inner.shape
+
+    def __call__(self, points_BDx: Tensor) -> Tensor:
+        return self._from(points_BDx, self.inner(points_BDx))
+
+    def on_grid(self, shape: Shape) -> Tensor:
+        moved = self.inner.on_grid(shape)
+        return self._from(identity(shape, self.align_corners, moved.device), moved)
+
+    def _from(self, points: Tensor, moved: Tensor) -> Tensor:
+        matrix = self.matrix.to(moved)
+        return points + torch.einsum("ij,bj...->bi...", matrix, moved - points)
+
+
 def jacobian_determinant(phi_BDx: Tensor) -> Tensor:
     """Determinant of each cell's edges at its last corner, as the reference counts folds.
 

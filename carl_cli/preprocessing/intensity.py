@@ -15,6 +15,7 @@ from carl_cli.preprocessing.rule import IntensityRule
 SAMPLE_VOXELS = 2**21
 AIR_HU = (-1100.0, -900.0)
 SOFT_TISSUE_HU = (-200.0, 300.0)
+NO_MASS_HU = -1000.0
 
 
 class Intensity(NamedTuple):

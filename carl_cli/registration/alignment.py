@@ -82,8 +82,14 @@ class Contexts:
         return float(squared_difference(sample(moving, points, align_corners), fixed, shown))
 
 
-def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress = silent) -> Maps:
-    """Maps fixed → moving and moving → fixed near the given ones.
+def align(
+    maps: Maps,
+    known: Contexts,
+    align_corners: bool,
+    progress: Progress = silent,
+    freedom: Tensor | None = None,
+) -> Maps:
+    """Maps fixed → moving and moving → fixed near the given ones. freedom: see `Descent`.
 
     A quarter of the network's grid is searched from the given maps and from the identity, which
     brings the foregrounds' middles together; what fits best goes on at half of the grid. Images
@@ -97,7 +103,7 @@ def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress =
 
     def moved(start: Maps, descent: Descent, scales: Scales) -> Maps:
         images, masks = (pair.fixed, pair.moving), (pair.fixed_mask, pair.moving_mask)
-        descent = replace(descent, scales=scales)
+        descent = replace(descent, scales=scales, freedom=freedom)
         return refine(start, images, masks, align_corners, descent, told)[:2]
 
     def told(share: float, loss: float) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from carl_cli.model.blur import blur
+from carl_cli.model.blur import blur, blur_keeping_affine
 from carl_cli.model.fields import DisplacementMap, Map
 from carl_cli.model.layers import pool
 from carl_cli.model.similarity import Similarity
@@ -77,6 +77,7 @@ class Descent:
     elasticity: float = 0.0  # width of the Gaussian over the whole field after each step, voxels
     scales: tuple[Scale, ...] = SCALES
     channels: Channels = intensities  # what is compared, of an image and at a scale
+    freedom: Tensor | None = None  # (D, D) on each step in voxels, array-axis order; None: all
 
     def at(self, scale: Scale) -> Descent:
         steps, smoothing = scale.steps * self.steps, scale.smoothing * self.smoothing
@@ -125,6 +126,20 @@ def refine(
         for side, map_ in zip(best, maps, strict=True)
     )
     return forward, backward, _joined(curves)
+
+
+def relaxed(
+    maps: Sequence[Map], images: Sequence[Tensor], align_corners: bool, sigma: float
+) -> tuple[Map, Map]:
+    """Both maps blurred by sigma voxels, affine maps kept, and made each other's inverse."""
+    pairs = zip(images, maps, strict=True)
+    sides = (side_of(image, None, map_, align_corners) for image, map_ in pairs)
+    blurred = (replace(side, u=blur_keeping_affine(side.u, sigma)) for side in sides)
+    forward, backward = (
+        DisplacementMap(side.u, align_corners, map_.spread)
+        for side, map_ in zip(regular(Sides(*blurred)), maps, strict=True)
+    )
+    return forward, backward
 
 
 def _joined(curves: list[list[float]]) -> list[float]:
@@ -223,6 +238,8 @@ def _pull(side: Side, other: Tensor, descent: Descent) -> tuple[float, Tensor]:
         loss = descent.similarity(leaf, side.image, mask)
         (slope,) = torch.autograd.grad(loss, leaf)
     downhill = blur(-pulled_along(slope, warped.detach()), descent.smoothing)
+    if descent.freedom is not None:
+        downhill = torch.einsum("ij,bj...->bi...", descent.freedom.to(downhill), downhill)
     return loss.item(), _unit(downhill)
 
 

@@ -27,7 +27,7 @@ from carl_cli.model.similarity import Similarity, by_name, squared_difference
 from carl_cli.model.unet import DisplacementUNet
 from carl_cli.preprocessing.options import option_group
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.alignment import Contexts, Pair, alike
+from carl_cli.registration.alignment import Contexts, Maps, Pair, alike
 from carl_cli.registration.diffeomorphic import SCALES, Descent, refine
 from carl_cli.weights.folder import AlignmentRule, InstanceDefaults
 from carl_cli.weights.options import Seed
@@ -37,6 +37,13 @@ NO_NUMBER = "instance optimisation: no finite loss after %d steps; the best stat
 STAGE = "instance optimisation"
 ALIGNED_SCALES = SCALES[2:]  # half and all of the grid
 SETTLED = 1e-3  # of the loss: less than this in `patience` steps is worth no more of them
+
+
+Limits = Callable[[Maps], Maps]
+
+
+def unlimited(maps: Maps) -> Maps:
+    return maps
 
 
 @option_group
@@ -52,10 +59,12 @@ def optimise(
     options: InstanceOptions,
     align_corners: bool,
     progress: Progress = silent,
+    limited: Limits = unlimited,
 ) -> tuple[Map, Map, list[float]]:
     """Maps fixed → moving and moving → fixed after fitting, and the loss of every state.
 
     The network that is passed in is not changed. Loss k belongs to the state after k steps.
+    limited: what is done to the network's two maps, in scopes "all" and "refine".
     """
     if options.scope == "field" or options.metric == "auto":
         with torch.no_grad():
@@ -66,7 +75,8 @@ def optimise(
     private = _private_copy(network, pair, options)
     trained = [p for p in private.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=options.learning_rate)
-    measure = _loss_of(options, align_corners, torch.Generator().manual_seed(options.seed))
+    drawn = torch.Generator().manual_seed(options.seed)
+    measure = _loss_of(options, align_corners, drawn, limited)
     best = _Best(trained)
     for step in range(options.steps):
         loss = measure(private, pair)
@@ -81,7 +91,7 @@ def optimise(
             best.note(measure(private, pair).item())
     best.restore()
     with torch.no_grad():
-        return *private.both_directions(pair.fixed, pair.moving), best.losses
+        return *limited(private.both_directions(pair.fixed, pair.moving)), best.losses
 
 
 def with_metric(
@@ -101,12 +111,13 @@ def fit_maps(
     align_corners: bool,
     known: Contexts | None = None,
     progress: Progress = silent,
+    freedom: Tensor | None = None,
 ) -> tuple[Map, Map, list[float]]:
     """Scope "field": the given maps moved, and the loss at each step. known: by which
-    they were aligned before; then the coarse scales are done."""
+    they were aligned before; then the coarse scales are done. freedom: see `Descent`."""
     scales = SCALES if known is None else ALIGNED_SCALES
     similarity: Similarity = by_name(options.metric, options.sigma, options.variance_floor)
-    descent = Descent(similarity, options.steps, options.smoothing, scales=scales)
+    descent = Descent(similarity, options.steps, options.smoothing, scales=scales, freedom=freedom)
     if options.metric == "mind":
         elasticity = 0.0 if known is None else known.rule.elasticity
         known = known or Contexts(pair, AlignmentRule())
@@ -169,12 +180,15 @@ def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
 
 
 def _loss_of(
-    options: InstanceOptions, align_corners: bool, generator: torch.Generator
+    options: InstanceOptions,
+    align_corners: bool,
+    generator: torch.Generator,
+    limited: Limits = unlimited,
 ) -> Callable[[Registrar, Pair], Tensor]:
     similarity = by_name(options.metric, options.sigma, options.variance_floor)
 
     def measure(network: Registrar, pair: Pair) -> Tensor:
-        forward, backward = network.both_directions(pair.fixed, pair.moving)
+        forward, backward = limited(network.both_directions(pair.fixed, pair.moving))
         shape = pair.fixed.shape[2:]
         warped_moving = sample(pair.moving, forward.on_grid(shape), align_corners)
         warped_fixed = sample(pair.fixed, backward.on_grid(shape), align_corners)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from carl_cli.errors import UsageError
 from carl_cli.preprocessing.options import option_group
@@ -12,6 +12,23 @@ from carl_cli.transforms.linear import Linear
 
 Kind = Literal["rigid", "similarity", "affine", "deformable"]
 Init = Literal["none", "centers", "moments", "rigid", "affine"]
+
+
+def _weights(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        return ()
+
+
+def _known_weights(text: str) -> str:
+    found = _weights(text)
+    if len(found) not in (2, 3) or not all(0 <= w <= 1 for w in found) or not any(found):
+        raise ValueError(f"weights x,y,z from 0 to 1 expected, one above 0, found {text}")
+    return text
+
+
+AxisWeights = Annotated[str, AfterValidator(_known_weights)]
 
 
 @option_group
@@ -22,6 +39,8 @@ class StartOptions:
     transform: of what kind the result is; all but deformable are fitted to the network's map and
     refined by the similarity of the images (`carl_cli.registration.affine`).
     affine_only: the same as transform="affine".
+    restrict: weights of the fixed image's index axes, see `carl_cli.registration.freedom`.
+    regularity: how smooth the map is, see `carl_cli.registration.maps`.
     repair_folds: no voxel of the network's grid keeps a Jacobian determinant of zero or less.
     """
 
@@ -40,7 +59,29 @@ class StartOptions:
         ),
     ] = "deformable"
     affine_only: Annotated[bool, Field(description="The same as --transform affine.")] = False
+    regularity: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="From 0, soft, to 1, stiff: how smooth a deformable result is, with "
+            "--io and without.",
+        ),
+    ] = 0.5
+    restrict: Annotated[
+        AxisWeights | None,
+        Field(
+            description="Weights x,y,z from 0 to 1 of a displacement along the fixed image's index "
+            "axes: 0,1,0 for EPI that is distorted along y."
+        ),
+    ] = None
     repair_folds: Annotated[bool, Field(description="Change the result where it folds.")] = False
+
+    @property
+    def restrict_xyz(self) -> tuple[float, ...] | None:
+        """None: nothing is held."""
+        weights = _weights(self.restrict) if self.restrict else (1.0,)
+        return None if all(weight == 1 for weight in weights) else weights
 
     @property
     def linear(self) -> Linear | None:

@@ -6,7 +6,6 @@ prepare the pair → network → alignment (→ instance optimisation) → physi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +20,19 @@ from carl_cli.preprocessing.options import ImageOptions, option_group
 from carl_cli.preprocessing.pair import PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, Stopwatch, silent
 from carl_cli.registration.affine import fit_linear, refine_linear
-from carl_cli.registration.alignment import Contexts, Pair, evidence
-from carl_cli.registration.alignment import align as align_maps
-from carl_cli.registration.instance import InstanceOptions, fit_maps, optimise, with_metric
+from carl_cli.registration.alignment import Pair
+from carl_cli.registration.freedom import check_restrict, freedom_of
+from carl_cli.registration.instance import InstanceOptions
+from carl_cli.registration.maps import check_regularity, find_maps
 from carl_cli.registration.options import StartOptions
 from carl_cli.registration.rotation import search_rotation, searched_rule
-from carl_cli.transforms import CompositeTransform, Transform, from_network
+from carl_cli.transforms import (
+    CompositeTransform,
+    DisplacementField,
+    Transform,
+    from_network,
+)
+from carl_cli.transforms import identity as identity_transform
 from carl_cli.transforms.folds import without_folds
 from carl_cli.transforms.linear import Linear
 from carl_cli.weights.folder import Weights
@@ -44,16 +50,6 @@ class RegistrationOptions(StartOptions, ImageOptions):
 
 
 DEFAULT_OPTIONS = RegistrationOptions()
-
-
-class _Found(NamedTuple):
-    """Maps of both directions, and what is known of how they were found."""
-
-    forward: Map
-    backward: Map
-    losses: list[float]
-    evidence: float | None = None
-    metric: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +84,22 @@ def register(
     """
     watch = Stopwatch(progress)
     initial = _initial(fixed, moving, weights, options, watch)
+    held = initial is None and options.restrict_xyz is not None
+    if held:  # what may not move stays where the headers put it
+        initial = identity_transform(fixed.grid.dimension)
     with watch.stage("preprocessing"):
         prepared = prepare(fixed, moving, weights, options, initial)
     pair = _to_device(prepared, weights)
-    found = _maps(pair, weights, options, watch, progress)
+    instance = None if options.linear is not None else options.instance
+    align = weights.config.model.align_corners
+    freedom = freedom_of(options, fixed.grid, prepared.fixed.grid, align)
+    found = find_maps(pair, weights, instance, options.regularity, freedom, watch, progress)
     with watch.stage("transform"), torch.inference_mode():
         forward, backward = _physical(
             found.forward, found.backward, prepared, fixed, moving, weights
         )
+        if held:
+            forward, backward = _fields_alone(forward), _fields_alone(backward)
         if options.linear is None and options.repair_folds:
             forward = CompositeTransform(without_folds(forward).parts)
         spread = _spread_mm(found.forward, prepared) if options.match_spread else None
@@ -115,35 +119,6 @@ def register(
     )
 
 
-def _maps(
-    pair: Pair, weights: Weights, options: RegistrationOptions, watch: Stopwatch, progress: Progress
-) -> _Found:
-    """The network's maps, aligned where the weights ask for it, then fitted where the user does."""
-    instance, align = options.instance, weights.config.model.align_corners
-    if options.linear is not None:
-        instance = None
-    if instance is not None and instance.scope != "field":
-        with watch.stage("instance optimisation"):
-            return _Found(*optimise(weights.network, pair, instance, align, progress))
-    with watch.stage("network"), torch.inference_mode():
-        maps = weights.network.both_directions(pair.fixed, pair.moving)
-    known = None
-    if weights.config.alignment is not None:
-        known = Contexts(pair, weights.config.alignment)
-        with watch.stage("alignment"):
-            maps = align_maps(maps, known, align, progress)
-    losses: list[float] = []
-    metric = ""
-    if instance is not None:
-        with watch.stage("instance optimisation"):
-            instance = with_metric(instance, maps[0], pair, align)
-            first, second, losses = fit_maps(maps, pair, instance, align, known, progress)
-            maps = first, second
-            metric = instance.metric
-    shown = None if known is None else evidence(maps[0], known, align)
-    return _Found(maps[0], maps[1], losses, shown, metric)
-
-
 def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None:
     dimension = weights.config.model.dimension
     if fixed.grid.dimension != dimension:
@@ -152,6 +127,8 @@ def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None
             f"the weights {weights.config.name} are for {dimension}",
             "choose other weights",
         )
+    check_restrict(options, fixed.grid.dimension)
+    check_regularity(options, weights, options.instance is not None)
     if options.initial is not None and options.init != "none":
         raise UsageError("an initial transform and --init were both given", "give one of them")
 
@@ -244,6 +221,11 @@ def _physical(
         return forward, backward
     forward = CompositeTransform((prepared.initial, *forward.parts))
     return forward, CompositeTransform((*backward.parts, prepared.initial.inverse()))
+
+
+def _fields_alone(transform: CompositeTransform) -> CompositeTransform:
+    """Without affine parts that are the identity but for rounding: 0 stays 0."""
+    return CompositeTransform(p for p in transform.parts if isinstance(p, DisplacementField))
 
 
 def _displacement_voxels(

@@ -70,8 +70,9 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
     """Read the images of a run.
 
     record_path: what `--json` wrote, or None. given: role → path, stronger than the record.
-    The moving image is warped anew when there is no warped image. Raises UsageError when
-    fixed, moving or forward is known from neither, InputError when a file can't be read.
+    The moving image is warped anew when there is no warped image on the fixed grid. Raises
+    UsageError when fixed, moving or forward is known from neither, InputError when a file can't be
+    read.
     """
     record = None if record_path is None else read_record(record_path)
     paths = _paths(record, record_path, given)
@@ -84,8 +85,10 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
     images = {role: _read(role, path, record) for role, path in paths.items() if role != "forward"}
     transform = read_transform(paths["forward"])
     fixed, moving = images["fixed"], images["moving"]
-    darkest = float(moving.array.min())
-    warped = images.get("warped") or resample(moving, fixed.grid, transform, background=darkest)
+    warped = images.get("warped")
+    if warped is None or not warped.grid.matches(fixed.grid):  # its header alone was turned
+        darkest = float(moving.array.min())
+        warped = resample(moving, fixed.grid, transform, background=darkest)
     return SavedRun(
         fixed=fixed,
         moving=moving,

@@ -12,13 +12,15 @@ from carl_cli.io.images.files import WRITABLE as IMAGES
 from carl_cli.io.transforms.fields import WRITABLE as FIELDS
 from carl_cli.io.transforms.files import AFFINE
 from carl_cli.report.figure import FIGURE_SUFFIXES
+from carl_cli.workflows.request import DEFAULT_SETTINGS
 
 if TYPE_CHECKING:
     from carl_cli.registration.register import RegistrationOptions
     from carl_cli.weights.folder import Weights
-    from carl_cli.workflows.request import CaseInputs, CaseOutputs
+    from carl_cli.workflows.request import CaseInputs, CaseOutputs, WritingOptions
 
 TRANSFORMS = ("forward", "inverse")
+WARPS = ("split_warp", "split_inverse_warp")
 
 
 def check_request(
@@ -26,14 +28,35 @@ def check_request(
     outputs: CaseOutputs,
     weights: Weights,
     options: RegistrationOptions,
+    writing: WritingOptions = DEFAULT_SETTINGS,
 ) -> None:
     """Raise UsageError for choices that could only fail after the network has run."""
+    _check_warped(outputs, options, writing)
     _check_both_sides(inputs)
     for role, path in outputs.paths().items():
         _check_suffix(role, path, options.linear is not None)
     _check_distinct(inputs.paths(), outputs.paths())
     if outputs.match_spread is not None and weights.config.model.coarse != "attention":
         raise UsageError("these weights give no map of the match", "leave out --match-spread")
+
+
+def _check_warped(
+    outputs: CaseOutputs, options: RegistrationOptions, writing: WritingOptions
+) -> None:
+    asked = ("header_only", "intensity_conservation")
+    given = ["--" + name.replace("_", "-") for name in asked if getattr(writing, name)]
+    if len(given) == 2:
+        raise UsageError(
+            f"{given[0]} and {given[1]} were both given",
+            f"leave out {given[1]}: a header changes no volume",
+        )
+    if given and outputs.warped is None and outputs.inverse_warped is None:
+        raise UsageError(f"{given[0]} was given without a warped image", "add -w warped.nii.gz")
+    if writing.header_only and options.linear != "rigid":
+        raise UsageError(
+            f"--header-only was given with --transform {options.linear or 'deformable'}",
+            "add --transform rigid: a header holds rotation and translation alone",
+        )
 
 
 def _check_both_sides(inputs: CaseInputs) -> None:
@@ -54,6 +77,8 @@ def _check_suffix(role: str, path: Path, linear: bool) -> None:
         )
     allowed = {
         **dict.fromkeys(TRANSFORMS, (".h5", *FIELDS, *AFFINE)),
+        **dict.fromkeys(WARPS, FIELDS),
+        "split_affine": AFFINE,
         "figure": FIGURE_SUFFIXES,
         "report": (".html", ".htm"),
         "json": (".json",),

@@ -180,6 +180,10 @@ def _writing(plan: Plan, sizes: Sizes) -> float:
     wanted, native = plan.outputs.paths(), plan.settings.field_spacing == "native"
     voxels = {role: sizes.moving if role.startswith("inverse") else sizes.fixed for role in wanted}
     per_voxel = {role: _bytes_per_voxel(role, path, native) for role, path in wanted.items()}
+    if plan.settings.intensity_conservation:
+        per_voxel = {
+            role: per + 2 * BYTES_PER_FLOAT * ("warped" in role) for role, per in per_voxel.items()
+        }
     written = sum(voxels[role] * per_voxel[role] for role in wanted)
     pictures = PICTURES_MIB * MIB if {"figure", "report"} & wanted.keys() else 0.0
     points = min(max(sizes.fixed, sizes.moving), SLAB_POINTS)
@@ -189,6 +193,8 @@ def _writing(plan: Plan, sizes: Sizes) -> float:
 
 def _bytes_per_voxel(role: str, path: Path, native: bool) -> int:
     """Of the image's voxels; native: dense fields are as fine as the image."""
+    if role.startswith("split"):
+        return FIELD_BYTES_PER_POINT if native and role != "split_affine" else 0
     if role in ("forward", "inverse"):
         return FIELD_BYTES_PER_POINT if native and full_suffix(path).lower() in FIELDS else 0
     return OUTPUT_BYTES_PER_VOXEL.get(role, 0)

@@ -15,24 +15,31 @@ from carl_cli.evaluation.truth import Truth
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.files import WRITABLE, Image, write_image
-from carl_cli.io.resample import resample
+from carl_cli.io.resample import resample, resample_mass, with_turned_header
 from carl_cli.io.transforms.files import AFFINE, write_transform
+from carl_cli.preprocessing.intensity import NO_MASS_HU
 from carl_cli.registration.register import Registration
 from carl_cli.report.record import ErrorSummary, RunRecord
 from carl_cli.transforms import (
     AffineTransform,
     CompositeTransform,
+    DisplacementField,
     Transform,
     dense,
     inverse_residual,
     jacobian_determinant,
     spaced_grid,
 )
+from carl_cli.workflows.request import SPLIT_FILES
+from carl_cli.workflows.split import Split, split, warp_inverse
 
 if TYPE_CHECKING:
     from carl_cli.workflows.request import CaseOutputs, RunSettings
 
 log = logging.getLogger(__name__)
+TRANSFORMS = ("forward", "inverse", *SPLIT_FILES)
+IMAGES = ("warped", "inverse_warped", "jacobian", "match_spread")
+"""Roles of outputs, each the name of what is written: the parts of `Delivery`."""
 
 
 class Delivery:
@@ -61,26 +68,20 @@ class Delivery:
 
     def write_data(self) -> None:
         """Transforms, warped images and maps. Raises UsageError, OutputError."""
-        outputs, precision = self.outputs, self.settings.precision
-        replace = self.settings.overwrite
-        if outputs.forward is not None:
-            write_transform(outputs.forward, self.forward, precision=precision, replace=replace)
-            if outputs.warped is None and full_suffix(outputs.forward).lower() in WRITABLE:
-                log.info(
-                    "%s holds the transform (a displacement field), not an image; -w writes the "
-                    "warped image",
-                    outputs.forward,
-                )
-        if outputs.inverse is not None:
-            write_transform(outputs.inverse, self.inverse, precision=precision, replace=replace)
-        if outputs.warped is not None:
-            write_image(outputs.warped, self.warped, replace=replace)
-        if outputs.inverse_warped is not None:
-            write_image(outputs.inverse_warped, self.inverse_warped, replace=replace)
-        if outputs.jacobian is not None:
-            write_image(outputs.jacobian, self.jacobian, replace=replace)
-        if outputs.match_spread is not None:
-            write_image(outputs.match_spread, self.match_spread, replace=replace)
+        precision, replace = self.settings.precision, self.settings.overwrite
+        for role, path in self.outputs.paths().items():
+            if role in TRANSFORMS:
+                held = getattr(self, role)
+                write_transform(path, held, precision=precision, replace=replace)
+            elif role in IMAGES:
+                write_image(path, getattr(self, role), replace=replace)
+        forward = self.outputs.forward
+        if forward and not self.outputs.warped and full_suffix(forward).lower() in WRITABLE:
+            log.info(
+                "%s holds the transform (a displacement field), not an image; -w writes the "
+                "warped image",
+                forward,
+            )
 
     def write_pictures(self, record: RunRecord) -> None:
         """Figure and HTML page."""
@@ -92,7 +93,7 @@ class Delivery:
             save_figure(
                 self.outputs.figure,
                 *shown,
-                self.warped,
+                self._resampled,
                 self.forward,
                 labels=labels,
                 replace=self.settings.overwrite,
@@ -103,7 +104,7 @@ class Delivery:
             write_report(
                 self.outputs.report,
                 *shown,
-                self.warped,
+                self._resampled,
                 self.forward,
                 record=record,
                 match_spread=self._coarse_match_spread(),
@@ -114,7 +115,31 @@ class Delivery:
     @cached_property
     def forward(self) -> Transform:
         """Fixed points → moving points."""
+        if self.outputs.forward is None and self.outputs.split_warp is not None:
+            return self._split.whole
         return self._as_written(self.outputs.forward, self.result.forward, self.fixed.grid)
+
+    @cached_property
+    def _split(self) -> Split:
+        held = self.result.forward if self.outputs.forward is None else self.forward
+        return split(held, self.result.prepared, self._field_grid(self.fixed.grid))
+
+    @property
+    def split_affine(self) -> AffineTransform:
+        """The affine part of `forward`, of ITK's class AffineTransform whatever it is."""
+        return AffineTransform(self._split.affine.matrix, self._split.affine.translation)
+
+    @property
+    def split_warp(self) -> DisplacementField:
+        """forward = split_affine ∘ split_warp. Raises UsageError for a linear transform."""
+        if self._split.warp is None:
+            raise UsageError("this transform has no warp", "leave out the file of the warp")
+        return self._split.warp
+
+    @property
+    def split_inverse_warp(self) -> DisplacementField:
+        """Of `split_warp` alone, on the network's spacing."""
+        return warp_inverse(self.split_warp, self._network_spacing_mm)
 
     @cached_property
     def inverse(self) -> Transform:
@@ -129,14 +154,33 @@ class Delivery:
         return written
 
     @cached_property
-    def warped(self) -> Image:
-        """The moving image on the fixed grid, dtype kept."""
-        return _seen_through(self.moving, self.fixed.grid, self.forward)
+    def _resampled(self) -> Image:
+        """The moving image on the fixed grid."""
+        return self._seen_through(self.moving, self.fixed.grid, self.forward)
 
-    @cached_property
+    @property
+    def warped(self) -> Image:
+        """The moving image on the fixed grid or, header_only, on its own, turned there."""
+        if self.settings.header_only:
+            return with_turned_header(self.moving, self.forward)
+        return self._resampled
+
+    @property
     def inverse_warped(self) -> Image:
-        """The fixed image on the moving grid, dtype kept."""
-        return _seen_through(self.fixed, self.moving.grid, self.inverse)
+        """The fixed image on the moving grid or on its own, in the same way."""
+        if self.settings.header_only:
+            return with_turned_header(self.fixed, self.inverse)
+        return self._seen_through(self.fixed, self.moving.grid, self.inverse)
+
+    def _seen_through(self, image: Image, grid: Grid, transform: Transform) -> Image:
+        """Dtype kept, but for mass. Outside the image its smallest value, which is air: in CT, 0
+        would be water."""
+        if not self.settings.intensity_conservation:
+            return resample(image, grid, transform, background=float(image.array.min()))
+        prepared = self.result.prepared
+        side = prepared.fixed if image is self.fixed else prepared.moving
+        no_mass = NO_MASS_HU if side.intensity.modality == "ct" else 0.0
+        return resample_mass(image, grid, transform, no_mass=no_mass)
 
     @cached_property
     def jacobian(self) -> Image:
@@ -179,11 +223,6 @@ class Delivery:
     @property
     def _network_spacing_mm(self) -> float:
         return min(self.result.prepared.fixed.grid.spacing_mm)
-
-
-def _seen_through(image: Image, grid: Grid, transform: Transform) -> Image:
-    """Outside the image its smallest value, which is air: in CT, 0 would be water."""
-    return resample(image, grid, transform, background=float(image.array.min()))
 
 
 def _affine_inverse(transform: CompositeTransform) -> Transform | None:

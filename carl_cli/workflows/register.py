@@ -73,7 +73,7 @@ def run_case(
     Raises InputError, UsageError, OutputError, and OutOfMemoryError before any work; an output
     that was not finished does not exist.
     """
-    check_request(inputs, outputs, weights, options)
+    check_request(inputs, outputs, weights, options, settings)
     check_room(Plan(inputs, outputs, options, settings), weights)
     loaded = load_case(inputs, options, progress)
     return deliver_case(compute_case(loaded, weights, progress), outputs, settings)
@@ -131,7 +131,7 @@ def check_case(
 ) -> None:
     """All that can fail before the network runs: choices, files, geometry, masks, intensities,
     and whether the memory will do."""
-    check_request(inputs, outputs, weights, options)
+    check_request(inputs, outputs, weights, options, settings)
     check_room(Plan(inputs, outputs, options, settings), weights)
     loaded = load_case(inputs, options)
     prepare(loaded.fixed, loaded.moving, weights, loaded.options, loaded.options.initial)

@@ -81,7 +81,11 @@ class CaseInputs:
 
 @option_group
 class CaseOutputs:
-    """Paths of what is wanted. forward: fixed → moving points; inverse the other way."""
+    """Paths of what is wanted. forward: fixed → moving points; inverse the other way.
+
+    split_affine, split_warp: the forward transform as two files, affine ∘ warp; split_inverse_warp:
+    the inverse of that warp alone (`split_files`).
+    """
 
     forward: Annotated[
         Path | None,
@@ -91,6 +95,9 @@ class CaseOutputs:
         ),
     ] = None
     inverse: Annotated[Path | None, Field(description="Numerical inverse of the transform.")] = None
+    split_affine: Path | None = None
+    split_warp: Path | None = None
+    split_inverse_warp: Path | None = None
     warped: Annotated[Path | None, Field(description="The moving image on the fixed grid.")] = None
     inverse_warped: Annotated[
         Path | None, Field(description="The fixed image on the moving grid.")
@@ -110,6 +117,20 @@ class CaseOutputs:
 
     def paths(self) -> dict[str, Path]:
         return _paths(self)
+
+
+SPLIT_FILES = {
+    "split_affine": "0GenericAffine.mat",
+    "split_warp": "1Warp.nii.gz",
+    "split_inverse_warp": "1InverseWarp.nii.gz",
+}
+"""Role → how ANTs calls it, after a prefix."""
+
+
+def split_files(prefix: str | Path, linear: bool) -> dict[str, Path]:
+    """Role → file of a transform in two parts, of which a linear one has the first alone."""
+    named = {role: Path(f"{prefix}{name}") for role, name in SPLIT_FILES.items()}
+    return {"split_affine": named["split_affine"]} if linear else named
 
 
 def _paths(named: CaseInputs | CaseOutputs) -> dict[str, Path]:
@@ -143,6 +164,21 @@ class WritingOptions:
     precision: Annotated[
         Literal["float", "double"], Field(description="Precision of the numbers in a transform.")
     ] = "float"
+
+    header_only: Annotated[
+        bool,
+        Field(
+            description="Turn the header of a warped image instead of resampling its voxels: "
+            "exact, for --transform rigid."
+        ),
+    ] = False
+    intensity_conservation: Annotated[
+        bool,
+        Field(
+            description="Multiply a warped image by the Jacobian determinant: mass is kept, "
+            "counted from 0 (CT: from -1000 HU). Integers become float32."
+        ),
+    ] = False
 
     @property
     def field_spacing_mm(self) -> float | None:

@@ -18,12 +18,20 @@ from carl_cli.io.images.dicom import frame_of_reference, is_dicom, source_header
 from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
 from carl_cli.io.images.image import looks_like_labels
-from carl_cli.io.resample import interpolator_name, is_for_labels, resample, round_and_clip
+from carl_cli.io.resample import (
+    interpolator_name,
+    is_for_labels,
+    resample,
+    resample_mass,
+    round_and_clip,
+    with_turned_header,
+)
 from carl_cli.io.tensors import Reorientation, resample_tensors
 from carl_cli.io.transforms.chain import is_identity, parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering
-from carl_cli.transforms import CompositeTransform, InverseField, Transform, log_residual
+from carl_cli.preprocessing.intensity import AIR_HU, NO_MASS_HU, detect_modality
+from carl_cli.transforms import CompositeTransform, InverseField, Transform, identity, log_residual
 from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, MOST_VOXELS, VALUE_BYTES, check_fits
 
 log = logging.getLogger(__name__)
@@ -42,7 +50,9 @@ RESIDUAL_POINTS = 40
 class Resampling:
     """How voxels are made. output_type None keeps the input's; image_type None what it holds.
 
-    reorientation: of diffusion tensors; None is their default, ppd.
+    reorientation: of diffusion tensors; None is their default, ppd. header_only: voxels stay, a
+    rigid transform turns the header. intensity_conservation: times the Jacobian determinant,
+    counted from the background.
     """
 
     interpolator: str = "linear"
@@ -50,6 +60,8 @@ class Resampling:
     output_type: str | None = None
     image_type: str | None = None
     reorientation: Reorientation | None = None
+    header_only: bool = False
+    intensity_conservation: bool = False
 
     def __post_init__(self) -> None:
         interpolator_name(self.interpolator)
@@ -126,7 +138,8 @@ def warp_files(
         image = as_type(
             read_any(source, series_uid=series_uid, strict=strict), resampling.image_type
         )
-        _warn_of_labels(image, resampling.interpolator)
+        if not resampling.header_only:
+            _warn_of_labels(image, resampling.interpolator)
         warped = _resampled(image, grid, chain, resampling, dtype)
         write_image(target, warped, replace=overwrite)
         log.info("%s", target)
@@ -141,7 +154,14 @@ def _resampled(
     resampling: Resampling,
     dtype: np.dtype[np.generic] | None,
 ) -> Image:
+    if resampling.header_only:
+        turned = image if chain is None else with_turned_header(image, chain)
+        return replace(turned, array=round_and_clip(image.array, dtype or image.array.dtype))
     name, background = resampling.interpolator, resampling.background
+    if resampling.intensity_conservation:
+        _check_mass(image, background)
+        onto = chain or identity(grid.dimension)
+        return resample_mass(image, grid, onto, no_mass=background, interpolator=name, dtype=dtype)
     if image.channel_kind != "tensor":
         if resampling.reorientation:
             raise UsageError(
@@ -154,6 +174,16 @@ def _resampled(
         image, grid, chain, reorientation=turning, interpolator=name, background=background
     )
     return replace(warped, array=round_and_clip(warped.array, dtype or warped.array.dtype))
+
+
+def _check_mass(image: Image, no_mass: float) -> None:
+    if image.channel_kind == "tensor":
+        raise UsageError(f"{image.source}: tensors have no mass", "leave the option out")
+    if no_mass > AIR_HU[1] and detect_modality(image.array) == "ct":
+        raise UsageError(
+            f"{image.source} is CT in Hounsfield units, where {no_mass:g} is not without mass",
+            f"add -f {NO_MASS_HU:g}: mass is counted from the background",
+        )
 
 
 def _warn_of_labels(image: Image, interpolator: str) -> None:

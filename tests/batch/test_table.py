@@ -153,6 +153,11 @@ def test_names_follow_bids(tmp_path: Path) -> None:
         "warped": "sub01T1w_space-sub02T1w_warped.nii.gz",
         "json": "from-sub01T1w_to-sub02T1w_mode-image_xfm.json",
     }
+    for linear, count in ((False, 3), (True, 1)):
+        parts = case_outputs(tmp_path, fixed, moving, ("split",), linear).paths()
+        assert len(parts) == 2 + count
+        name = "from-sub01T1w_to-sub02T1w_mode-image_xfm_0GenericAffine.mat"
+        assert parts["split_affine"].name == name
     assert labels(Path("s1/T1.nii"), Path("s2/t1.nrrd")) == ("fixed", "moving")
     assert labels(Path("s1/é.nii"), Path("s2/t1.nrrd")) == ("fixed", "moving")
 

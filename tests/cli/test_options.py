@@ -69,6 +69,8 @@ BAD = (
     Bad("io_scope", "feild", InstanceOptions, "feild", ("all", "refine", "field")),
     Bad("time_index", "-1", CaseInputs, -1, ("0",)),
     Bad("field_spacing", "fine", RunSettings, "fine", ("native", "network", "millimetres")),
+    Bad("regularity", "1.5", RegistrationOptions, 1.5, ("1",)),
+    Bad("restrict", "0x2x0", RegistrationOptions, "0x2x0", ("0 to 1", "0x2x0")),
     Bad("precision", "half", RunSettings, "half", ("float", "double")),
 )
 
@@ -152,6 +154,7 @@ def test_every_option_is_in_the_record() -> None:
     """Files are told there by their roles, outputs too: the rest by their names."""
     asked = {"fixed_modality": "ct", "moving_modality": "mr", "window": (-1, 1), "io": True}
     asked |= {"percentiles": (1, 99), "series_uid": "1.2.3", "time_index": 0}
+    asked |= {"restrict": "0,1,0"}
     asked |= {"initial_transform": ["[t.mat,1]"]}  # with its mark, which no role tells
     method = MethodArguments().but(asked)
     told: set[str] = set()

@@ -10,6 +10,7 @@ import typer
 from typer.models import OptionInfo
 
 from carl_cli.cli.options.described import OUTPUTS, described_as, option
+from carl_cli.cli.options.register import SPLIT
 from carl_cli.cli.options.shared import warn_confidence
 from carl_cli.workflows.request import CaseOutputs
 
@@ -78,7 +79,7 @@ class TableArguments:
 
 @dataclass(frozen=True)
 class FolderArguments:
-    """Names of flags are roles of CaseOutputs. confidence: what --match-spread was called."""
+    """Names of flags are roles, see `case_outputs`. confidence: what --match-spread was called."""
 
     out_dir: Annotated[
         Path,
@@ -86,6 +87,7 @@ class FolderArguments:
     ]
     warped: Annotated[bool, _role("warped", "--warped/--no-warped")] = True
     inverse: Annotated[bool, _role("inverse")] = False
+    split: Annotated[bool, option(OUTPUTS, "--split", help=SPLIT)] = False
     inverse_warped: Annotated[bool, _role("inverse_warped")] = False
     jacobian: Annotated[bool, _role("jacobian")] = False
     match_spread: Annotated[bool, _role("match_spread")] = False

@@ -21,12 +21,12 @@ SCORES = "Scores, for the record and the report"
 
 PANELS = {
     OUTPUTS: "forward inverse warped inverse_warped jacobian match_spread figure report json "
-    "field_spacing precision repair_folds",
+    "field_spacing precision header_only intensity_conservation repair_folds",
     NETWORK: "weights offline device seed deterministic",
     INSTANCE: "io_preset io_steps io_lr io_metric io_sigma io_lambda io_smoothing io_scope",
     IMAGES: "modality fixed_modality moving_modality window percentiles fixed_mask moving_mask "
     "series_uid time_index",
-    START: "transform initial_transform init affine_only",
+    START: "transform initial_transform init affine_only regularity restrict",
     SCORES: "fixed_seg moving_seg fixed_points moving_points",
 }
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}

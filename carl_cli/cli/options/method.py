@@ -137,7 +137,8 @@ class MethodArguments:
         from carl_cli.batch.naming import case_outputs
 
         own, setup = self.but(row.options), setups[0]
-        outputs = case_outputs(out_dir / entry.name, row.fixed, row.moving, tuple(roles))
+        linear = own.start.linear is not None
+        outputs = case_outputs(out_dir / entry.name, row.fixed, row.moving, tuple(roles), linear)
         options = own.options(weights, not {"match_spread", "report"}.isdisjoint(roles))
         settings = own.settings(options, setup.device, setup.threads, len(setups))
         inputs = own.inputs(row.fixed, row.moving)

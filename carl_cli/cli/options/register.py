@@ -13,6 +13,8 @@ from carl_cli.cli.options.grouping import Some
 from carl_cli.cli.options.shared import LogFile, Overwrite, Quiet, Threads, Verbose
 from carl_cli.weights.options import InstanceChoices
 
+SPLIT = "Write the affine part and the warp as two files too."
+
 
 @dataclass(frozen=True)
 class PairArguments:
@@ -32,7 +34,26 @@ class PairArguments:
 
 @dataclass(frozen=True)
 class OverwriteArguments:
-    """confidence: what --match-spread was called."""
+    """split, ants_prefix: see `CaseOutputs`. confidence: what --match-spread was called."""
+
+    split: Annotated[
+        bool,
+        option(
+            OUTPUTS,
+            "--split",
+            help=f"{SPLIT} For -o T.h5: T0GenericAffine.mat, T1Warp.nii.gz, T1InverseWarp.nii.gz.",
+        ),
+    ] = False
+    ants_prefix: Annotated[
+        str | None,
+        option(
+            OUTPUTS,
+            "--ants-prefix",
+            metavar="P",
+            help="Write P0GenericAffine.mat, P1Warp.nii.gz and P1InverseWarp.nii.gz, as "
+            "antsRegistration does; -o may be left out.",
+        ),
+    ] = None
 
     overwrite: Overwrite = False
     confidence: Annotated[
