@@ -142,8 +142,8 @@ def warp(
     """
     from carl_cli.cli.console import start
     from carl_cli.cli.options.shared import check_outputs
+    from carl_cli.workflows.dicom_series import DicomSeries
     from carl_cli.workflows.warp import (
-        DicomSeries,
         Resampling,
         output_paths,
         target_grid,

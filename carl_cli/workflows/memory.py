@@ -24,7 +24,7 @@ from carl_cli.io.transforms.fields import WRITABLE as FIELDS
 from carl_cli.model.network import ModelConfig
 from carl_cli.preprocessing.rule import PreprocessRule, grid_shape
 from carl_cli.system import MIB, Allowance, gpu_memory, main_memory, resident_mib
-from carl_cli.workflows.request import CaseInputs, Plan, RunSettings
+from carl_cli.workflows.request import SPLIT_FILES, CaseInputs, Plan, RunSettings
 
 if TYPE_CHECKING:
     from carl_cli.weights.folder import Weights
@@ -180,10 +180,8 @@ def _writing(plan: Plan, sizes: Sizes) -> float:
     wanted, native = plan.outputs.paths(), plan.settings.field_spacing == "native"
     voxels = {role: sizes.moving if role.startswith("inverse") else sizes.fixed for role in wanted}
     per_voxel = {role: _bytes_per_voxel(role, path, native) for role, path in wanted.items()}
-    if plan.settings.intensity_conservation:
-        per_voxel = {
-            role: per + 2 * BYTES_PER_FLOAT * ("warped" in role) for role, per in per_voxel.items()
-        }
+    mass = 2 * BYTES_PER_FLOAT * plan.settings.intensity_conservation  # the Jacobian, a product
+    per_voxel |= {role: per + mass for role, per in per_voxel.items() if "warped" in role}
     written = sum(voxels[role] * per_voxel[role] for role in wanted)
     pictures = PICTURES_MIB * MIB if {"figure", "report"} & wanted.keys() else 0.0
     points = min(max(sizes.fixed, sizes.moving), SLAB_POINTS)
@@ -193,9 +191,7 @@ def _writing(plan: Plan, sizes: Sizes) -> float:
 
 def _bytes_per_voxel(role: str, path: Path, native: bool) -> int:
     """Of the image's voxels; native: dense fields are as fine as the image."""
-    if role.startswith("split"):
-        return FIELD_BYTES_PER_POINT if native and role != "split_affine" else 0
-    if role in ("forward", "inverse"):
+    if role in ("forward", "inverse", *SPLIT_FILES):
         return FIELD_BYTES_PER_POINT if native and full_suffix(path).lower() in FIELDS else 0
     return OUTPUT_BYTES_PER_VOXEL.get(role, 0)
 

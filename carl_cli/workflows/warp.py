@@ -7,15 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
-from carl_cli.io.images.dicom import frame_of_reference, is_dicom, source_header
-from carl_cli.io.images.dicom_write import check_new_folder, write_dicom_series
 from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
 from carl_cli.io.images.image import looks_like_labels
 from carl_cli.io.resample import (
@@ -32,6 +29,7 @@ from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering
 from carl_cli.preprocessing.intensity import AIR_HU, NO_MASS_HU, detect_modality
 from carl_cli.transforms import CompositeTransform, InverseField, Transform, identity, log_residual
+from carl_cli.workflows.dicom_series import DicomSeries
 from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, MOST_VOXELS, VALUE_BYTES, check_fits
 
 log = logging.getLogger(__name__)
@@ -79,34 +77,6 @@ class Resampling:
             names = ", ".join(("input", *OUTPUT_TYPES, *NUMPY_TYPES))
             raise UsageError(f"no voxel type {self.output_type!r}", f"choose one of {names}")
         return np.dtype(name)
-
-
-@dataclass(frozen=True)
-class DicomSeries:
-    """A DICOM series to write, in the frame of reference of the fixed image (a path).
-
-    identity: "new", or "keep" for the patient and the study of the input, which is DICOM then.
-    """
-
-    folder: Path
-    fixed: Path
-    identity: Literal["new", "keep"] = "new"
-
-    def check(self, inputs: Sequence[Path]) -> None:
-        if len(inputs) > 1:
-            raise UsageError("--dicom-out takes one input", "warp the others on their own")
-        if self.identity == "keep" and not is_dicom(inputs[0]):
-            raise UsageError(
-                f"--dicom-identity keep: {inputs[0]} is no DICOM series, it names no patient",
-                "leave the option out",
-            )
-        check_new_folder(self.folder)
-
-    def write(self, image: Image, source: Path, series_uid: str | None) -> None:
-        header = source_header(source, series_uid)
-        frame_uid = frame_of_reference(self.fixed)
-        write_dicom_series(self.folder, image, frame_uid, header, self.identity == "keep")
-        log.info("%s", self.folder)
 
 
 def warp_files(
