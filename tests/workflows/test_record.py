@@ -189,6 +189,27 @@ def test_similarity_is_measured_in_the_window_and_inside_the_mask(
         assert values["metrics"][f"similarity_{when}"]["ncc"] == pytest.approx(inside, abs=2e-3)
 
 
+def test_similarity_takes_the_moving_image_in_its_own_window(
+    identity_weights: Path, pair: PairFiles
+) -> None:
+    """Percentiles, where the fixed image has -1000 to 1000 HU; NCC by SimpleITK and numpy."""
+    fixed, moving = (read_image(path) for path in pair[:2])
+    options = RegistrationOptions(moving_modality="mr")
+    result = register_images(fixed, moving, load_weights(identity_weights), options)
+    low, high, _ = result.prepared.moving.intensity
+    assert high - low < 1800
+    network = result.prepared.fixed
+    image = sitk.Cast(to_sitk(moving), sitk.sitkFloat32)
+    empty = to_sitk(Image(network.array, network.grid))
+    seen = sitk.GetArrayFromImage(
+        sitk.Resample(image, empty, sitk.Transform(), sitk.sitkLinear, low)
+    )
+    scaled = np.clip((seen - low) / (high - low), 0, 1)
+    found = score(fixed, moving, result, Truth(None, None)).similarity_before.ncc
+    expected = np.corrcoef(network.array.ravel(), scaled.ravel())[0, 1]
+    assert found == pytest.approx(expected, abs=2e-3)
+
+
 def test_overlap_is_what_simpleitk_finds_inside(
     record: tuple[dict[str, Any], Path], pair: PairFiles
 ) -> None:
