@@ -203,6 +203,20 @@ def test_what_a_mask_leaves_out_does_not_pull(fitted: bool) -> None:
         assert moved[:, 44:52].mean() == pytest.approx(right, abs=0.5)
 
 
+@pytest.mark.parametrize(("steps", "sigma", "smoothing"), [(1, 3, 1.0), (1, 3, 3.0), (2, 2, 3.0)])
+def test_instance_optimisation_is_the_descent_of_its_options(
+    steps: int, sigma: int, smoothing: float
+) -> None:
+    grid = identity(SHAPE, False)
+    images, still = (_texture(_bump(grid, 2.0)), _texture(grid)), _at_rest(SHAPE, False)
+    descent = Descent(partial(lncc, sigma=sigma), steps, smoothing)
+    expected = _refined(*images, False, descent=descent)
+    options = InstanceOptions(steps, metric="lncc", sigma=sigma, scope="field", smoothing=smoothing)
+    found = fit_maps((still, still), Pair(*images), options, False)
+    assert found[2] == expected[2]
+    assert torch.equal(found[0].on_grid(SHAPE), expected[0].on_grid(SHAPE))
+
+
 def test_swapping_the_images_swaps_the_maps() -> None:
     grid = identity(SHAPE, False)
     fixed, moving = _texture(_bump(grid, 3.0)), _texture(grid)

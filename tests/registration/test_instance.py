@@ -111,15 +111,16 @@ def test_the_loss_is_what_the_options_say(
     assert found == pytest.approx(expected + weight * regular, abs=1e-5)
 
 
-@pytest.mark.parametrize("sigma", [2, 4])
-def test_the_field_is_judged_in_windows_of_sigma(pair: Pair, sigma: int) -> None:
+@pytest.mark.parametrize(("metric", "sigma"), [("lncc", 2), ("lncc", 4), ("lncc2", 2)])
+def test_the_field_is_judged_in_windows_of_sigma(pair: Pair, metric: str, sigma: int) -> None:
     """The first state is the identity, seen on blocks of 8 pixels: both directions are alike."""
     image = torch.nn.functional.interpolate(torch.cat([pair.fixed, pair.moving]), size=(96, 80))
     large = Pair(image[:1], image[1:])
-    options = InstanceOptions(1, metric="lncc", sigma=sigma, scope="field")
+    options = InstanceOptions(1, metric=metric, sigma=sigma, scope="field")
     losses = optimise(_Still(), large, options, align_corners=False)[2]
     coarse = torch.nn.functional.avg_pool2d(image, 8)
-    expected = 2 * (1 - float(local_correlation(coarse[:1], coarse[1:], sigma).mean()))
+    windows = local_correlation(coarse[:1], coarse[1:], sigma)
+    expected = 2 * (1 - float((windows if metric == "lncc" else windows**2).mean()))
     assert losses[0] == pytest.approx(expected, abs=1e-5)
 
 
