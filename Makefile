@@ -20,7 +20,7 @@ SEED      ?= 0
 # Where `make dist` installs the wheel that it tests.
 CARL_WHEEL_VENV ?= $(VENV)-wheel
 
-.PHONY: demo test referees test-slow test-cluster coverage fuzz lint forms workflows docs changelog dist \
+.PHONY: demo test referees test-slow test-cluster coverage fuzz planted lint forms workflows docs changelog dist \
   release rehearse constraints audit clean
 
 demo: $(VENV)/.runtime
@@ -47,6 +47,11 @@ coverage: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.fuzz --minutes $(MINUTES) --seed $(SEED) --keep fuzz-output
 	@test ! -e fuzz-output || { echo "files that ended badly: fuzz-output/"; exit 1; }
+
+# Bugs in a copy of the tree, one at a time: which of them do the tests see? With MUTANTS=12, so many
+# small changes in each room instead. Tens of minutes.
+planted: $(VENV)/.dev
+	$(BIN)/python tests/planted.py $(if $(MUTANTS),--mutants $(MUTANTS) --seed $(SEED))
 
 # As root, on a machine of your own: it starts a Slurm cluster of one node.
 test-cluster: $(VENV)/.dev

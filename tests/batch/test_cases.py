@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from carl_cli.batch.job import Job, fingerprint
+from carl_cli.registration.register import RegistrationOptions
 from carl_cli.weights.folder import load_weights, save_weights
+from carl_cli.workflows.request import CaseInputs, CaseOutputs, RunSettings
 from tests.batch.conftest import Study, digests, rows, states
 
 TRANSFORM = "from-b_to-a_mode-image_xfm"
@@ -171,6 +175,31 @@ def test_other_weights_seed_or_writing_make_a_case_new(study: Study) -> None:
         outcome = study.batch(table, out, "--resume", *options)
         assert redone(outcome.err) == {"ab"}, outcome.err
         assert redone(study.batch(table, out, "--resume", *options).err) == set(), options
+
+
+def test_the_fingerprint_is_of_all_that_a_result_depends_on(study: Study) -> None:
+    weights = load_weights(study.weights)
+    a, b, c = (study.folder / f"{name}.nii.gz" for name in "abc")
+    outputs = CaseOutputs(forward=study.folder / "t.h5", json=study.folder / "r.json")
+    job = Job("ab", 2, CaseInputs(a, b), outputs, RegistrationOptions(), RunSettings())
+    key = fingerprint(job, weights)
+    inputs = {"moving": c, "fixed_mask": c, "moving_mask": c, "time_index": 0, "series_uid": "1.2"}
+    inputs |= {"initial_transform": [f"{c},-1"], "strict": True}
+    settings = {"seed": 1, "field_spacing": "network", "precision": "double"}
+    others = [replace(job, inputs=replace(job.inputs, **{k: v})) for k, v in inputs.items()]
+    others += [replace(job, settings=replace(job.settings, **{k: v})) for k, v in settings.items()]
+    others += [replace(job, options=RegistrationOptions(modality="mr"))]
+    others += [replace(job, outputs=replace(outputs, inverse=study.folder / "i.h5"))]
+    keys = [fingerprint(other, weights) for other in others]
+    renamed = weights.config.model_copy(update={"name": "other"})
+    keys += [
+        fingerprint(job, replace(weights, **change))
+        for change in ({"sha256": "0"}, {"config": renamed})
+    ]
+    assert len({key, *keys}) == len(keys) + 1
+    elsewhere = CaseOutputs(forward=Path("t.h5"), json=Path("r.json"))
+    moved = replace(job, outputs=elsewhere, settings=replace(job.settings, device="cuda"))
+    assert fingerprint(moved, weights) == key
 
 
 def test_failed_cases_are_tried_again_when_asked_or_when_their_files_change(study: Study) -> None:

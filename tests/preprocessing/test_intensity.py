@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,8 +130,11 @@ def test_more_air_around_the_anatomy_does_not_change_the_contrast() -> None:
         assert abs(a - b) < 3
 
 
-def test_numbers_that_are_not_finite_become_background(caplog: pytest.LogCaptureFixture) -> None:
-    image, broken = mr(), mr()
+@pytest.mark.parametrize("kind", [ct, mr])
+def test_numbers_that_are_not_finite_become_background(
+    kind: Callable[[], Image], caplog: pytest.LogCaptureFixture
+) -> None:
+    image, broken = (replace(kind(), array=kind().array.astype(np.float32)) for _ in "12")
     broken.array[10:12, 10:12, 10:12] = np.nan
     broken.array[0, 0, 0] = np.inf
     image.array[10:12, 10:12, 10:12] = image.array[0, 0, 0] = image.array.min()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image, from_sitk, read_image, to_sitk
+from carl_cli.preprocessing.options import ImageOptions
 from carl_cli.preprocessing.pair import PreprocessRule, initialise, prepare_pair
 from carl_cli.preprocessing.rule import grid_shape
 from carl_cli.transforms import AffineTransform
@@ -240,8 +241,12 @@ def test_an_initial_transform_puts_the_moving_image_on_the_fixed_grid() -> None:
     fixed = sampled(VIEWS["plain"])
     view = make_grid((150, 150, 150), (1.5, 1.5, 1.5), tuple(initial(CENTRE)))
     moving = sampled(view, lambda points: head(initial.inverse()(points)))
-    prepared = prepare_pair(fixed, moving, RULE, initial=initial)
+    bright = replace(moving, array=(moving.array > np.percentile(moving.array, 95)).astype("uint8"))
+    prepared = prepare_pair(fixed, moving, RULE, initial=initial, moving_mask=bright)
     assert prepared.initial is initial
+    low, high, _ = prepared.moving.intensity
+    limit = (np.percentile(moving.array, 95) - low) / (high - low)
+    assert np.mean(prepared.moving.mask != (prepared.moving.array > limit)) < 0.01
     assert prepared.moving.grid == prepared.fixed.grid
     assert np.abs(prepared.fixed.array - prepared.moving.array).mean() < 0.005
     without = prepare_pair(fixed, moving, RULE)
@@ -266,3 +271,18 @@ def test_initialise_finds_the_translation(name: str) -> None:
     centers = initialise(fixed, moving, "centers")
     np.testing.assert_allclose(centers(fixed.grid.centre_mm), view.centre_mm, atol=1e-9)
     np.testing.assert_array_equal(moments.matrix, np.eye(3))
+
+
+def test_initialise_reads_each_image_by_its_own_modality() -> None:
+    """A head in HU, and metal beside it: by percentiles the metal alone stands out, in HU both
+    count by their volumes."""
+    metal = np.array([75.0, 0.0, 0.0])
+
+    def values(points: np.ndarray) -> np.ndarray:
+        return 10 * head(points) - 1000 + 60000 * (np.linalg.norm(points - metal, axis=-1) < 24)
+
+    image = sampled(make_grid((90, 80, 80), (2.0, 2.0, 2.0), (20.0, 0.0, 0.0)), values)
+    options = ImageOptions(fixed_modality="mr", moving_modality="ct")
+    found = initialise(image, image, "moments", options).translation
+    share = RADII.prod() / (RADII.prod() + 24**3)
+    np.testing.assert_allclose(found, share * (CENTRE - metal), atol=0.5)

@@ -107,6 +107,33 @@ def test_a_bad_start_is_left_for_the_middle_of_the_images(
     assert error_voxels(forward, truth, fixed > 0.2) < 1
 
 
+def test_what_the_masks_leave_out_does_not_pull() -> None:
+    """One half goes up by two voxels, the other down; with masks over the first half, the second
+    stays where it was, or nearly. Each image has a shape of its own, and so has its mask. The
+    contrast is inverted: images of one contrast are compared in windows that reach beyond a mask.
+    """
+    grid, other = (identity(shape, False) for shape in ((32, 32, 40), (32, 32, 48)))
+    way = torch.tanh((0.5 - grid[:, 2:]) * 20) * 2 / 32
+    fixed, moving = _waves(grid + torch.cat([way, 0 * way, 0 * way], 1)), 1 - _waves(other)
+    start = [DisplacementMap(torch.zeros_like(points), False) for points in (grid, other)]
+    half = [points[:, 2:] < 0.4 for points in (grid, other)]
+    for masks, right, within in (((None, None), -2.0, 0.1), (half, 0.5, 0.5)):
+        known = Contexts(Pair(fixed, moving, *masks), RULE)
+        forward, _ = align((start[0], start[1]), known, False)
+        moved = (forward.on_grid((32, 32, 40)) - grid)[0, 0, 6:-6, 6:-6] * 32
+        assert float(moved[..., :10].mean()) == pytest.approx(2.0, abs=0.1)
+        assert float(moved[..., 30:].mean()) == pytest.approx(right, abs=within)
+
+
+def _waves(points: Tensor) -> Tensor:
+    """A pattern without end that nowhere repeats itself, about [0, 1]."""
+    draw = torch.Generator().manual_seed(1)
+    waves = torch.randn(12, 4, generator=draw) * torch.tensor([0.35, 0.35, 0.35, 9.0])
+    phases = torch.einsum("wc,bczyx->wzyx", waves[:, :3], points * 32)
+    pattern = torch.sin(phases + waves[:, 3].view(-1, 1, 1, 1)).sum(0)[None, None]
+    return (0.5 + pattern / 12).clamp(0, 1)
+
+
 @pytest.mark.parametrize("contrast", ["same", "inverted"])
 def test_evidence_tells_right_maps_from_wrong_ones(
     images: tuple[Tensor, Tensor, Tensor], contrast: str

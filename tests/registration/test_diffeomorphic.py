@@ -12,6 +12,7 @@ from carl_cli.model.blur import blur
 from carl_cli.model.fields import DisplacementMap, Map, identity, jacobian_determinant, sample
 from carl_cli.model.similarity import lncc, masked_mean
 from carl_cli.registration.diffeomorphic import Descent, pulled_along, refine
+from carl_cli.registration.instance import InstanceOptions, Pair, fit_maps
 
 SHAPE = (64, 56)
 DESCENT = Descent(partial(lncc, sigma=3), steps=20, smoothing=2.0)
@@ -177,21 +178,43 @@ def test_what_is_fine_and_right_is_not_lost_in_one_step() -> None:
     torch.testing.assert_close(forward.on_grid(SHAPE), start.on_grid(SHAPE))
 
 
-def test_what_a_mask_leaves_out_does_not_pull() -> None:
+@pytest.mark.parametrize("fitted", [False, True], ids=["descent", "instance"])
+def test_what_a_mask_leaves_out_does_not_pull(fitted: bool) -> None:
     """The left half goes down, the right half up; masks over the left make all follow it.
 
-    Squared differences, because a window of local correlations looks beyond its mask.
+    Squared differences, because a window of local correlations looks beyond its mask; as instance
+    optimisation has it, a narrow one. Each image has a shape of its own, and so has its mask.
     """
-    grid = identity(SHAPE, False)
+    grid, other = identity(SHAPE, False), identity((64, 48), False)
     way = torch.tanh((0.5 - grid[:, 1:]) * 20) * 2.0 / SHAPE[0]
-    fixed, moving = _texture(grid + torch.cat([way, 0 * way], 1)), _texture(grid)
-    mask = (grid[:, 1:] < 1 / 3).to(torch.uint8)
+    fixed, moving = _texture(grid + torch.cat([way, 0 * way], 1)), _texture(other)
+    masks = [(points[:, 1:] < 1 / 3).to(torch.uint8) for points in (grid, other)]
+    still = [_at_rest(tuple(image.shape[2:]), False) for image in (fixed, moving)]
     descent = Descent(_squared_difference, steps=20, smoothing=2.0)
-    for masks, right in (((None, None), -2.0), ((mask, mask), 0.5)):
-        forward, _, _ = _refined(fixed, moving, False, masks, descent)
+    options = InstanceOptions(20, metric="lncc", sigma=1, scope="field", smoothing=2.0)
+    for given, right in (((None, None), -2.0), (masks, 0.5)):
+        if fitted:
+            pair = Pair(fixed, moving, *given)
+            forward, _, _ = fit_maps((still[0], still[1]), pair, options, False)
+        else:
+            forward, _, _ = _refined(fixed, moving, False, tuple(given), descent)
         moved = _voxels(forward.on_grid(SHAPE) - grid)[0, 0, 8:-8]
         assert moved[:, 4:12].mean() == pytest.approx(2.0, abs=0.25)
         assert moved[:, 44:52].mean() == pytest.approx(right, abs=0.5)
+
+
+@pytest.mark.parametrize(("steps", "sigma", "smoothing"), [(1, 3, 1.0), (1, 3, 3.0), (2, 2, 3.0)])
+def test_instance_optimisation_is_the_descent_of_its_options(
+    steps: int, sigma: int, smoothing: float
+) -> None:
+    grid = identity(SHAPE, False)
+    images, still = (_texture(_bump(grid, 2.0)), _texture(grid)), _at_rest(SHAPE, False)
+    descent = Descent(partial(lncc, sigma=sigma), steps, smoothing)
+    expected = _refined(*images, False, descent=descent)
+    options = InstanceOptions(steps, metric="lncc", sigma=sigma, scope="field", smoothing=smoothing)
+    found = fit_maps((still, still), Pair(*images), options, False)
+    assert found[2] == expected[2]
+    assert torch.equal(found[0].on_grid(SHAPE), expected[0].on_grid(SHAPE))
 
 
 def test_swapping_the_images_swaps_the_maps() -> None:

@@ -71,14 +71,28 @@ def _masked(pair: Pair) -> Pair:
     return replace(pair, fixed_mask=fixed_mask, moving_mask=moving_mask)
 
 
-@pytest.mark.parametrize(("sigma", "weight"), [(2, 0.0), (4, 0.0), (2, 40.0)])
+@pytest.mark.parametrize(
+    ("metric", "sigma", "floor", "weight"),
+    [
+        ("lncc", 2, 1e-5, 0.0),
+        ("lncc", 4, 1e-5, 0.0),
+        ("lncc", 2, 1e-5, 40.0),
+        ("lncc2", 2, 1e-5, 0.0),
+        ("lncc", 2, 1e-2, 0.0),
+    ],
+)
 def test_the_loss_is_what_the_options_say(
-    network: Registrar, pair: Pair, sigma: int, weight: float
+    network: Registrar, pair: Pair, metric: str, sigma: int, floor: float, weight: float
 ) -> None:
     """Both directions, each in its own mask and in windows of σ voxels, and λ times GradICON."""
     pair = _masked(pair)
     options = InstanceOptions(
-        0, 1e-3, "lncc", regularisation=weight, scope="all", sigma=sigma, seed=7
+        *(0, 1e-3, metric),
+        regularisation=weight,
+        scope="all",
+        sigma=sigma,
+        variance_floor=floor,
+        seed=7,
     )
     (found,) = optimise(network, pair, options, align_corners=False)[2]
     with torch.no_grad():
@@ -89,22 +103,24 @@ def test_the_loss_is_what_the_options_say(
             (pair.moving, pair.fixed, back, pair.moving_mask),
         ):
             warped = sample(other, phi.on_grid((32, 32)), False)
-            expected += 1 - float(local_correlation(warped, image, sigma)[mask].mean())
+            windows = local_correlation(warped, image, sigma, floor)[mask]
+            expected += 1 - float((windows if metric == "lncc" else windows**2).mean())
         chance = torch.Generator().manual_seed(7)
         regular = float(gradicon(ahead, back, (32, 32), False, chance, stride=2))
     assert regular * 40 > 0.01
     assert found == pytest.approx(expected + weight * regular, abs=1e-5)
 
 
-@pytest.mark.parametrize("sigma", [2, 4])
-def test_the_field_is_judged_in_windows_of_sigma(pair: Pair, sigma: int) -> None:
+@pytest.mark.parametrize(("metric", "sigma"), [("lncc", 2), ("lncc", 4), ("lncc2", 2)])
+def test_the_field_is_judged_in_windows_of_sigma(pair: Pair, metric: str, sigma: int) -> None:
     """The first state is the identity, seen on blocks of 8 pixels: both directions are alike."""
     image = torch.nn.functional.interpolate(torch.cat([pair.fixed, pair.moving]), size=(96, 80))
     large = Pair(image[:1], image[1:])
-    options = InstanceOptions(1, metric="lncc", sigma=sigma, scope="field")
+    options = InstanceOptions(1, metric=metric, sigma=sigma, scope="field")
     losses = optimise(_Still(), large, options, align_corners=False)[2]
     coarse = torch.nn.functional.avg_pool2d(image, 8)
-    expected = 2 * (1 - float(local_correlation(coarse[:1], coarse[1:], sigma).mean()))
+    windows = local_correlation(coarse[:1], coarse[1:], sigma)
+    expected = 2 * (1 - float((windows if metric == "lncc" else windows**2).mean()))
     assert losses[0] == pytest.approx(expected, abs=1e-5)
 
 

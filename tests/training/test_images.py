@@ -11,12 +11,25 @@ import pytest
 import torch
 
 from carl_cli.errors import InputError
+from carl_cli.model.network import build_network
+from carl_cli.training.cache import fill_cache
 from carl_cli.training.config import TrainConfig
-from carl_cli.training.data import CachedSet, HeldOutPairs, ImagePairs, _random_turn
+from carl_cli.training.data import (
+    CachedSet,
+    HeldOutPairs,
+    ImagePairs,
+    _random_turn,
+    read_cache,
+    training_pairs,
+    validation_pairs,
+)
+from carl_cli.training.distributed import World
 from carl_cli.training.loop import train
+from carl_cli.training.stage import Work
 from carl_cli.training.synthesis.chance import Chance
-from carl_cli.training.tables import StageConfig
-from tests.training.conftest import RULE, images_data
+from carl_cli.training.synthesis.pairs import Pair
+from carl_cli.training.tables import ImageData, StageConfig
+from tests.training.conftest import EASY, RULE, images_data
 from tests.training.test_loop import records
 
 CPU = torch.device("cpu")
@@ -93,6 +106,46 @@ def test_held_out_images_are_never_trained_on() -> None:
     }  # fmt: skip
     last = source(images, held_out=1, pairs=listed_pairs, kind=HeldOutPairs)
     assert seen(last, len(last)) == {(4, 5)}
+
+
+def test_a_stage_measures_on_images_that_it_never_trains_on(
+    folder: Path, tmp_path: Path, make_config: Callable[..., TrainConfig]
+) -> None:
+    data = {"kind": "images", "images": folder, "cache": tmp_path / "cache", "held_out": 1}
+    config = make_config([{"loss": {"similarity": 1.0}}], data=data, preprocess=RULE)
+    assert isinstance(config.data, ImageData)
+    fill_cache(config.data, config.preprocess)
+    images = read_cache(config.data, config.preprocess)[0].images
+    last = torch.from_numpy(images[-1].astype(np.float32))
+    work = Work(config, build_network(config.model), World(0, 1, CPU), 0)
+
+    def showing_it(pair: Pair) -> int:
+        return sum(torch.equal(image[0, 0], last) for image in (pair.fixed, pair.moving))
+
+    assert {showing_it(work.held_out.pair(k)) for k in range(4)} == {1}
+    assert {showing_it(pair) for k in range(20) for pair in work.batches.batch(k)} == {0}
+
+
+def test_rendered_pairs_are_measured_on_other_subjects_and_other_shapes(
+    tmp_path: Path, make_config: Callable[..., TrainConfig]
+) -> None:
+    """Subject a is all of label 1, subject b of label 2."""
+    body = np.zeros((16, 16, 16), np.uint8)
+    body[3:13, 3:13, 3:13] = 1
+    tables = {"tissue": np.arange(3), "inner": np.zeros(3, bool)}
+    np.savez(tmp_path / "maps.npz", a=body, b=2 * body, **tables)
+    settings = {**EASY, "real_fraction": 1.0, "strip_fraction": 0.0}
+    data = {"kind": "synthetic", "maps": tmp_path / "maps.npz", "synthesis": settings}
+    stages = [{"loss": {"field": 1.0}}]
+    named = make_config(stages, data={**data, "train": ("a",), "validation": ("b",)})
+    for make, label in ((training_pairs, 1), (validation_pairs, 2)):
+        pairs = map(make(named, named.stages[0], CPU).pair, range(5))
+        assert {int(v) for pair in pairs for v in pair.fixed_labels.unique()} == {0, label}
+    drawn = make_config(stages)
+    first, other = (
+        make(drawn, drawn.stages[0], CPU).pair(0) for make in (training_pairs, validation_pairs)
+    )
+    assert not torch.equal(first.fixed_labels, other.fixed_labels)
 
 
 def test_sets_are_drawn_by_weight_and_never_mixed() -> None:

@@ -22,7 +22,7 @@ from carl_cli.training.losses import Rows, common_labels, pooled, soft_dice, to_
 from carl_cli.training.objective import Objective, _refinement_energies
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.synthesis.pairs import Pair
-from tests.training.conftest import TINY_MODEL
+from tests.training.conftest import EASY, TINY_MODEL
 
 ALL = {"similarity": 2.0, "sigma": 2, "dice": 3.0, "field": 0.5, "regularity": 0.7}
 ALL |= {"attention": 0.2, "position": 0.4, "same_label": 0.6, "refinement": 0.1}
@@ -68,6 +68,7 @@ def _expected_terms(config: TrainConfig, pair: Pair) -> dict[str, float]:
         both_see = seen & (sample(seen_there.float(), map_, align) > 0.5)
         windows = local_correlation(image, sample(other, map_, align), loss.sigma)
         alike.append(1 - float(windows[both_see].mean()))
+        assert abs(float(windows[both_see].mean() - windows.mean())) > 1e-3
     grid = identity(shape, align)
     bent = [float(diffusion(map_, grid)) for map_ in (phi, phi_back)]
     chance = Chance(0).host_generator
@@ -83,9 +84,11 @@ def _expected_terms(config: TrainConfig, pair: Pair) -> dict[str, float]:
 def test_similarity_and_regularity_are_those_of_their_definitions(
     make_config: Callable[..., TrainConfig], sigma: int, regulariser: str
 ) -> None:
-    """Windows of σ voxels, both directions, and λ as it stands in the config."""
+    """Windows of σ voxels where both images see something, both directions, and λ as it stands in
+    the config."""
     weights = {"similarity": 1.0, "sigma": sigma, "regularity": 3.0, "regulariser": regulariser}
-    config = make_config([{"loss": weights}])
+    cropped = {"kind": "synthetic", "synthesis": {**EASY, "crop_fraction": 1.0}}
+    config = make_config([{"loss": weights}], data=cropped)
     loss, terms, pairs = evaluated(config, lambda p: p.contrast == "same")
     expected = _expected_terms(config, pairs[0])
     assert terms["similarity"] == pytest.approx(expected["similarity"], abs=1e-5)

@@ -169,6 +169,40 @@ def test_the_estimate_is_close_to_measured_peaks(case: Peak) -> None:
     assert 0.9 < (case.base + need.main_mib) / case.peak < 1.4
 
 
+def test_masks_and_segmentations_count_as_much_as_their_images() -> None:
+    """Four bytes a voxel of 128³ are 8 MiB."""
+    grid = make_grid((128,) * 3, (2.0,) * 3)
+    images, paper = CaseInputs(Path("a"), Path("b")), weights_of("paper")
+    outputs = CaseOutputs(forward=Path("t.h5"))
+
+    def needed(inputs: CaseInputs) -> float:
+        plan = Plan(inputs, outputs, RegistrationOptions(), RunSettings())
+        return need_of(plan, grid, grid, paper).main_mib
+
+    more = replace(images, fixed_mask=Path("m"), moving_mask=Path("n"), moving_seg=Path("s"))
+    assert needed(more) - needed(images) == pytest.approx(3 * 8)
+
+
+def test_every_output_takes_room_while_it_is_written() -> None:
+    """Two and a half copies at four bytes a voxel of 256³ are 160 MiB."""
+    grid = make_grid((256,) * 3, (1.0,) * 3)
+    inputs, paper = CaseInputs(Path("a"), Path("b")), weights_of("paper")
+    names = ("warped", "inverse_warped", "jacobian", "match_spread")
+    needed = [
+        need_of(
+            Plan(
+                inputs,
+                CaseOutputs(**{name: Path(f"{name}.nii.gz") for name in names[:count]}),
+                RegistrationOptions(),
+                RunSettings(),
+            ),
+            *(grid, grid, paper),
+        ).main_mib
+        for count in (3, 4)
+    ]
+    assert needed[1] - needed[0] == pytest.approx(160)
+
+
 MEASURE = """
 import sys
 from pathlib import Path

@@ -189,6 +189,29 @@ def test_similarity_is_measured_in_the_window_and_inside_the_mask(
         assert values["metrics"][f"similarity_{when}"]["ncc"] == pytest.approx(inside, abs=2e-3)
 
 
+def test_similarity_takes_the_moving_image_in_its_own_window(
+    identity_weights: Path, pair: PairFiles
+) -> None:
+    """Percentiles, where the fixed image has -1000 to 1000 HU; NCC by SimpleITK and numpy."""
+    fixed, moving = (read_image(path) for path in pair[:2])
+    options = RegistrationOptions(moving_modality="mr", percentiles=(30.0, 50.0))
+    result = register_images(fixed, moving, load_weights(identity_weights), options)
+    low, high, _ = result.prepared.moving.intensity
+    network = result.prepared.fixed
+    image = sitk.Cast(to_sitk(moving), sitk.sitkFloat32)
+    empty = to_sitk(Image(network.array, network.grid))
+    seen = sitk.GetArrayFromImage(
+        sitk.Resample(image, empty, sitk.Transform(), sitk.sitkLinear, low)
+    )
+    found = score(fixed, moving, result, Truth(None, None)).similarity_before.ncc
+    expected, other = (
+        np.corrcoef(network.array.ravel(), np.clip(seen, *limits).ravel())[0, 1]
+        for limits in ((low, high), (-1000, 1000))
+    )
+    assert abs(expected - other) > 0.02
+    assert found == pytest.approx(expected, abs=2e-3)
+
+
 def test_overlap_is_what_simpleitk_finds_inside(
     record: tuple[dict[str, Any], Path], pair: PairFiles
 ) -> None:
@@ -196,6 +219,12 @@ def test_overlap_is_what_simpleitk_finds_inside(
     values, folder = record
     transform = sitk.ReadTransform(str(folder / "t.h5"))
     fixed, moving = (sitk.ReadImage(str(path)) for path in pair[:2])
+    found = values["metrics"]["overlap_percent"]
+    assert found == pytest.approx(100 * _share_inside(fixed, moving, transform), abs=2)
+    assert 5 < found < 100
+
+
+def _share_inside(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform) -> float:
     inside = []
     for index in np.ndindex(*fixed.GetSize()):
         point = transform.TransformPoint(fixed.TransformIndexToPhysicalPoint(index))
@@ -203,9 +232,7 @@ def test_overlap_is_what_simpleitk_finds_inside(
         inside.append(
             all(-0.5 <= i <= n - 0.5 for i, n in zip(there, moving.GetSize(), strict=True))
         )
-    found = values["metrics"]["overlap_percent"]
-    assert found == pytest.approx(100 * np.mean(inside), abs=2)
-    assert 5 < found < 100
+    return float(np.mean(inside))
 
 
 def test_inverse_consistency_is_forward_and_back(smooth_weights: Path, pair: PairFiles) -> None:
@@ -237,6 +264,10 @@ def test_rotation_and_overlap_of_a_known_turn(
     assert metrics["rotation_degrees"] == pytest.approx(angle, abs=0.05)
     assert metrics["linear_determinant"] == pytest.approx(1.2**3, rel=1e-3)
     assert metrics["inverse_consistency_mm"]["max"] < 0.01
+    moving = sitk.ReadImage(str(pair.moving))
+    shares = [_share_inside(image, moving, t) for t in (turn, turn.GetInverse())]
+    assert metrics["overlap_percent"] == pytest.approx(100 * shares[0], abs=2)
+    assert abs(shares[0] - shares[1]) > 0.05
 
 
 def test_the_residual_of_the_inverse_is_honest(record: tuple[dict[str, Any], Path]) -> None:
