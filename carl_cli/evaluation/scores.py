@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,10 @@ def score_files(case: CaseFiles) -> Scores:
 
 
 def _load(case: CaseFiles) -> _Loaded:
-    fixed, moving = (
-        None
-        if path is None
-        else read_image(path, series_uid=case.series_uid, time_index=case.time_index)
-        for path in (case.fixed, case.moving)
-    )
+    # Of a moving time series the mean, as `carl register` takes it.
+    read = partial(read_image, series_uid=case.series_uid, time_index=case.time_index)
+    fixed = None if case.fixed is None else read(case.fixed)
+    moving = None if case.moving is None else read(case.moving, average=True)
     masks = (case.fixed_mask, case.fixed_seg, case.moving_seg)
     mask, fixed_seg, moving_seg = (None if path is None else read_image(path) for path in masks)
     transform = parse_chain(case.transform) if case.transform else None

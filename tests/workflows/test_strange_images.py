@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,21 @@ def test_a_time_series_is_registered_by_its_mean_or_one_volume(
     assert "mean of its 3 volumes" in told
     one, _ = displacements(carl, pair, series, smooth_weights, "--time-index", 1)
     np.testing.assert_allclose(one, expected, atol=1e-3)
+    assert scored(carl, pair, series) == pytest.approx(
+        scored(carl, pair, tmp_path / "plain.nii.gz")
+    )
     first, _ = displacements(carl, pair, series, smooth_weights, "--time-index", 0)
     assert np.abs(first - expected).max() > 0.1
+
+
+def scored(carl: Carl, pair: PairFiles, moving: Path) -> float:
+    """LNCC loss before and after, as `carl evaluate` says."""
+    out = moving.with_name("scores.json")
+    files = ("-f", pair.fixed, "-m", moving, "-t", moving.with_name("t.nii.gz"))
+    said = carl("evaluate", *files, "-o", out, "--overwrite")
+    assert said.code == 0, said.err
+    value: float = json.loads(out.read_text())["cases"][0]["similarity_after"]["lncc"]
+    return value
 
 
 def test_warp_carries_every_volume(
