@@ -19,6 +19,7 @@ from carl_cli.io.resample import resample
 from carl_cli.preprocessing import grids
 from carl_cli.preprocessing.foreground import centroid_mm, foreground_weight
 from carl_cli.preprocessing.grids import sample_fading
+from carl_cli.preprocessing.holes import filled
 from carl_cli.preprocessing.intensity import Intensity, known_modality, overridden, window_of
 from carl_cli.preprocessing.lowpass import as_float, low_pass
 from carl_cli.preprocessing.options import DEFAULT_OPTIONS, ImageOptions, Modality
@@ -40,7 +41,9 @@ __all__ = [
 class NetworkImage:
     """One image as the network sees it."""
 
-    array: NDArray[np.float32]  # (z, y, x) or (y, x), in [0, 1], or beyond where the rule divides
+    # (z, y, x) or (y, x), in [0, 1], or beyond where the rule divides; what the mask leaves out is
+    # continued from inside it.
+    array: NDArray[np.float32]
     grid: Grid  # of the array, LPS mm
     mask: NDArray[np.bool_] | None  # of the array's shape
     intensity: Intensity  # how the stored values became these
@@ -162,8 +165,8 @@ def _stretched(source: Source, rule: PreprocessRule, shape_zyx: tuple[int, ...])
 
 def _sample(source: Source, grid: Grid, rule: PreprocessRule) -> NetworkImage:
     """grid is in the source's centred frame, the result's in the true one."""
-    sampled = _resampled(source.image, grid, rule, None)
     mask = _sampled_mask(source.mask, grid, None)
+    sampled = filled(_resampled(source.image, grid, rule, None), mask)
     return NetworkImage(sampled, grids.moved(grid, source.offset_mm), mask, source.intensity)
 
 
@@ -174,7 +177,7 @@ def _sample_through(
     image, mask = _in_true_frame(source.image, source), None
     if source.mask is not None:
         mask = _sampled_mask(_in_true_frame(source.mask, source), grid, transform)
-    array = _resampled(image, grid, rule, transform)
+    array = filled(_resampled(image, grid, rule, transform), mask)
     return NetworkImage(array, grid, mask, source.intensity)
 
 

@@ -24,9 +24,11 @@ from carl_cli.registration.diffeomorphic import (
     SCALES,
     Descent,
     Scale,
+    coarse_mask,
     intensities,
     refine,
 )
+from carl_cli.registration.sides import inside
 from carl_cli.weights.folder import AlignmentRule
 
 STAGE = "alignment"
@@ -51,6 +53,18 @@ class Pair:
     moving: Tensor
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
+
+    @property
+    def masked(self) -> bool:
+        return self.fixed_mask is not None or self.moving_mask is not None
+
+    def counting(self, points: Tensor, align_corners: bool) -> Tensor | bool:
+        """Which voxels (1, 1, *shape) of the fixed image, at half of the grid, lie inside the
+        masks: they, and their counterparts at points (1, D, *shape); True without masks."""
+        if not self.masked:
+            return True
+        masks = coarse_mask(self.fixed_mask, 2), coarse_mask(self.moving_mask, 2)
+        return inside(masks, points, align_corners)
 
 
 def contexts(image: Tensor, coarser: int, noise_floor: float) -> Tensor:
@@ -77,8 +91,9 @@ class Contexts:
         """Behind the map, moved by a shift in unit coordinates: in the fixed foreground at half of
         the network's grid."""
         fixed, moving = self(self.pair.fixed, 2), self(self.pair.moving, 2)
-        shown = intensities(self.pair.fixed, 2) > FOREGROUND
         points = forward.on_grid(fixed.shape[2:]) + shift
+        shown = intensities(self.pair.fixed, 2) > FOREGROUND
+        shown = shown & self.pair.counting(points, align_corners)
         return float(squared_difference(sample(moving, points, align_corners), fixed, shown))
 
 
@@ -110,7 +125,8 @@ def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress =
     if alike(best[0], pair, align_corners):
         thin = min(*pair.fixed.shape[2:], *pair.moving.shape[2:]) <= THIN
         scales = SCALES if thin else SCALES[:-1]
-        return moved(best, Descent(LNCC, rule.steps, rule.smoothing), scales)
+        by_correlation = partial(LNCC, within=pair.masked)
+        return moved(best, Descent(by_correlation, rule.steps, rule.smoothing), scales)
     return moved(best, by_context, FINE)
 
 
@@ -130,8 +146,9 @@ def alike(forward: Map, pair: Pair, align_corners: bool) -> bool:
     rise all along, both ways. Where T1 meets T2 or FLAIR they fall somewhere.
     """
     fixed, moving = (intensities(image, 2) for image in (pair.fixed, pair.moving))
-    warped = sample(moving, forward.on_grid(fixed.shape[2:]), align_corners)
-    shown = (fixed > FOREGROUND) & (warped > FOREGROUND)
+    points = forward.on_grid(fixed.shape[2:])
+    warped = sample(moving, points, align_corners)
+    shown = (fixed > FOREGROUND) & (warped > FOREGROUND) & pair.counting(points, align_corners)
     a, b = fixed[shown], warped[shown]
     return min(_rising(a, b), _rising(b, a)) > RISING
 

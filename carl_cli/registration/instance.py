@@ -105,7 +105,9 @@ def fit_maps(
     """Scope "field": the given maps moved, and the loss at each step. known: by which
     they were aligned before; then the coarse scales are done."""
     scales = SCALES if known is None else ALIGNED_SCALES
-    similarity: Similarity = by_name(options.metric, options.sigma, options.variance_floor)
+    similarity: Similarity = by_name(
+        options.metric, options.sigma, options.variance_floor, within=pair.masked
+    )
     descent = Descent(similarity, options.steps, options.smoothing, scales=scales)
     if options.metric == "mind" and pair.fixed.dim() == 5:
         elasticity = 0.0 if known is None else known.rule.elasticity

@@ -33,7 +33,10 @@ class CaseInputs:
     moving: Path
     fixed_mask: Annotated[
         Path | None,
-        Field(description="Where similarity counts in the fixed image; may be given alone."),
+        Field(
+            description="Which voxels of the fixed image may be used (not 0); a lesion is left out "
+            "by 0 inside it. May be given alone."
+        ),
     ] = None
     moving_mask: Annotated[Path | None, Field(description="The same in the moving image.")] = None
     initial_transform: Annotated[
