@@ -190,6 +190,12 @@ def squared_difference(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tens
     return masked_mean((a - b) ** 2, mask)
 
 
+def soft_dice(a: Tensor, b: Tensor) -> Tensor:
+    """1 - mean over channels of 2 Σ a b / (Σ a + Σ b): shares of labels, (1, C, *shape)."""
+    both, either = summed(a * b, 2), summed(a, 2) + summed(b, 2)
+    return 1 - (2 * both / either.clamp_min(1e-6)).mean()
+
+
 _NEIGHBOURS = [(-1, 0, 0), (0, 0, -1), (0, -1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0)]
 _PAIRS = [
     (p, q)
@@ -219,6 +225,19 @@ def _moved(padded: Tensor, step: tuple[int, ...], dilation: int) -> Tensor:
 
 WINDOWED: dict[str, Similarity] = {"lncc": lncc, "lncc2": squared_lncc}
 LOSSES: dict[str, Similarity] = {**WINDOWED, "mind": mind_ssc, "ncc": ncc}
+
+
+def over_channels(similarity: Similarity, weights: Sequence[float]) -> Similarity:
+    """The weighted mean of a loss over the channels of two images (B, C, *shape)."""
+    if len(weights) == 1:
+        return similarity
+
+    def mean_of(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+        pairs = zip(a.split(1, dim=1), b.split(1, dim=1), strict=True)
+        losses = [w * similarity(*pair, mask) for w, pair in zip(weights, pairs, strict=True)]
+        return torch.stack(losses).sum()
+
+    return mean_of
 
 
 def by_name(

@@ -47,6 +47,7 @@ class NetworkImage:
     grid: Grid  # of the array, LPS mm
     mask: NDArray[np.bool_] | None  # of the array's shape
     intensity: Intensity  # how the stored values became these
+    others: tuple[NDArray[np.float32], ...] = ()  # further contrasts of the same shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +70,15 @@ def prepare_pair(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     initial: Transform | None = None,
+    channels: tuple[tuple[Image, ...], tuple[Image, ...]] = ((), ()),
 ) -> PreparedPair:
     """The pair on the rule's network grids.
 
     The window (CT) and the percentiles (all else) of `options` replace the rule's. Masks may
     have grids of their own; under the `physical` rule the two together, but not one alone,
     decide what is centred (one alone would centre a part of one image on the whole of the
-    other). initial: fixed → moving, LPS mm.
+    other). initial: fixed → moving, LPS mm. channels: further contrasts in the spaces of the fixed
+    and of the moving image, on grids of their own.
     Raises InputError for images and masks that can't be used, UsageError for options that
     contradict each other.
     """
@@ -89,9 +92,33 @@ def prepare_pair(
     grid_a, grid_b = _network_grids(rule, a, b, together=initial is not None)
     first = _sample(a, grid_a, rule)
     if initial is None:
-        return PreparedPair(first, _sample(b, grid_b, rule), None)
-    second = _sample_through(b, first.grid, rule, initial)
+        second = _sample(b, grid_b, rule)
+    else:
+        second = _sample_through(b, first.grid, rule, initial)
+    beside = zip((first, second), channels, kinds, (None, initial), strict=True)
+    first, second = (_with(*each, rule, intensities) for each in beside)
     return PreparedPair(first, second, initial)
+
+
+def _with(
+    image: NetworkImage,
+    channels: tuple[Image, ...],
+    kind: Modality,
+    initial: Transform | None,
+    rule: PreprocessRule,
+    intensities: IntensityRule,
+) -> NetworkImage:
+    """With its further contrasts, each scaled by itself; one mask serves for all."""
+    others = []
+    for channel in channels:
+        source = load(Request(channel, kind, None), rule, intensities, False)
+        sampled = _sample_through(source, image.grid, rule, initial or _still(channel)).array
+        others.append(filled(sampled, image.mask))
+    return replace(image, others=tuple(others))
+
+
+def _still(image: Image) -> Transform:
+    return AffineTransform(np.eye(image.grid.dimension), np.zeros(image.grid.dimension))
 
 
 def initialise(

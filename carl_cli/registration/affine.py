@@ -22,10 +22,10 @@ from torch import Tensor
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.model.blur import blur
 from carl_cli.model.fields import Map, Shape, identity, sample, summed, voxels_per_unit
-from carl_cli.model.similarity import Similarity, squared_difference, squared_lncc
+from carl_cli.model.similarity import Similarity, over_channels, squared_difference, squared_lncc
 from carl_cli.preprocessing.pair import NetworkImage, PreparedPair
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.alignment import FOREGROUND, WINDOW, Pair, contexts
+from carl_cli.registration.alignment import FOREGROUND, WINDOW, Pair, all_contexts, brightest
 from carl_cli.registration.diffeomorphic import MIN_VOXELS, intensities
 from carl_cli.transforms import AffineTransform, CompositeTransform, Transform
 from carl_cli.transforms.fitting import fit_affine
@@ -165,7 +165,8 @@ class _Search:
         if step.compared == "channels":
             view, similarity = self._channels(start, step.coarser), squared_difference
         else:
-            view, similarity = self._images(start, step.coarser), CORRELATION
+            view = self._images(start, step.coarser)
+            similarity = over_channels(CORRELATION, self.pair.channel_weights)
         return lambda matrix: self._slope(matrix, view, similarity)
 
     def _images(self, start: AffineTransform, coarser: int) -> _View:
@@ -180,14 +181,15 @@ class _Search:
         points = self.map_of(start).on_grid(self.pair.fixed.shape[2:])
         seen = sample(self.pair.moving, points, self.align_corners)
         fixed, moving = (
-            blur(contexts(image, coarser, floor), CHANNEL_BLUR) for image in (self.pair.fixed, seen)
+            blur(all_contexts(image, coarser, floor, self.pair.channel_weights), CHANNEL_BLUR)
+            for image in (self.pair.fixed, seen)
         )
         back = _inverse(start.homogeneous @ self.from_fixed)
         return _View(fixed, moving, self._mask(start, coarser), back)
 
     def _mask(self, start: AffineTransform, coarser: int, inside: bool = False) -> Tensor:
         """Around the fixed foreground, or inside it; inside both masks, and with a counterpart."""
-        fixed = intensities(self.pair.fixed, coarser)
+        fixed = brightest(self.pair.fixed, coarser)
         around = blur((fixed > FOREGROUND).float(), WINDOW)
         points = self.map_of(start).on_grid(fixed.shape[2:])
         counts = ((points >= 0) & (points <= 1)).all(1, keepdim=True)

@@ -9,6 +9,7 @@ content around a voxel, so it moves with the images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from carl_cli.model.fields import DisplacementMap, Map, sample, voxels_per_unit_of
 from carl_cli.model.layers import pool
-from carl_cli.model.similarity import lncc, self_similarity, squared_difference
+from carl_cli.model.similarity import lncc, over_channels, self_similarity, squared_difference
 from carl_cli.progress import Progress, silent
 from carl_cli.registration.diffeomorphic import (
     MIN_VOXELS,
@@ -28,6 +29,7 @@ from carl_cli.registration.diffeomorphic import (
     intensities,
     refine,
 )
+from carl_cli.registration.guides import Guide
 from carl_cli.registration.sides import inside
 from carl_cli.weights.folder import AlignmentRule
 
@@ -47,12 +49,15 @@ LNCC = partial(lncc, sigma=WINDOW)
 
 @dataclass(frozen=True)
 class Pair:
-    """Images (1, 1, *shape) in [0, 1] and masks (or None), on one device."""
+    """Images (1, C, *shape) in [0, 1], of C contrasts in one space, and masks (1, 1, *shape) or
+    None, on one device. channel_weights: of the contrasts; they add up to 1."""
 
     fixed: Tensor
     moving: Tensor
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
+    guides: tuple[Guide, Guide] | None = None  # of the fixed and the moving side
+    channel_weights: tuple[float, ...] = (1.0,)
 
     @property
     def masked(self) -> bool:
@@ -74,6 +79,23 @@ def contexts(image: Tensor, coarser: int, noise_floor: float) -> Tensor:
     return pool(self_similarity(intensities(image, coarser // 2), floor=noise_floor))
 
 
+def all_contexts(
+    image: Tensor, coarser: int, noise_floor: float, weights: Sequence[float]
+) -> Tensor:
+    """(1, 12 C, *shape / coarser) of an image of C contrasts: a mean of squared differences over
+    all is the weighted mean of those of each."""
+    if len(weights) == 1:
+        return contexts(image, coarser, noise_floor)
+    parts = zip(image.split(1, dim=1), weights, strict=True)
+    scaled = [(len(weights) * w) ** 0.5 * contexts(part, coarser, noise_floor) for part, w in parts]
+    return torch.cat(scaled, dim=1)
+
+
+def brightest(image: Tensor, coarser: int) -> Tensor:
+    """(1, 1, *shape / coarser): the largest of the contrasts, which tells the foreground."""
+    return intensities(image, coarser).amax(1, keepdim=True)
+
+
 class Contexts:
     """The channels of a pair, computed once for each image and scale."""
 
@@ -84,7 +106,8 @@ class Contexts:
     def __call__(self, image: Tensor, coarser: int) -> Tensor:
         key = (image.data_ptr(), coarser)
         if key not in self._known:
-            self._known[key] = contexts(image, coarser, self.rule.noise_floor)
+            weights = self.pair.channel_weights
+            self._known[key] = all_contexts(image, coarser, self.rule.noise_floor, weights)
         return self._known[key]
 
     def difference(self, forward: Map, align_corners: bool, shift: Tensor | float = 0.0) -> float:
@@ -92,7 +115,7 @@ class Contexts:
         the network's grid."""
         fixed, moving = self(self.pair.fixed, 2), self(self.pair.moving, 2)
         points = forward.on_grid(fixed.shape[2:]) + shift
-        shown = intensities(self.pair.fixed, 2) > FOREGROUND
+        shown = brightest(self.pair.fixed, 2) > FOREGROUND
         shown = shown & self.pair.counting(points, align_corners)
         return float(squared_difference(sample(moving, points, align_corners), fixed, shown))
 
@@ -112,7 +135,7 @@ def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress =
 
     def moved(start: Maps, descent: Descent, scales: Scales) -> Maps:
         images, masks = (pair.fixed, pair.moving), (pair.fixed_mask, pair.moving_mask)
-        descent = replace(descent, scales=scales)
+        descent = replace(descent, scales=scales, guides=pair.guides)
         return refine(start, images, masks, align_corners, descent, told)[:2]
 
     def told(share: float, loss: float) -> None:
@@ -125,7 +148,7 @@ def align(maps: Maps, known: Contexts, align_corners: bool, progress: Progress =
     if alike(best[0], pair, align_corners):
         thin = min(*pair.fixed.shape[2:], *pair.moving.shape[2:]) <= THIN
         scales = SCALES if thin else SCALES[:-1]
-        by_correlation = partial(LNCC, within=pair.masked)
+        by_correlation = over_channels(partial(LNCC, within=pair.masked), pair.channel_weights)
         return moved(best, Descent(by_correlation, rule.steps, rule.smoothing), scales)
     return moved(best, by_context, FINE)
 
@@ -143,14 +166,16 @@ def alike(forward: Map, pair: Pair, align_corners: bool) -> bool:
     """Whether the images are of one contrast: what is brighter in one is brighter in the other.
 
     Behind the map, the means of one image over sixteenths of the other's foreground, by brightness,
-    rise all along, both ways. Where T1 meets T2 or FLAIR they fall somewhere.
+    rise all along, both ways. Where T1 meets T2 or FLAIR they fall somewhere. Of several contrasts,
+    all must.
     """
     fixed, moving = (intensities(image, 2) for image in (pair.fixed, pair.moving))
     points = forward.on_grid(fixed.shape[2:])
     warped = sample(moving, points, align_corners)
     shown = (fixed > FOREGROUND) & (warped > FOREGROUND) & pair.counting(points, align_corners)
-    a, b = fixed[shown], warped[shown]
-    return min(_rising(a, b), _rising(b, a)) > RISING
+    channels = zip(*(x.split(1, dim=1) for x in (fixed, warped, shown)), strict=True)
+    values = [(a[both], b[both]) for a, b, both in channels]
+    return min(min(_rising(a, b), _rising(b, a)) for a, b in values) > RISING
 
 
 def _rising(values: Tensor, others: Tensor) -> float:

@@ -24,6 +24,7 @@ from carl_cli.model.blur import blur
 from carl_cli.model.fields import DisplacementMap, Map
 from carl_cli.model.layers import pool
 from carl_cli.model.similarity import Similarity
+from carl_cli.registration.guides import Guide
 from carl_cli.registration.sides import (
     Directions,
     Side,
@@ -86,6 +87,7 @@ class Descent:
     elasticity: float = 0.0  # width of the Gaussian over the whole field after each step, voxels
     scales: tuple[Scale, ...] = SCALES
     channels: Channels = intensities  # what is compared, of an image and at a scale
+    guides: tuple[Guide, Guide] | None = None  # what pulls the fixed and the moving side as well
 
     def at(self, scale: Scale) -> Descent:
         steps, smoothing = scale.steps * self.steps, scale.smoothing * self.smoothing
@@ -220,25 +222,30 @@ def _loss(sides: Sides, descent: Descent) -> float:
     for side, other in (sides, sides[::-1]):
         warped, mask = carried(other, side)
         losses.append(descent.similarity(warped, side.image, mask).item())
-    return sum(losses)
+    guided = zip(descent.guides or (), sides, strict=False)
+    return sum(losses) + sum(guide.pull(side)[0] for guide, side in guided)
 
 
 def _downhill(sides: Sides, descent: Descent) -> tuple[float, Directions]:
     """Loss of both directions, and for each a step whose longest displacement is a voxel."""
-    loss_fixed, step_fixed = _pull(sides.fixed, sides.moving, descent)
-    loss_moving, step_moving = _pull(sides.moving, sides.fixed, descent)
+    first, second = descent.guides or (None, None)
+    loss_fixed, step_fixed = _pull(sides.fixed, sides.moving, descent, first)
+    loss_moving, step_moving = _pull(sides.moving, sides.fixed, descent, second)
     return loss_fixed + loss_moving, (step_fixed, step_moving)
 
 
-def _pull(side: Side, other: Side, descent: Descent) -> tuple[float, Tensor]:
+def _pull(side: Side, other: Side, descent: Descent, guide: Guide | None) -> tuple[float, Tensor]:
     """Loss of `side` against the other image carried to it, and its smooth steepest descent."""
     warped, mask = carried(other, side)
     with torch.enable_grad():
         leaf = warped.requires_grad_()
         loss = descent.similarity(leaf, side.image, mask)
         (slope,) = torch.autograd.grad(loss, leaf)
-    downhill = blur(-pulled_along(slope, warped.detach()), descent.smoothing)
-    return loss.item(), _unit(downhill)
+    value, pull = loss.item(), pulled_along(slope, warped.detach())
+    if guide is not None:
+        more, known = guide.pull(side)
+        value, pull = value + more, pull + known
+    return value, _unit(blur(-pull, descent.smoothing))
 
 
 def _unit(step: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def register(
     labels = (None if seg is None else as_image(seg) for seg in (fixed_seg, moving_seg))
     truth = Truth(next(labels), next(labels))
     ready = weights if isinstance(weights, Weights) else _loaded(str(weights), device)
-    chosen = _chosen(options, choices)
+    chosen = replace(_chosen(options, choices), known=truth.known)
     if io and chosen.instance is None:
         chosen = replace(chosen, instance=InstanceOptions(**asdict(ready.config.instance)))
     found = straight.register(first, second, ready, chosen, progress)
