@@ -23,7 +23,7 @@ from carl_cli.batch.naming import default_name
 from carl_cli.errors import InputError
 from carl_cli.io.csv import ExistingFile, cell_told, table_lines
 from carl_cli.preprocessing.options import ImageOptions, cells_of
-from carl_cli.registration.options import StartOptions
+from carl_cli.registration.options import ChannelOptions, GuideOptions, StartOptions
 from carl_cli.weights.options import InstanceChoices
 from carl_cli.workflows.request import CaseInputs
 
@@ -79,6 +79,8 @@ OPTIONS = {
     **_files(),
     **cells_of(ImageOptions),
     **cells_of(StartOptions),
+    **cells_of(GuideOptions),
+    **cells_of(ChannelOptions),
     "io": (bool | None, None),
     **cells_of(InstanceChoices),
 }

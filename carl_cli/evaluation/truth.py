@@ -13,6 +13,7 @@ from carl_cli.evaluation import metrics
 from carl_cli.io.images.files import Image
 from carl_cli.io.points.files import PointSet, read_points
 from carl_cli.io.resample import resample
+from carl_cli.registration.known import Known
 from carl_cli.report.record import Landmark, StructureScore
 from carl_cli.transforms import Transform
 
@@ -25,6 +26,16 @@ class Truth:
     moving_seg: Image | None = None
     fixed_points: PointSet | None = None  # landmark k here belongs to landmark k there
     moving_points: PointSet | None = None
+
+    @property
+    def known(self) -> Known:
+        """What both images have, to guide a registration by."""
+        labels = points = None
+        if self.fixed_seg is not None and self.moving_seg is not None:
+            labels = self.fixed_seg, self.moving_seg
+        if self.fixed_points is not None and self.moving_points is not None:
+            points = self.fixed_points.points_lps, self.moving_points.points_lps
+        return Known(labels, points)
 
 
 def read_landmarks(

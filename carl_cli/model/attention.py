@@ -10,6 +10,7 @@ voxels, with a margin around them), x the shape of a grid.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -60,6 +61,8 @@ class CoordinateAttention(Registrar):
         # the mean of an unsure row lies too near the middle of the image: more corrects that.
         self.sharpness = sharpness
         self.map_kind = map_kind
+        # Of images with more channels than the encoder has; they add up to 1. None: all alike.
+        self.channel_weights: tuple[float, ...] | None = None
 
     def forward(self, fixed: Tensor, moving: Tensor) -> DisplacementMap:
         return self._match(self.features(fixed), self.features(moving))
@@ -69,9 +72,19 @@ class CoordinateAttention(Registrar):
         return self._match(a, b), self._match(b, a)
 
     def features(self, image: Tensor) -> Tensor:
-        """(B, width, *(shape / 2^halvings + 2 margin)) features, the margin included."""
-        features: Tensor = self.encoder(pad(image, [self.padding] * 2 * (image.dim() - 2)))
-        return features
+        """(B, width, *(shape / 2^halvings + 2 margin)) features, the margin included.
+
+        Of several contrasts in one space, each is encoded by itself and times the root of its
+        weight: a product of such features is the weighted mean of the contrasts' logits.
+        """
+        padded = pad(image, [self.padding] * 2 * (image.dim() - 2))
+        if image.shape[1] == self.encoder.channels:
+            features: Tensor = self.encoder(padded)
+            return features
+        parts = padded.split(self.encoder.channels, dim=1)
+        weights = self.channel_weights or (1 / len(parts),) * len(parts)
+        pairs = zip(parts, weights, strict=True)
+        return torch.cat([w**0.5 * self.encoder(part) for part, w in pairs], dim=1)
 
     def _match(self, fixed_features: Tensor, moving_features: Tensor) -> DisplacementMap:
         shape = self._inner_shape(fixed_features)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor
 
 from carl_cli.model.attention import CoordinateAttention
@@ -21,6 +23,17 @@ def attention_of(network: Registrar) -> CoordinateAttention | None:
     coarse = coarse_network(network)
     coarse = coarse.inner if isinstance(coarse, Symmetric) else coarse
     return coarse if isinstance(coarse, CoordinateAttention) else None
+
+
+def weighing(network: Registrar, weights: tuple[float, ...]) -> Registrar:
+    """The network, or where there are several contrasts a copy whose Ξ weighs them so."""
+    if len(weights) == 1:
+        return network
+    private = copy.deepcopy(network)
+    attention = attention_of(private)
+    assert attention is not None, "these weights have no coordinate attention"
+    attention.channel_weights = weights
+    return private
 
 
 def coarse_images(network: Registrar, *images: Tensor) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """How alike two images are, as losses: 0 is best.
 
-Images (B, 1, *shape); an optional mask of the same shape limits where the loss is averaged.
+Images (B, 1, *shape); an optional mask of the same shape limits where the loss is averaged, and
+with `within` also what windows see.
 Windows follow the published code: a Gaussian of width σ voxels cut at 2σ, zeros outside.
 """
 
@@ -31,12 +32,32 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def local_correlation(
-    a: Tensor, b: Tensor, sigma: int, variance_floor: float = VARIANCE_FLOOR
+    a: Tensor,
+    b: Tensor,
+    sigma: int,
+    variance_floor: float = VARIANCE_FLOOR,
+    seen: Tensor | None = None,
 ) -> Tensor:
-    """(B, 1, *shape) correlation of two images inside a Gaussian window, in [-1, 1]."""
+    """(B, 1, *shape) correlation of two images inside a Gaussian window, in [-1, 1].
+
+    seen: a mask of the images' shape; windows leave out what lies outside it.
+    """
+    if seen is not None:
+        return _correlation_within(a, b, sigma, variance_floor, seen.to(a.dtype))
     # Apart, so that a backward pass to `a` alone blurs no gradients of b's moments.
     mean_a, aa, ab = blur(torch.cat([a, a * a, a * b], dim=1), sigma).chunk(3, dim=1)
     mean_b, bb = blur(torch.cat([b, b * b], dim=1), sigma).chunk(2, dim=1)
+    var_a = torch.relu(aa - mean_a**2) + variance_floor
+    var_b = torch.relu(bb - mean_b**2) + variance_floor
+    return (ab - mean_a * mean_b) / torch.sqrt(var_a * var_b)
+
+
+def _correlation_within(
+    a: Tensor, b: Tensor, sigma: int, variance_floor: float, seen: Tensor
+) -> Tensor:
+    share = blur(seen, sigma).clamp_min(1e-6)  # of the window; 0 only far from what is seen
+    moments = (blur(seen * x, sigma) / share for x in (a, b, a * a, b * b, a * b))
+    mean_a, mean_b, aa, bb, ab = moments
     var_a = torch.relu(aa - mean_a**2) + variance_floor
     var_b = torch.relu(bb - mean_b**2) + variance_floor
     return (ab - mean_a * mean_b) / torch.sqrt(var_a * var_b)
@@ -48,9 +69,11 @@ def lncc(
     mask: Tensor | None = None,
     sigma: int = 4,
     variance_floor: float = VARIANCE_FLOOR,
+    within: bool = False,
 ) -> Tensor:
     """1 - mean local correlation: same contrast. In [0, 2]."""
-    return 1 - masked_mean(local_correlation(a, b, sigma, variance_floor), mask)
+    seen = mask if within else None
+    return 1 - masked_mean(local_correlation(a, b, sigma, variance_floor, seen), mask)
 
 
 def squared_lncc(
@@ -59,9 +82,11 @@ def squared_lncc(
     mask: Tensor | None = None,
     sigma: int = 4,
     variance_floor: float = VARIANCE_FLOOR,
+    within: bool = False,
 ) -> Tensor:
     """1 - mean squared local correlation: contrast may be inverted. In [0, 1]."""
-    return 1 - masked_mean(local_correlation(a, b, sigma, variance_floor) ** 2, mask)
+    seen = mask if within else None
+    return 1 - masked_mean(local_correlation(a, b, sigma, variance_floor, seen) ** 2, mask)
 
 
 def ncc(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -168,6 +193,12 @@ def squared_difference(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tens
     return masked_mean((a - b) ** 2, mask)
 
 
+def soft_dice(a: Tensor, b: Tensor) -> Tensor:
+    """1 - mean over channels of 2 Σ a b / (Σ a + Σ b): shares of labels, (1, C, *shape)."""
+    both, either = summed(a * b, 2), summed(a, 2) + summed(b, 2)
+    return 1 - (2 * both / either.clamp_min(1e-6)).mean()
+
+
 Step = tuple[int, ...]
 
 
@@ -209,10 +240,26 @@ WINDOWED: dict[str, Similarity] = {"lncc": lncc, "lncc2": squared_lncc}
 LOSSES: dict[str, Similarity] = {**WINDOWED, "mind": mind_ssc, "ncc": ncc}
 
 
-def by_name(name: str, sigma: int = 4, variance_floor: float = VARIANCE_FLOOR) -> Similarity:
-    """The loss with this name; sigma is the window of the local correlations, in voxels, and
-    variance_floor what is added to the variances inside it. Raises UsageError."""
+def over_channels(similarity: Similarity, weights: Sequence[float]) -> Similarity:
+    """The weighted mean of a loss over the channels of two images (B, C, *shape)."""
+    if len(weights) == 1:
+        return similarity
+
+    def mean_of(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+        pairs = zip(a.split(1, dim=1), b.split(1, dim=1), strict=True)
+        losses = [w * similarity(*pair, mask) for w, pair in zip(weights, pairs, strict=True)]
+        return torch.stack(losses).sum()
+
+    return mean_of
+
+
+def by_name(
+    name: str, sigma: int = 4, variance_floor: float = VARIANCE_FLOOR, within: bool = False
+) -> Similarity:
+    """The loss with this name; sigma is the window of the local correlations, in voxels,
+    variance_floor what is added to the variances inside it, and with `within` it sees nothing of
+    what a mask leaves out. Raises UsageError."""
     loss = chosen("similarity", name, LOSSES)
     if name in WINDOWED:
-        return partial(loss, sigma=sigma, variance_floor=variance_floor)
+        return partial(loss, sigma=sigma, variance_floor=variance_floor, within=within)
     return loss

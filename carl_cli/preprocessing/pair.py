@@ -19,6 +19,7 @@ from carl_cli.io.resample import resample
 from carl_cli.preprocessing import grids
 from carl_cli.preprocessing.foreground import centroid_mm, foreground_weight
 from carl_cli.preprocessing.grids import sample_fading
+from carl_cli.preprocessing.holes import filled
 from carl_cli.preprocessing.intensity import Intensity, known_modality, overridden, window_of
 from carl_cli.preprocessing.lowpass import as_float, low_pass
 from carl_cli.preprocessing.options import DEFAULT_OPTIONS, ImageOptions, Modality
@@ -40,10 +41,13 @@ __all__ = [
 class NetworkImage:
     """One image as the network sees it."""
 
-    array: NDArray[np.float32]  # (z, y, x) or (y, x), in [0, 1], or beyond where the rule divides
+    # (z, y, x) or (y, x), in [0, 1], or beyond where the rule divides; what the mask leaves out is
+    # continued from inside it.
+    array: NDArray[np.float32]
     grid: Grid  # of the array, LPS mm
     mask: NDArray[np.bool_] | None  # of the array's shape
     intensity: Intensity  # how the stored values became these
+    others: tuple[NDArray[np.float32], ...] = ()  # further contrasts of the same shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +70,15 @@ def prepare_pair(
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     initial: Transform | None = None,
+    channels: tuple[tuple[Image, ...], tuple[Image, ...]] = ((), ()),
 ) -> PreparedPair:
     """The pair on the rule's network grids.
 
     The window (CT) and the percentiles (all else) of `options` replace the rule's. Masks may
     have grids of their own; under the `physical` rule the two together, but not one alone,
     decide what is centred (one alone would centre a part of one image on the whole of the
-    other). initial: fixed → moving, LPS mm.
+    other). initial: fixed → moving, LPS mm. channels: further contrasts in the spaces of the fixed
+    and of the moving image, on grids of their own.
     Raises InputError for images and masks that can't be used, UsageError for options that
     contradict each other.
     """
@@ -86,9 +92,33 @@ def prepare_pair(
     grid_a, grid_b = _network_grids(rule, a, b, together=initial is not None)
     first = _sample(a, grid_a, rule)
     if initial is None:
-        return PreparedPair(first, _sample(b, grid_b, rule), None)
-    second = _sample_through(b, first.grid, rule, initial)
+        second = _sample(b, grid_b, rule)
+    else:
+        second = _sample_through(b, first.grid, rule, initial)
+    beside = zip((first, second), channels, kinds, (None, initial), strict=True)
+    first, second = (_with(*each, rule, intensities) for each in beside)
     return PreparedPair(first, second, initial)
+
+
+def _with(
+    image: NetworkImage,
+    channels: tuple[Image, ...],
+    kind: Modality,
+    initial: Transform | None,
+    rule: PreprocessRule,
+    intensities: IntensityRule,
+) -> NetworkImage:
+    """With its further contrasts, each scaled by itself; one mask serves for all."""
+    others = []
+    for channel in channels:
+        source = load(Request(channel, kind, None), rule, intensities, False)
+        sampled = _sample_through(source, image.grid, rule, initial or _still(channel)).array
+        others.append(filled(sampled, image.mask))
+    return replace(image, others=tuple(others))
+
+
+def _still(image: Image) -> Transform:
+    return AffineTransform(np.eye(image.grid.dimension), np.zeros(image.grid.dimension))
 
 
 def initialise(
@@ -162,8 +192,8 @@ def _stretched(source: Source, rule: PreprocessRule, shape_zyx: tuple[int, ...])
 
 def _sample(source: Source, grid: Grid, rule: PreprocessRule) -> NetworkImage:
     """grid is in the source's centred frame, the result's in the true one."""
-    sampled = _resampled(source.image, grid, rule, None)
     mask = _sampled_mask(source.mask, grid, None)
+    sampled = filled(_resampled(source.image, grid, rule, None), mask)
     return NetworkImage(sampled, grids.moved(grid, source.offset_mm), mask, source.intensity)
 
 
@@ -174,7 +204,7 @@ def _sample_through(
     image, mask = _in_true_frame(source.image, source), None
     if source.mask is not None:
         mask = _sampled_mask(_in_true_frame(source.mask, source), grid, transform)
-    array = _resampled(image, grid, rule, transform)
+    array = filled(_resampled(image, grid, rule, transform), mask)
     return NetworkImage(array, grid, mask, source.intensity)
 
 

@@ -19,15 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carl_cli.geometry import Grid
+from carl_cli.geometry import Grid, apply_affine
 from carl_cli.model.blur import blur
 from carl_cli.model.fields import Map, Shape, identity, sample, summed, voxels_per_unit
-from carl_cli.model.similarity import Similarity, squared_difference, squared_lncc
+from carl_cli.model.similarity import Similarity, over_channels, squared_difference, squared_lncc
 from carl_cli.preprocessing.pair import NetworkImage, PreparedPair
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.alignment import FOREGROUND, WINDOW, Pair, contexts
+from carl_cli.registration.alignment import FOREGROUND, WINDOW, Pair, all_contexts, brightest
 from carl_cli.registration.diffeomorphic import MIN_VOXELS, intensities
-from carl_cli.transforms import AffineTransform, Transform
+from carl_cli.transforms import AffineTransform, CompositeTransform, Transform
 from carl_cli.transforms.fitting import fit_affine
 from carl_cli.transforms.linear import KINDS, Linear
 from carl_cli.weights.folder import AlignmentRule
@@ -45,15 +45,33 @@ GAIN = 100.0  # of losses below 1, so that the first step is of some tenths of a
 
 def fit_linear(kind: Linear, forward: Transform, prepared: PreparedPair) -> AffineTransform:
     """The one of its kind nearest to a map of fixed to moving points, LPS mm, in the foreground."""
-    return fit_affine(forward, *foreground(prepared.fixed), kind)
+    points, weights = foreground(prepared.fixed)
+    counts = weights * _reaches(prepared, forward, points)
+    return fit_affine(forward, points, counts if counts.any() else weights, kind)
+
+
+def _reaches(prepared: PreparedPair, forward: Transform, points: Floats) -> NDArray[np.bool_]:
+    """Whether points (N, D) LPS mm go to voxels of the moving mask. It was seen through the
+    initial transform, where there is one."""
+    moving = prepared.moving
+    if moving.mask is None:
+        return np.ones(len(points), bool)
+    if prepared.initial is not None and isinstance(forward, CompositeTransform):
+        forward = CompositeTransform(forward.parts[1:])
+    index = np.rint(apply_affine(moving.grid.lps_to_index, forward(points))).astype(int)[:, ::-1]
+    nearest = np.clip(index, 0, np.array(moving.mask.shape) - 1)
+    reached: NDArray[np.bool_] = moving.mask[tuple(nearest.T)] & (nearest == index).all(axis=1)
+    return reached
 
 
 def foreground(image: NetworkImage) -> tuple[Floats, Floats]:
-    """Points of every second voxel (N, D) LPS mm, and their weights: mask, else intensity."""
+    """Points of every second voxel (N, D) LPS mm, and their weights: intensity inside the mask."""
     every_second = (slice(None, None, 2),) * image.array.ndim
-    weight = image.array if image.mask is None else image.mask
+    weight = image.array.astype(float)
+    if image.mask is not None:
+        weight = weight * image.mask if (weight * image.mask).any() else image.mask.astype(float)
     points = image.grid.points_mm()[every_second].reshape(-1, image.grid.dimension)
-    return points, weight[every_second].astype(float).ravel()
+    return points, weight[every_second].ravel()
 
 
 def refine_linear(
@@ -147,7 +165,8 @@ class _Search:
         if step.compared == "channels":
             view, similarity = self._channels(start, step.coarser), squared_difference
         else:
-            view, similarity = self._images(start, step.coarser), CORRELATION
+            view = self._images(start, step.coarser)
+            similarity = over_channels(CORRELATION, self.pair.channel_weights)
         return lambda matrix: self._slope(matrix, view, similarity)
 
     def _images(self, start: AffineTransform, coarser: int) -> _View:
@@ -162,14 +181,15 @@ class _Search:
         points = self.map_of(start).on_grid(self.pair.fixed.shape[2:])
         seen = sample(self.pair.moving, points, self.align_corners)
         fixed, moving = (
-            blur(contexts(image, coarser, floor), CHANNEL_BLUR) for image in (self.pair.fixed, seen)
+            blur(all_contexts(image, coarser, floor, self.pair.channel_weights), CHANNEL_BLUR)
+            for image in (self.pair.fixed, seen)
         )
         back = _inverse(start.homogeneous @ self.from_fixed)
         return _View(fixed, moving, self._mask(start, coarser), back)
 
     def _mask(self, start: AffineTransform, coarser: int, inside: bool = False) -> Tensor:
         """Around the fixed foreground, or inside it; inside both masks, and with a counterpart."""
-        fixed = intensities(self.pair.fixed, coarser)
+        fixed = brightest(self.pair.fixed, coarser)
         around = blur((fixed > FOREGROUND).float(), WINDOW)
         points = self.map_of(start).on_grid(fixed.shape[2:])
         counts = ((points >= 0) & (points <= 1)).all(1, keepdim=True)

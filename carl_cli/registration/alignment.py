@@ -9,6 +9,7 @@ content around a voxel, so it moves with the images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,16 +18,19 @@ from torch import Tensor
 
 from carl_cli.model.fields import DisplacementMap, Map, sample, voxels_per_unit_of
 from carl_cli.model.layers import pool
-from carl_cli.model.similarity import lncc, self_similarity, squared_difference
+from carl_cli.model.similarity import lncc, over_channels, self_similarity, squared_difference
 from carl_cli.progress import Progress, silent
 from carl_cli.registration.diffeomorphic import (
     MIN_VOXELS,
     SCALES,
     Descent,
     Scale,
+    coarse_mask,
     intensities,
     refine,
 )
+from carl_cli.registration.guides import Guide
+from carl_cli.registration.sides import inside
 from carl_cli.weights.folder import AlignmentRule
 
 STAGE = "alignment"
@@ -45,12 +49,27 @@ LNCC = partial(lncc, sigma=WINDOW)
 
 @dataclass(frozen=True)
 class Pair:
-    """Images (1, 1, *shape) in [0, 1] and masks (or None), on one device."""
+    """Images (1, C, *shape) in [0, 1], of C contrasts in one space, and masks (1, 1, *shape) or
+    None, on one device. channel_weights: of the contrasts; they add up to 1."""
 
     fixed: Tensor
     moving: Tensor
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
+    guides: tuple[Guide, Guide] | None = None  # of the fixed and the moving side
+    channel_weights: tuple[float, ...] = (1.0,)
+
+    @property
+    def masked(self) -> bool:
+        return self.fixed_mask is not None or self.moving_mask is not None
+
+    def counting(self, points: Tensor, align_corners: bool) -> Tensor | bool:
+        """Which voxels (1, 1, *shape) of the fixed image, at half of the grid, lie inside the
+        masks: they, and their counterparts at points (1, D, *shape); True without masks."""
+        if not self.masked:
+            return True
+        masks = coarse_mask(self.fixed_mask, 2), coarse_mask(self.moving_mask, 2)
+        return inside(masks, points, align_corners)
 
 
 def contexts(image: Tensor, coarser: int, noise_floor: float) -> Tensor:
@@ -58,6 +77,23 @@ def contexts(image: Tensor, coarser: int, noise_floor: float) -> Tensor:
     if coarser == 1:
         return self_similarity(image, floor=noise_floor)
     return pool(self_similarity(intensities(image, coarser // 2), floor=noise_floor))
+
+
+def all_contexts(
+    image: Tensor, coarser: int, noise_floor: float, weights: Sequence[float]
+) -> Tensor:
+    """(1, 12 C, *shape / coarser) of an image of C contrasts: a mean of squared differences over
+    all is the weighted mean of those of each."""
+    if len(weights) == 1:
+        return contexts(image, coarser, noise_floor)
+    parts = zip(image.split(1, dim=1), weights, strict=True)
+    scaled = [(len(weights) * w) ** 0.5 * contexts(part, coarser, noise_floor) for part, w in parts]
+    return torch.cat(scaled, dim=1)
+
+
+def brightest(image: Tensor, coarser: int) -> Tensor:
+    """(1, 1, *shape / coarser): the largest of the contrasts, which tells the foreground."""
+    return intensities(image, coarser).amax(1, keepdim=True)
 
 
 class Contexts:
@@ -70,15 +106,17 @@ class Contexts:
     def __call__(self, image: Tensor, coarser: int) -> Tensor:
         key = (image.data_ptr(), coarser)
         if key not in self._known:
-            self._known[key] = contexts(image, coarser, self.rule.noise_floor)
+            weights = self.pair.channel_weights
+            self._known[key] = all_contexts(image, coarser, self.rule.noise_floor, weights)
         return self._known[key]
 
     def difference(self, forward: Map, align_corners: bool, shift: Tensor | float = 0.0) -> float:
         """Behind the map, moved by a shift in unit coordinates: in the fixed foreground at half of
         the network's grid."""
         fixed, moving = self(self.pair.fixed, 2), self(self.pair.moving, 2)
-        shown = intensities(self.pair.fixed, 2) > FOREGROUND
         points = forward.on_grid(fixed.shape[2:]) + shift
+        shown = brightest(self.pair.fixed, 2) > FOREGROUND
+        shown = shown & self.pair.counting(points, align_corners)
         return float(squared_difference(sample(moving, points, align_corners), fixed, shown))
 
 
@@ -103,7 +141,7 @@ def align(
 
     def moved(start: Maps, descent: Descent, scales: Scales) -> Maps:
         images, masks = (pair.fixed, pair.moving), (pair.fixed_mask, pair.moving_mask)
-        descent = replace(descent, scales=scales, freedom=freedom)
+        descent = replace(descent, scales=scales, freedom=freedom, guides=pair.guides)
         return refine(start, images, masks, align_corners, descent, told)[:2]
 
     def told(share: float, loss: float) -> None:
@@ -116,7 +154,8 @@ def align(
     if alike(best[0], pair, align_corners):
         thin = min(*pair.fixed.shape[2:], *pair.moving.shape[2:]) <= THIN
         scales = SCALES if thin else SCALES[:-1]
-        return moved(best, Descent(LNCC, rule.steps, rule.smoothing), scales)
+        by_correlation = over_channels(partial(LNCC, within=pair.masked), pair.channel_weights)
+        return moved(best, Descent(by_correlation, rule.steps, rule.smoothing), scales)
     return moved(best, by_context, FINE)
 
 
@@ -133,13 +172,16 @@ def alike(forward: Map, pair: Pair, align_corners: bool) -> bool:
     """Whether the images are of one contrast: what is brighter in one is brighter in the other.
 
     Behind the map, the means of one image over sixteenths of the other's foreground, by brightness,
-    rise all along, both ways. Where T1 meets T2 or FLAIR they fall somewhere.
+    rise all along, both ways. Where T1 meets T2 or FLAIR they fall somewhere. Of several contrasts,
+    all must.
     """
     fixed, moving = (intensities(image, 2) for image in (pair.fixed, pair.moving))
-    warped = sample(moving, forward.on_grid(fixed.shape[2:]), align_corners)
-    shown = (fixed > FOREGROUND) & (warped > FOREGROUND)
-    a, b = fixed[shown], warped[shown]
-    return min(_rising(a, b), _rising(b, a)) > RISING
+    points = forward.on_grid(fixed.shape[2:])
+    warped = sample(moving, points, align_corners)
+    shown = (fixed > FOREGROUND) & (warped > FOREGROUND) & pair.counting(points, align_corners)
+    channels = zip(*(x.split(1, dim=1) for x in (fixed, warped, shown)), strict=True)
+    values = [(a[both], b[both]) for a, b, both in channels]
+    return min(min(_rising(a, b), _rising(b, a)) for a, b in values) > RISING
 
 
 def _rising(values: Tensor, others: Tensor) -> float:

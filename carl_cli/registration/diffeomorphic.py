@@ -18,11 +18,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d, max_pool3d
 
 from carl_cli.model.blur import blur, blur_keeping_affine
 from carl_cli.model.fields import DisplacementMap, Map
 from carl_cli.model.layers import pool
 from carl_cli.model.similarity import Similarity
+from carl_cli.registration.guides import Guide
 from carl_cli.registration.sides import (
     Directions,
     Side,
@@ -50,6 +52,9 @@ SCALES = (Scale(8, 4, 1), Scale(4, 4, 1), Scale(2, 3, 7 / 8), Scale(1, 1, 3 / 4)
 ROAMING_SCALE = 4  # or coarser: on finer scales roaming fits noise
 ROAMING_LENGTHS = 0.5, 0.1  # voxels of the coarsest scale: of its first and its last step
 MOMENTUM = 0.8
+# Or finer: channels there don't count where their patches look out of the mask. On coarser scales
+# that would leave too little of a narrow mask.
+PATCHES_SCALE = 2
 MIN_VOXELS = 8  # along each axis: on fewer, such steps would lead anywhere
 LONGEST = 1.0  # voxels: the largest displacement of a step, to begin with
 SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowhere
@@ -65,6 +70,11 @@ def intensities(image: Tensor, coarser: int) -> Tensor:
     return image
 
 
+def coarse_mask(mask: Tensor | None, coarser: int) -> Tensor | None:
+    """(1, 1, *shape): blocks of which half lies inside."""
+    return None if mask is None else intensities(mask.float(), coarser) >= 0.5
+
+
 @dataclass(frozen=True)
 class Descent:
     """How far down, and how smoothly."""
@@ -78,6 +88,7 @@ class Descent:
     scales: tuple[Scale, ...] = SCALES
     channels: Channels = intensities  # what is compared, of an image and at a scale
     freedom: Tensor | None = None  # (D, D) on each step in voxels, array-axis order; None: all
+    guides: tuple[Guide, Guide] | None = None  # what pulls the fixed and the moving side as well
 
     def at(self, scale: Scale) -> Descent:
         steps, smoothing = scale.steps * self.steps, scale.smoothing * self.smoothing
@@ -156,11 +167,18 @@ def _level(sides: Sides, scale: Scale, descent: Descent) -> Sides:
 
 def _at_scale(side: Side, coarser: int, channels: Channels) -> Side:
     """The channels at a scale; u, of whatever scale, interpolated on their voxels."""
-    image, mask = channels(side.image, coarser), side.mask
-    if mask is not None:
-        mask = intensities(mask.float(), coarser) >= 0.5
+    image, mask = channels(side.image, coarser), coarse_mask(side.mask, coarser)
+    if mask is not None and channels is not intensities and coarser <= PATCHES_SCALE:
+        mask = _without_rim(mask)
     u = resized(side.u, image.shape[2:], side.align_corners)
     return replace(side, image=image, mask=mask, u=u)
+
+
+def _without_rim(mask: Tensor) -> Tensor:
+    """Voxels whose neighbours all lie inside; the mask itself where there are none."""
+    largest = max_pool3d if mask.dim() == 5 else max_pool2d
+    inner = -largest(-mask.float(), 3, stride=1, padding=1) > 0
+    return inner if inner.any() else mask
 
 
 def _has_room(sides: Sides) -> bool:
@@ -218,29 +236,35 @@ def _loss(sides: Sides, descent: Descent) -> float:
     """Of both directions."""
     losses = []
     for side, other in (sides, sides[::-1]):
-        warped, mask = carried(other.image, side)
+        warped, mask = carried(other, side)
         losses.append(descent.similarity(warped, side.image, mask).item())
-    return sum(losses)
+    guided = zip(descent.guides or (), sides, strict=False)
+    return sum(losses) + sum(guide.pull(side)[0] for guide, side in guided)
 
 
 def _downhill(sides: Sides, descent: Descent) -> tuple[float, Directions]:
     """Loss of both directions, and for each a step whose longest displacement is a voxel."""
-    loss_fixed, step_fixed = _pull(sides.fixed, sides.moving.image, descent)
-    loss_moving, step_moving = _pull(sides.moving, sides.fixed.image, descent)
+    first, second = descent.guides or (None, None)
+    loss_fixed, step_fixed = _pull(sides.fixed, sides.moving, descent, first)
+    loss_moving, step_moving = _pull(sides.moving, sides.fixed, descent, second)
     return loss_fixed + loss_moving, (step_fixed, step_moving)
 
 
-def _pull(side: Side, other: Tensor, descent: Descent) -> tuple[float, Tensor]:
+def _pull(side: Side, other: Side, descent: Descent, guide: Guide | None) -> tuple[float, Tensor]:
     """Loss of `side` against the other image carried to it, and its smooth steepest descent."""
     warped, mask = carried(other, side)
     with torch.enable_grad():
         leaf = warped.requires_grad_()
         loss = descent.similarity(leaf, side.image, mask)
         (slope,) = torch.autograd.grad(loss, leaf)
-    downhill = blur(-pulled_along(slope, warped.detach()), descent.smoothing)
+    value, pull = loss.item(), pulled_along(slope, warped.detach())
+    if guide is not None:
+        more, known = guide.pull(side)
+        value, pull = value + more, pull + known
+    downhill = blur(-pull, descent.smoothing)
     if descent.freedom is not None:
         downhill = torch.einsum("ij,bj...->bi...", descent.freedom.to(downhill), downhill)
-    return loss.item(), _unit(downhill)
+    return value, _unit(downhill)
 
 
 def _unit(step: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from carl_cli.model.execution import set_execution
 from carl_cli.model.fields import Map, sample
 from carl_cli.model.operators import Kept, Registrar
 from carl_cli.model.regularity import gradicon
-from carl_cli.model.similarity import Similarity, by_name, squared_difference
+from carl_cli.model.similarity import by_name, over_channels, squared_difference
 from carl_cli.model.unet import DisplacementUNet
 from carl_cli.preprocessing.options import option_group
 from carl_cli.progress import Progress, silent
@@ -116,8 +116,15 @@ def fit_maps(
     """Scope "field": the given maps moved, and the loss at each step. known: by which
     they were aligned before; then the coarse scales are done. freedom: see `Descent`."""
     scales = SCALES if known is None else ALIGNED_SCALES
-    similarity: Similarity = by_name(options.metric, options.sigma, options.variance_floor)
-    descent = Descent(similarity, options.steps, options.smoothing, scales=scales, freedom=freedom)
+    similarity = by_name(options.metric, options.sigma, options.variance_floor, within=pair.masked)
+    descent = Descent(
+        over_channels(similarity, pair.channel_weights),
+        options.steps,
+        options.smoothing,
+        scales=scales,
+        freedom=freedom,
+        guides=pair.guides,
+    )
     if options.metric == "mind":
         elasticity = 0.0 if known is None else known.rule.elasticity
         known = known or Contexts(pair, AlignmentRule())

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from carl_cli.errors import UsageError
+from carl_cli.model.coarse import weighing
 from carl_cli.model.fields import Map
 from carl_cli.progress import Progress, Stopwatch
 from carl_cli.registration.alignment import Contexts, Maps, Pair, align, evidence
@@ -89,7 +90,8 @@ def find_maps(
                 first, second = _smoothed((fitted[0], fitted[1]), pair, align_corners, stiff)
                 return FoundMaps(first, second, losses)
     with watch.stage("network"), torch.inference_mode():
-        maps = limited(weights.network.both_directions(pair.fixed, pair.moving))
+        network = weighing(weights.network, pair.channel_weights)
+        maps = limited(network.both_directions(pair.fixed, pair.moving))
     known = None
     if weights.config.alignment is not None:
         known = Contexts(pair, _stiff_rule(weights.config.alignment, stiff))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -14,7 +15,7 @@ Kind = Literal["rigid", "similarity", "affine", "deformable"]
 Init = Literal["none", "centers", "moments", "rigid", "affine"]
 
 
-def _weights(text: str) -> tuple[float, ...]:
+def _axis_weights(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.replace("x", ",").split(","))
     except ValueError:
@@ -22,7 +23,7 @@ def _weights(text: str) -> tuple[float, ...]:
 
 
 def _known_weights(text: str) -> str:
-    found = _weights(text)
+    found = _axis_weights(text)
     if len(found) not in (2, 3) or not all(0 <= w <= 1 for w in found) or not any(found):
         raise ValueError(f"weights x,y,z from 0 to 1 expected, one above 0, found {text}")
     return text
@@ -80,7 +81,7 @@ class StartOptions:
     @property
     def restrict_xyz(self) -> tuple[float, ...] | None:
         """None: nothing is held."""
-        weights = _weights(self.restrict) if self.restrict else (1.0,)
+        weights = _axis_weights(self.restrict) if self.restrict else (1.0,)
         return None if all(weight == 1 for weight in weights) else weights
 
     @property
@@ -94,3 +95,65 @@ class StartOptions:
         if self.affine_only:
             return "affine"
         return None if self.transform == "deformable" else self.transform
+
+
+def _known_shares(text: str) -> str:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = [-1.0]
+    if not (min(values) >= 0 and 0 < sum(values) < math.inf):
+        raise ValueError(f"numbers of 0 or more, not all 0, were expected, found {text}")
+    return text
+
+
+@option_group
+class ChannelOptions:
+    """How several contrasts of a pair count beside each other."""
+
+    channel_weights: Annotated[
+        str | None,
+        AfterValidator(lambda text: None if text is None else _known_shares(text)),
+        Field(
+            description="Weights of the two images and of each further channel, as 2,1; "
+            "all alike if not given."
+        ),
+    ] = None
+
+    def shares(self, count: int) -> tuple[float, ...]:
+        """Of `count` channels; they add up to 1. Raises UsageError for another number of them."""
+        if self.channel_weights is None:
+            return (1 / count,) * count
+        values = [float(part) for part in self.channel_weights.split(",")]
+        if len(values) != count:
+            raise UsageError(
+                f"--channel-weights {self.channel_weights} for {count} channels",
+                "give one number for the two images and one for each further channel",
+            )
+        return tuple(value / sum(values) for value in values)
+
+
+@option_group
+class GuideOptions:
+    """What is known of a pair pulls the maps while they are aligned and fitted, beside the images.
+
+    guide_labels: of the soft Dice of the labels, guide_points: of the landmarks' mean distance in
+    mm; both beside a loss of the images of about one.
+    """
+
+    guide_labels: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Weight with which the labels (--fixed-seg, --moving-seg) pull the result: "
+            "their soft Dice beside the similarity; try 1.",
+        ),
+    ] = None
+    guide_points: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Weight with which the landmarks (--fixed-points, --moving-points) pull "
+            "the result: their mean distance in mm beside the similarity; try 0.1.",
+        ),
+    ] = None

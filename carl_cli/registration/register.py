@@ -5,7 +5,7 @@ prepare the pair → network → alignment (→ instance optimisation) → physi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from pydantic import InstanceOf
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.images.files import Image
-from carl_cli.model.coarse import attention_of
+from carl_cli.model.coarse import attention_of, weighing
 from carl_cli.model.fields import Map, identity, voxels_per_unit
 from carl_cli.preprocessing.options import ImageOptions, option_group
 from carl_cli.preprocessing.pair import PreparedPair, initialise, prepare_pair
@@ -22,16 +22,14 @@ from carl_cli.progress import Progress, Stopwatch, silent
 from carl_cli.registration.affine import fit_linear, refine_linear
 from carl_cli.registration.alignment import Pair
 from carl_cli.registration.freedom import check_restrict, freedom_of
+from carl_cli.registration.guides import guides_of
 from carl_cli.registration.instance import InstanceOptions
+from carl_cli.registration.known import Known
 from carl_cli.registration.maps import check_regularity, find_maps
-from carl_cli.registration.options import StartOptions
+from carl_cli.registration.options import ChannelOptions, GuideOptions, StartOptions
 from carl_cli.registration.rotation import search_rotation, searched_rule
-from carl_cli.transforms import (
-    CompositeTransform,
-    DisplacementField,
-    Transform,
-    from_network,
-)
+from carl_cli.registration.tensors import check_channels, pair_of
+from carl_cli.transforms import CompositeTransform, DisplacementField, Transform, from_network
 from carl_cli.transforms import identity as identity_transform
 from carl_cli.transforms.folds import without_folds
 from carl_cli.transforms.linear import Linear
@@ -39,12 +37,16 @@ from carl_cli.weights.folder import Weights
 
 
 @option_group
-class RegistrationOptions(StartOptions, ImageOptions):
+class RegistrationOptions(ChannelOptions, GuideOptions, StartOptions, ImageOptions):
     """Raises UsageError for a value that is misspelt or out of its bounds."""
 
-    fixed_mask: InstanceOf[Image] | None = None  # where similarity counts; on a grid of its own
+    fixed_mask: InstanceOf[Image] | None = None  # which voxels may be used; on a grid of its own
     moving_mask: InstanceOf[Image] | None = None
     initial: Transform | None = None  # fixed → moving, LPS mm; it is refined
+    # Further contrasts in the two images' spaces, in the same order.
+    fixed_channels: tuple[InstanceOf[Image], ...] = ()
+    moving_channels: tuple[InstanceOf[Image], ...] = ()
+    known: InstanceOf[Known] = Known()  # labels and landmarks that guide where they have a weight
     instance: InstanceOptions | None = None  # None: the forward pass alone
     match_spread: bool = False  # whether Registration.spread_mm is wanted
 
@@ -89,7 +91,8 @@ def register(
         initial = identity_transform(fixed.grid.dimension)
     with watch.stage("preprocessing"):
         prepared = prepare(fixed, moving, weights, options, initial)
-    pair = _to_device(prepared, weights)
+    guides = guides_of(options, options.known, prepared, weights)
+    pair = replace(pair_of(prepared, weights.device, options), guides=guides)
     instance = None if options.linear is not None else options.instance
     align = weights.config.model.align_corners
     freedom = freedom_of(options, fixed.grid, prepared.fixed.grid, align)
@@ -131,6 +134,8 @@ def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None
     check_regularity(options, weights, options.instance is not None)
     if options.initial is not None and options.init != "none":
         raise UsageError("an initial transform and --init were both given", "give one of them")
+    counts = len(options.fixed_channels), len(options.moving_channels)
+    check_channels(counts, weights, options.instance)
 
 
 def _initial(
@@ -150,8 +155,9 @@ def _initial(
             turned = _turned(fixed, moving, weights, options, watch.progress)
     with watch.stage(f"{options.init} initialisation"), torch.inference_mode():
         prepared = prepare(fixed, moving, weights, options, turned)
-        pair = _to_device(prepared, weights)
-        forward_map, backward_map = weights.network.both_directions(pair.fixed, pair.moving)
+        pair = pair_of(prepared, weights.device, options)
+        network = weighing(weights.network, pair.channel_weights)
+        forward_map, backward_map = network.both_directions(pair.fixed, pair.moving)
         forward, _ = _physical(forward_map, backward_map, prepared, fixed, moving, weights)
         return fit_linear(options.init, forward, prepared)
 
@@ -185,18 +191,8 @@ def prepare(
         fixed_mask=options.fixed_mask,
         moving_mask=options.moving_mask,
         initial=initial,
+        channels=(options.fixed_channels, options.moving_channels),
     )
-
-
-def _to_device(prepared: PreparedPair, weights: Weights) -> Pair:
-    device = weights.device
-
-    def tensor(array: NDArray[np.generic] | None) -> torch.Tensor | None:
-        return None if array is None else torch.from_numpy(array)[None, None].to(device)
-
-    images = torch.from_numpy(prepared.fixed.array), torch.from_numpy(prepared.moving.array)
-    fixed, moving = (image[None, None].to(device) for image in images)
-    return Pair(fixed, moving, tensor(prepared.fixed.mask), tensor(prepared.moving.mask))
 
 
 def _physical(
@@ -261,7 +257,7 @@ def _apart(
     """Both images on grids of their own: the moving one has been seen through the initial
     transform, which need not be of the kind that is asked for."""
     prepared = prepare(fixed, moving, weights, options)
-    return prepared, _to_device(prepared, weights)
+    return prepared, pair_of(prepared, weights.device, options)
 
 
 def _spread_mm(phi: Map, prepared: PreparedPair) -> NDArray[np.float32] | None:

@@ -19,7 +19,10 @@ from carl_cli.model.smoothing import unfolded
 
 INVERSE_ROUNDS = 5  # that make two maps each other's inverse
 
+WHOLE = 0.99  # of a mask's value between its voxels: all of them lie inside
+
 Directions = tuple[Tensor, Tensor]  # of the steps of the fixed and the moving side
+Masks = tuple[Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,24 @@ def resized(u: Tensor, shape: Shape, align_corners: bool) -> Tensor:
     return interpolate(u, size=tuple(shape), mode=mode, align_corners=align_corners)
 
 
-def carried(other: Tensor, side: Side) -> tuple[Tensor, Tensor]:
-    """The other image on the voxels of `side`, and which of them count: those that have a
-    counterpart inside it."""
+def carried(other: Side, side: Side) -> tuple[Tensor, Tensor]:
+    """The other image on the voxels of `side`, and which of them count: those inside the mask
+    that have a counterpart inside the other one."""
     phi = side.grid + side.u
-    seen = ((phi >= 0) & (phi <= 1)).all(1, keepdim=True)
-    mask = seen if side.mask is None else seen & (side.mask != 0)
-    return sample(other, phi, side.align_corners), mask
+    counts = inside((side.mask, other.mask), phi, side.align_corners)
+    return sample(other.image, phi, side.align_corners), counts
+
+
+def inside(masks: Masks, phi: Tensor, align_corners: bool) -> Tensor:
+    """Which voxels (1, 1, *shape) lie in the first mask and go to points phi (1, D, *shape) in the
+    second one; a mask is None where its whole image counts."""
+    here, there = masks
+    counts = ((phi >= 0) & (phi <= 1)).all(1, keepdim=True)
+    if here is not None:
+        counts = counts & (here != 0)
+    if there is not None:
+        counts = counts & (sample(there.float(), phi, align_corners) >= WHOLE)
+    return counts
 
 
 def stepped(sides: Sides, direction: Directions, length: float, elasticity: float) -> Sides:

@@ -59,7 +59,7 @@ def register(
     ready = weights
     if not isinstance(ready, Weights):
         ready = _loaded(suited(str(weights), first.grid.dimension), device)
-    chosen = _chosen(options, choices)
+    chosen = replace(_chosen(options, choices), known=truth.known)
     if io and chosen.instance is None:
         chosen = replace(chosen, instance=InstanceOptions(**asdict(ready.config.instance)))
     found = straight.register(first, second, ready, chosen, progress)

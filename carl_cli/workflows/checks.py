@@ -33,6 +33,7 @@ def check_request(
     """Raise UsageError for choices that could only fail after the network has run."""
     _check_warped(outputs, options, writing)
     _check_both_sides(inputs)
+    _check_guides(inputs, weights, options)
     for role, path in outputs.paths().items():
         _check_suffix(role, path, options.linear is not None)
     _check_distinct(inputs.paths(), outputs.paths())
@@ -66,6 +67,34 @@ def _check_both_sides(inputs: CaseInputs) -> None:
         if (given[0] is None) != (given[1] is None):
             missing = "--moving-" if given[1] is None else "--fixed-"
             raise UsageError(f"{missing}{name} is missing", "both sides are needed for a score")
+
+
+def _check_guides(inputs: CaseInputs, weights: Weights, options: RegistrationOptions) -> None:
+    """A guide needs what guides, and something that it can pull: a deformable map that is moved."""
+    for guide, files in (("labels", "seg"), ("points", "points")):
+        if getattr(options, f"guide_{guide}") is None:
+            continue
+        if getattr(inputs, f"fixed_{files}") is None:
+            raise UsageError(
+                f"--guide-{guide} was given without --fixed-{files} and --moving-{files}",
+                "give both files, or leave it out",
+            )
+        if options.linear is not None:
+            raise UsageError(
+                f"--guide-{guide} and --transform {options.linear} were both given",
+                f"leave out --guide-{guide}: only a deformable result is guided",
+            )
+        fit = options.instance
+        if fit is not None and fit.scope != "field":
+            raise UsageError(
+                f"--guide-{guide} and --io-scope {fit.scope} were both given",
+                "add --io-scope field: a network's weights are not guided",
+            )
+        if fit is None and weights.config.alignment is None:
+            raise UsageError(
+                f"--guide-{guide}: the weights {weights.config.name} have no alignment to guide",
+                "add --io --io-scope field",
+            )
 
 
 def _check_suffix(role: str, path: Path, linear: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from carl_cli.errors import InputError
 from carl_cli.evaluation.truth import Truth, read_landmarks
 from carl_cli.io.atomic import sha256_of
-from carl_cli.io.images.files import Image, read_image
+from carl_cli.io.images.files import Image, read_contrasts, read_image
 from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.progress import Progress, Stopwatch, silent
@@ -86,9 +86,12 @@ def load_case(
     started, watch = records.utc_now(), Stopwatch(progress)
     with watch.stage("reading"):
         before = _states(inputs)
-        fixed = _read(inputs.fixed, inputs)
-        moving = _read(inputs.moving, inputs, average=True)
-        options, truth = _with_files(options, inputs), _truth(inputs, fixed.grid.dimension)
+        fixed, *fixed_parts = _read(inputs.fixed, inputs)
+        moving, *moving_parts = _read(inputs.moving, inputs, average=True)
+        truth = _truth(inputs, fixed.grid.dimension)
+        options = replace(
+            _with_files(options, inputs, (fixed_parts, moving_parts)), known=truth.known
+        )
         hashes = _hashes(inputs)
         _check_unchanged(inputs, before)
     return LoadedCase(inputs, hashes, fixed, moving, truth, options, started, watch)
@@ -178,8 +181,9 @@ def _closed(
     return record
 
 
-def _read(path: Path, inputs: CaseInputs, average: bool = False) -> Image:
-    return read_image(
+def _read(path: Path, inputs: CaseInputs, average: bool = False) -> list[Image]:
+    """One image, or those of each component."""
+    return read_contrasts(
         path,
         series_uid=inputs.series_uid,
         time_index=inputs.time_index,
@@ -222,12 +226,21 @@ def _optional(path: Path | None) -> Image | None:
     return None if path is None else read_image(path, allow_nan=False)
 
 
-def _with_files(options: RegistrationOptions, inputs: CaseInputs) -> RegistrationOptions:
+def _with_files(
+    options: RegistrationOptions, inputs: CaseInputs, parts: tuple[list[Image], list[Image]]
+) -> RegistrationOptions:
+    """parts: of the two images beyond their first components."""
     items, pair = inputs.initial_items, Pair(inputs.fixed, inputs.moving)
+    fixed, moving = (
+        (*own, *(part for path in paths for part in _read(path, inputs)))
+        for own, paths in zip(parts, inputs.channels, strict=True)
+    )
     return replace(
         options,
         fixed_mask=_optional(inputs.fixed_mask),
         moving_mask=_optional(inputs.moving_mask),
+        fixed_channels=fixed,
+        moving_channels=moving,
         initial=parse_chain(items, pair) if items else None,
     )
 

@@ -33,9 +33,25 @@ class CaseInputs:
     moving: Path
     fixed_mask: Annotated[
         Path | None,
-        Field(description="Where similarity counts in the fixed image; may be given alone."),
+        Field(
+            description="Which voxels of the fixed image may be used (not 0); a lesion is left out "
+            "by 0 inside it. May be given alone."
+        ),
     ] = None
     moving_mask: Annotated[Path | None, Field(description="The same in the moving image.")] = None
+    fixed_channel: Annotated[
+        list[str] | None,
+        BeforeValidator(_listed),
+        Field(
+            description="Another contrast in the fixed image's space, on any grid, matched beside "
+            "it. May be repeated; --moving-channel gives its counterpart."
+        ),
+    ] = None
+    moving_channel: Annotated[
+        list[str] | None,
+        BeforeValidator(_listed),
+        Field(description="The same in the moving image's space, in the same order."),
+    ] = None
     initial_transform: Annotated[
         list[str] | None,
         BeforeValidator(_listed),
@@ -71,7 +87,21 @@ class CaseInputs:
         plain = [Path(split_program(parse_item(item)[0])[1]) for item in self.initial_items]
         roles = [f"initial_transform_{k}" for k in range(1, len(plain) + 1)]
         first = {"initial_transform": plain[0]} if plain else {}
-        return _paths(self) | first | dict(zip(roles[1:], plain[1:], strict=True))
+        channels = {
+            f"{side}_channel_{k}": path
+            for side, paths in zip(("fixed", "moving"), self.channels, strict=True)
+            for k, path in enumerate(paths, 1)
+        }
+        return _paths(self) | first | dict(zip(roles[1:], plain[1:], strict=True)) | channels
+
+    @property
+    def channels(self) -> tuple[list[Path], list[Path]]:
+        """Further contrasts of the fixed and of the moving image."""
+        fixed, moving = (
+            [Path(name) for name in names or []]
+            for names in (self.fixed_channel, self.moving_channel)
+        )
+        return fixed, moving
 
     @property
     def initial_items(self) -> list[str]:

@@ -22,7 +22,7 @@ from carl_cli.model.similarity import LOSSES, by_name
 from carl_cli.preprocessing.options import ImageOptions, noted, options_of
 from carl_cli.preprocessing.pair import initialise
 from carl_cli.registration.instance import InstanceOptions
-from carl_cli.registration.options import StartOptions
+from carl_cli.registration.options import ChannelOptions, GuideOptions, StartOptions
 from carl_cli.registration.register import RegistrationOptions
 from carl_cli.weights.options import InstanceChoices, Metric, NetworkOptions
 from carl_cli.workflows.request import CaseInputs, CaseOutputs, RunSettings, WritingOptions
@@ -36,8 +36,17 @@ GROUPS: tuple[Any, ...] = (
     ImageOptions,
     CaseInputs,
     StartOptions,
+    GuideOptions,
+    ChannelOptions,
 )
-OF_A_ROW: tuple[Any, ...] = (CaseInputs, ImageOptions, StartOptions, InstanceChoices)
+OF_A_ROW: tuple[Any, ...] = (
+    CaseInputs,
+    ImageOptions,
+    StartOptions,
+    GuideOptions,
+    ChannelOptions,
+    InstanceChoices,
+)
 
 
 class Bad(NamedTuple):
@@ -155,6 +164,8 @@ def test_every_option_is_in_the_record() -> None:
     asked = {"fixed_modality": "ct", "moving_modality": "mr", "window": (-1, 1), "io": True}
     asked |= {"percentiles": (1, 99), "series_uid": "1.2.3", "time_index": 0}
     asked |= {"restrict": "0,1,0"}
+    asked |= {"fixed_channel": ["a.nii"], "moving_channel": ["b.nii"], "channel_weights": "2,1"}
+    asked |= {"guide_labels": 1.0, "guide_points": 0.1}
     asked |= {"initial_transform": ["[t.mat,1]"]}  # with its mark, which no role tells
     method = MethodArguments().but(asked)
     told: set[str] = set()

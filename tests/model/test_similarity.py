@@ -50,3 +50,27 @@ def test_few_volumes_serve_for_all_pairs(
     inner = (..., *[slice(radius + dilation, -radius - dilation)] * len(shape))
     found = similarity.self_similarity(image, radius, dilation, 1e-4)
     torch.testing.assert_close(found[inner], expected[inner], atol=1e-4, rtol=0)
+
+
+def test_windows_within_a_mask_see_nothing_beside_it() -> None:
+    """Weighted correlations voxel by voxel, and a gradient that ends at the mask."""
+    draw = torch.Generator().manual_seed(3)
+    a, b = torch.rand(2, 1, 1, 12, 11, generator=draw, dtype=torch.float64)
+    mask = torch.rand(1, 1, 12, 11, generator=draw) > 0.3
+    y, x = np.indices((12, 11))
+    tap = [np.exp(-(np.arange(-4, 5) ** 2) / 8)] * 2
+    kernel = np.outer(*tap)
+    values = []
+    for row, column in zip(*np.nonzero(mask[0, 0].numpy()), strict=True):
+        near = (abs(y - row) <= 4) & (abs(x - column) <= 4) & mask[0, 0].numpy()
+        share = kernel[y[near] - row + 4, x[near] - column + 4]
+        covariance = np.cov(a[0, 0].numpy()[near], b[0, 0].numpy()[near], aweights=share, ddof=0)
+        spread = np.diag(covariance) + similarity.VARIANCE_FLOOR
+        values.append(covariance[0, 1] / np.sqrt(spread.prod()))
+    leaf = a.clone().requires_grad_()
+    loss = lncc(leaf, b, mask, sigma=2, within=True)
+    assert loss.item() == pytest.approx(1 - np.mean(values), abs=1e-9)
+    loss.backward()
+    assert leaf.grad is not None
+    assert (leaf.grad[~mask] == 0).all()
+    assert (leaf.grad[mask] != 0).all()

@@ -247,12 +247,12 @@ def test_an_input_that_changes_while_it_is_read_is_refused(
     moving = shutil.copy(pair.moving, here / "moving.nii.gz")
 
     def changed(path: Path, **more: object) -> object:
-        image = files.read_image(path, **more)
+        images = files.read_contrasts(path, **more)
         if path == moving:
             change(moving)
-        return image
+        return images
 
-    monkeypatch.setattr("carl_cli.workflows.register.read_image", changed)
+    monkeypatch.setattr("carl_cli.workflows.register.read_contrasts", changed)
     call = ("register", pair.fixed, moving, "--weights", smooth_weights, "-o", "t.h5")
     refused(carl(*call), 3, str(moving), "while it was read")
     assert not (here / "t.h5").exists()

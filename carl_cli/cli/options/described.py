@@ -17,6 +17,8 @@ NETWORK = "Network"
 INSTANCE = "Instance optimisation"
 IMAGES = "Reading of the images"
 START = "Starting point and kind of result"
+CHANNELS = "Several contrasts"
+GUIDES = "What is known and guides"
 SCORES = "Scores, for the record and the report"
 
 PANELS = {
@@ -27,6 +29,8 @@ PANELS = {
     IMAGES: "modality fixed_modality moving_modality window percentiles fixed_mask moving_mask "
     "series_uid time_index",
     START: "transform initial_transform init affine_only regularity restrict",
+    CHANNELS: "fixed_channel moving_channel channel_weights",
+    GUIDES: "guide_labels guide_points",
     SCORES: "fixed_seg moving_seg fixed_points moving_points",
 }
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}

@@ -12,7 +12,7 @@ from carl_cli.cli.options.grouping import Some, changed
 from carl_cli.cli.options.register import InstanceArguments, RunArguments
 from carl_cli.errors import UsageError
 from carl_cli.preprocessing.options import ImageOptions, Option, noted, options_of
-from carl_cli.registration.options import StartOptions
+from carl_cli.registration.options import ChannelOptions, GuideOptions, StartOptions
 from carl_cli.system import keep_freed_memory
 from carl_cli.weights.options import UNUSED, InstanceChoices, NetworkOptions
 from carl_cli.weights.registry import DEFAULT, suited
@@ -49,6 +49,8 @@ class MethodArguments:
     images: ImageOptions = field(default_factory=ImageOptions)
     files: Some[CaseInputs] = field(default_factory=Some)
     start: StartOptions = field(default_factory=StartOptions)
+    guide: GuideOptions = field(default_factory=GuideOptions)
+    channels: ChannelOptions = field(default_factory=ChannelOptions)
     run: RunArguments = field(default_factory=RunArguments)
 
     def begin(self) -> int:
@@ -104,6 +106,8 @@ class MethodArguments:
         return RegistrationOptions(
             **asdict(self.images),
             **asdict(self.start),
+            **asdict(self.guide),
+            **asdict(self.channels),
             instance=_instance(weights, fit.chosen.values, seed) if fit.io else None,
             match_spread=match_spread,
         )
@@ -147,7 +151,8 @@ class MethodArguments:
     def _noted(self, options: RegistrationOptions) -> dict[str, Any]:
         """Options for the record: of instance optimisation what it is done with, the weights' own
         choices included. Files are told there by their roles."""
-        groups = (self.network, self.images, self.start, self.writing)
+        chosen = (self.start, self.guide, self.channels)
+        groups = (self.network, self.images, *chosen, self.writing)
         values = {name: value for group in groups for name, value in noted(group).items()}
         volume = {k: v for k, v in self.files.values.items() if not isinstance(v, Path)}
         used = options.instance

@@ -131,6 +131,28 @@ def read_image(
     complex numbers, for infinite voxels or nothing but NaN, for a geometry that makes no sense.
     """
     image = read_any(path, series_uid=series_uid, strict=strict)
+    return _usable(image, str(path), time_index, average, allow_nan)
+
+
+def read_contrasts(
+    path: str | Path,
+    *,
+    series_uid: str | None = None,
+    time_index: int | None = None,
+    strict: bool = False,
+    average: bool = False,
+) -> list[Image]:
+    """The components of an image of vectors, each as `read_image` would give it; of a scalar image
+    the one. Raises InputError as it does, for colour too."""
+    image = read_any(path, series_uid=series_uid, strict=strict)
+    vectors = image.channels > 1 and image.channel_kind == "vector"
+    parts = [one_volume(image, k) for k in range(image.channels)] if vectors else [image]
+    return [_usable(part, str(path), time_index, average, True) for part in parts]
+
+
+def _usable(
+    image: Image, path: str, time_index: int | None, average: bool, allow_nan: bool
+) -> Image:
     averaged = average and time_index is None and image.channel_kind == "time"
     image = _mean_volume(image) if averaged else _choose_volume(image, time_index)
     if image.channels > 1:
