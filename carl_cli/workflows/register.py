@@ -88,6 +88,7 @@ def load_case(
         before = _states(inputs)
         fixed, *fixed_parts = _read(inputs.fixed, inputs)
         moving, *moving_parts = _read(inputs.moving, inputs, average=True)
+        _check_components({inputs.fixed: fixed_parts, inputs.moving: moving_parts})
         truth = _truth(inputs, fixed.grid.dimension)
         options = replace(
             _with_files(options, inputs, (fixed_parts, moving_parts)), known=truth.known
@@ -190,6 +191,17 @@ def _read(path: Path, inputs: CaseInputs, average: bool = False) -> list[Image]:
         strict=inputs.strict,
         average=average,
     )
+
+
+def _check_components(parts: Mapping[Path, list[Image]]) -> None:
+    """parts: of each image, beyond its first component."""
+    counts = {path: 1 + len(more) for path, more in parts.items()}
+    most = max(counts, key=lambda path: counts[path])
+    if min(counts.values()) == 1 < counts[most]:
+        raise InputError(
+            f"{most}: {counts[most]} components per voxel, a scalar image was expected",
+            "convert it to grey values first, or give two images of as many components",
+        )
 
 
 def _hashes(inputs: CaseInputs) -> dict[str, str]:

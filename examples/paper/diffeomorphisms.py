@@ -49,6 +49,7 @@ class SineFeatures(nn.Module):
     def __init__(self, channels: int, width: int, sigma: float, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
+        self.channels = channels
         self.weight = sigma * torch.randn(width, channels, generator=generator)
         self.phase = 2 * math.pi * torch.rand(width, generator=generator)
 

@@ -53,9 +53,10 @@ def test_a_missing_package_is_named(carl: Carl, monkeypatch: pytest.MonkeyPatch)
 def test_one_fault_does_not_hide_the_next(carl: Carl, tmp_path: Path) -> None:
     outcome = carl("doctor", "--folder", tmp_path / "absent")
     assert outcome.code == 1
-    last = outcome.out.splitlines()[-6:]
-    assert "FileNotFoundError" in last[0]
-    assert "←" not in "".join(last[1:])
+    findings = outcome.out.splitlines()
+    faulty = [line for line in findings if "FileNotFoundError" in line]
+    assert len(faulty) == 1
+    assert "←" not in "".join(findings[findings.index(faulty[0]) + 1 :])
 
 
 def test_a_flipped_axis_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

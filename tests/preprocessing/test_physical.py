@@ -242,11 +242,12 @@ def test_an_initial_transform_puts_the_moving_image_on_the_fixed_grid() -> None:
     view = make_grid((150, 150, 150), (1.5, 1.5, 1.5), tuple(initial(CENTRE)))
     moving = sampled(view, lambda points: head(initial.inverse()(points)))
     bright = replace(moving, array=(moving.array > np.percentile(moving.array, 95)).astype("uint8"))
-    prepared = prepare_pair(fixed, moving, RULE, initial=initial, moving_mask=bright)
+    prepared = prepare_pair(fixed, moving, RULE, initial=initial)
+    masked = prepare_pair(fixed, moving, RULE, initial=initial, moving_mask=bright)
     assert prepared.initial is initial
     low, high, _ = prepared.moving.intensity
     limit = (np.percentile(moving.array, 95) - low) / (high - low)
-    assert np.mean(prepared.moving.mask != (prepared.moving.array > limit)) < 0.01
+    assert np.mean(masked.moving.mask != (prepared.moving.array > limit)) < 0.01
     assert prepared.moving.grid == prepared.fixed.grid
     assert np.abs(prepared.fixed.array - prepared.moving.array).mean() < 0.005
     without = prepare_pair(fixed, moving, RULE)
