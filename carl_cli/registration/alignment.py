@@ -28,9 +28,11 @@ from carl_cli.registration.diffeomorphic import (
     coarse_mask,
     intensities,
     refine,
+    with_rim,
 )
 from carl_cli.registration.guides import Guide
-from carl_cli.registration.sides import inside
+from carl_cli.registration.shift import best_shift
+from carl_cli.registration.sides import inside, resized
 from carl_cli.weights.folder import AlignmentRule
 
 STAGE = "alignment"
@@ -40,6 +42,9 @@ WINDOW = 2  # voxels: sigma of the local correlations
 PARTS = 16  # of the foreground, by brightness
 RISING = 0.97  # in images of one contrast; T1 and FLAIR: 0.94, T1 and T2: 0.65, inverted: 0
 FOREGROUND = 0.05
+# Of a foreground, what the other one covers: so little, and nearly all of the other, for a part.
+PART, WHOLE = 0.75, 0.93
+CLEARLY = 0.9  # of the difference without a shift
 EVIDENCE_VOXELS = 2  # by which a map is moved, at half of the grid, to see whether that matters
 
 Maps = tuple[Map, Map]
@@ -96,6 +101,12 @@ def brightest(image: Tensor, coarser: int) -> Tensor:
     return intensities(image, coarser).amax(1, keepdim=True)
 
 
+def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return (first != 0) & second
+
+
 class Contexts:
     """The channels of a pair, computed once for each image and scale."""
 
@@ -109,6 +120,20 @@ class Contexts:
             weights = self.pair.channel_weights
             self._known[key] = all_contexts(image, coarser, self.rule.noise_floor, weights)
         return self._known[key]
+
+    def within(self, fixed_mask: Tensor | None, moving_mask: Tensor | None) -> Contexts:
+        """The same channels, counted inside these masks too."""
+        pair = self.pair
+        found = Contexts(
+            replace(
+                pair,
+                fixed_mask=_both(pair.fixed_mask, fixed_mask),
+                moving_mask=_both(pair.moving_mask, moving_mask),
+            ),
+            self.rule,
+        )
+        found._known = self._known
+        return found
 
     def difference(self, forward: Map, align_corners: bool, shift: Tensor | float = 0.0) -> float:
         """Behind the map, moved by a shift in unit coordinates: in the fixed foreground at half of
@@ -126,46 +151,103 @@ def align(
     align_corners: bool,
     progress: Progress = silent,
     freedom: Tensor | None = None,
-) -> Maps:
-    """Maps fixed → moving and moving → fixed near the given ones. freedom: see `Descent`.
+) -> tuple[Maps, Contexts]:
+    """Maps fixed → moving and moving → fixed near the given ones, and what they were judged by:
+    with masks where one image shows a part of the other. freedom: see `Descent`.
 
-    A quarter of the network's grid is searched from the given maps and from the identity, which
-    brings the foregrounds' middles together; what fits best goes on at half of the grid. Images
-    of one contrast go on by their local correlation instead, from an eighth of the grid to half
-    of it, and on all of a thin one.
+    A quarter of the network's grid is searched from the given maps and from a shift of the whole
+    image: the one that fits best of all (`shift`) if it is clearly better than none, which brings
+    the foregrounds' middles together. What fits best then goes on at half of the grid. Images of
+    one contrast go on by their local correlation instead, from an eighth of the grid to half of it,
+    and on all of a thin one.
     """
-    pair, rule = known.pair, known.rule
+    rule = known.rule
     by_context = Descent(
         squared_difference, rule.steps, rule.smoothing, rule.elasticity, channels=known
     )
 
-    def moved(start: Maps, descent: Descent, scales: Scales) -> Maps:
-        images, masks = (pair.fixed, pair.moving), (pair.fixed_mask, pair.moving_mask)
-        descent = replace(descent, scales=scales, freedom=freedom, guides=pair.guides)
+    def moved(start: Maps, within: Pair, descent: Descent, scales: Scales) -> Maps:
+        images, masks = (within.fixed, within.moving), (within.fixed_mask, within.moving_mask)
+        descent = replace(descent, scales=scales, freedom=freedom, guides=within.guides)
         return refine(start, images, masks, align_corners, descent, told)[:2]
 
     def told(share: float, loss: float) -> None:
         progress(STAGE, share, f"difference {loss:.4f}")
 
-    starts = [maps, _identities(pair, align_corners)]
-    if min(pair.fixed.shape[2:]) >= MIN_VOXELS * COARSE[0].coarser:
-        starts += [moved(start, by_context, COARSE) for start in starts]
-    best = min(starts, key=lambda found: known.difference(found[0], align_corners))
+    def searched(starts: list[Maps], by: Contexts) -> Maps:
+        if min(by.pair.fixed.shape[2:]) >= MIN_VOXELS * COARSE[0].coarser:
+            starts = starts + [moved(start, by.pair, by_context, COARSE) for start in starts]
+        return min(starts, key=lambda found: by.difference(found[0], align_corners))
+
+    shifts, unmoved = _shifts(known, align_corners), _identities(known.pair, align_corners)
+    differences = [known.difference(start[0], align_corners) for start in (shifts, unmoved)]
+    clear = differences[0] < CLEARLY * differences[1]
+    best = searched([maps, shifts if clear else unmoved], known)
+    if (part := _part(known, shifts, align_corners)) is not None:
+        other = searched([shifts], part)
+        if evidence(other[0], part, align_corners) > evidence(best[0], known, align_corners):
+            best, known = other, part
+    pair = known.pair
     if alike(best[0], pair, align_corners):
         thin = min(*pair.fixed.shape[2:], *pair.moving.shape[2:]) <= THIN
         scales = SCALES if thin else SCALES[:-1]
         by_correlation = over_channels(partial(LNCC, within=pair.masked), pair.channel_weights)
-        return moved(best, Descent(by_correlation, rule.steps, rule.smoothing), scales)
-    return moved(best, by_context, FINE)
+        descent = Descent(by_correlation, rule.steps, rule.smoothing)
+        return moved(best, pair, descent, scales), known
+    return moved(best, pair, by_context, FINE), known
+
+
+def _shifts(known: Contexts, align_corners: bool) -> Maps:
+    """The shift of the whole image that fits best, both ways, to a quarter of the grid; none
+    between grids of two shapes, whose voxels don't correspond."""
+    coarser, pair = COARSE[0].coarser, known.pair
+    voxels = torch.zeros(pair.fixed.dim() - 2)
+    if pair.fixed.shape == pair.moving.shape:
+        fixed, moving = (known(image, coarser) for image in (pair.fixed, pair.moving))
+        voxels = coarser * best_shift(fixed, moving, *_foregrounds(pair, coarser))
+    return (
+        _constant(pair.fixed, voxels, align_corners),
+        _constant(pair.moving, -voxels, align_corners),
+    )
 
 
 def _identities(pair: Pair, align_corners: bool) -> Maps:
-    fixed, moving = (torch.zeros_like(image[:, :1]) for image in (pair.fixed, pair.moving))
-    dimension = fixed.dim() - 2
-    return (
-        DisplacementMap(fixed.expand(-1, dimension, *fixed.shape[2:]), align_corners),
-        DisplacementMap(moving.expand(-1, dimension, *moving.shape[2:]), align_corners),
-    )
+    nowhere = torch.zeros(pair.fixed.dim() - 2)
+    first, second = (_constant(x, nowhere, align_corners) for x in (pair.fixed, pair.moving))
+    return first, second
+
+
+def _foregrounds(pair: Pair, coarser: int) -> tuple[Tensor, Tensor]:
+    """(1, 1, *shape / coarser) bool of the fixed and the moving image, inside the masks."""
+    shown = [brightest(image, coarser) > FOREGROUND for image in (pair.fixed, pair.moving)]
+    masks = [coarse_mask(mask, coarser) for mask in (pair.fixed_mask, pair.moving_mask)]
+    first, second = (s if m is None else s & m for s, m in zip(shown, masks, strict=True))
+    return first, second
+
+
+def _part(known: Contexts, shifts: Maps, align_corners: bool) -> Contexts | None:
+    """Where one image shows but a part of the other, as a brain without its head: the other one
+    masked to that part, and a little around it. None where neither does."""
+    shown = _foregrounds(known.pair, COARSE[0].coarser)
+    there = [
+        sample(other.float(), way.on_grid(own.shape[2:]), align_corners) > 0.5
+        for own, other, way in zip(shown, shown[::-1], shifts, strict=True)
+    ]
+    covered = [float((a & b).sum() / a.sum()) for a, b in zip(shown, there, strict=True)]
+    if min(covered) > PART or max(covered) < WHOLE:
+        return None
+    larger = covered.index(min(covered))
+    image = (known.pair.fixed, known.pair.moving)[larger]
+    around = with_rim(there[larger])
+    mask = resized(around.float(), image.shape[2:], align_corners) > 0.5
+    return known.within(mask if larger == 0 else None, mask if larger == 1 else None)
+
+
+def _constant(image: Tensor, voxels: Tensor, align_corners: bool) -> Map:
+    """Every voxel of the image moved alike, (D,) voxels."""
+    unit = voxels.to(image) / voxels_per_unit_of(image, align_corners).flatten()
+    field = unit.view(1, -1, *[1] * len(unit)).expand(-1, -1, *image.shape[2:])
+    return DisplacementMap(field, align_corners)
 
 
 def alike(forward: Map, pair: Pair, align_corners: bool) -> bool:

@@ -176,9 +176,14 @@ def _at_scale(side: Side, coarser: int, channels: Channels) -> Side:
 
 def _without_rim(mask: Tensor) -> Tensor:
     """Voxels whose neighbours all lie inside; the mask itself where there are none."""
-    largest = max_pool3d if mask.dim() == 5 else max_pool2d
-    inner = -largest(-mask.float(), 3, stride=1, padding=1) > 0
+    inner = ~with_rim(mask == 0)
     return inner if inner.any() else mask
+
+
+def with_rim(mask: Tensor) -> Tensor:
+    """A mask (1, 1, *shape) and the voxels around it."""
+    largest = max_pool3d if mask.dim() == 5 else max_pool2d
+    return largest(mask.float(), 3, stride=1, padding=1) > 0
 
 
 def _has_room(sides: Sides) -> bool:

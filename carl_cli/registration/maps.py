@@ -96,7 +96,8 @@ def find_maps(
     if weights.config.alignment is not None:
         known = Contexts(pair, _stiff_rule(weights.config.alignment, stiff))
         with watch.stage("alignment"):
-            maps = align(maps, known, align_corners, progress, steps)
+            maps, known = align(maps, known, align_corners, progress, steps)
+            pair = known.pair  # perhaps with masks
     metric = ""
     if instance is not None:
         with watch.stage("instance optimisation"):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+import carl_cli
+from benchmarks.contest.measures import score
+from benchmarks.contest.pairs import SETS
+from carl_cli.io.transforms.files import write_transform
 from carl_cli.model.fields import DisplacementMap, identity
+from carl_cli.registration import alignment
 from carl_cli.registration.alignment import Contexts, Pair, align, alike, contexts, evidence
 from carl_cli.weights.folder import AlignmentRule
 
@@ -73,7 +81,7 @@ def test_a_known_map_is_found_in_any_contrast(
     fixed, moving, truth = images
     moving = inverted(moving) if contrast == "inverted" else moving
     pair = Pair(fixed, moving)
-    forward, backward = align(still(), Contexts(pair, RULE), False)
+    (forward, backward), _ = align(still(), Contexts(pair, RULE), False)
     body = fixed > 0.2
     before = error_voxels(still()[0], truth, body)
     assert before > 2
@@ -103,8 +111,47 @@ def test_a_bad_start_is_left_for_the_middle_of_the_images(
     fixed, moving, truth = images
     far = DisplacementMap(torch.full((1, 3, SIDE, SIDE, SIDE), 0.3), False)
     start = far, DisplacementMap(-far.displacement_BDx, False)
-    forward, _ = align(start, Contexts(Pair(fixed, moving), RULE), False)
+    (forward, _), _ = align(start, Contexts(Pair(fixed, moving), RULE), False)
     assert error_voxels(forward, truth, fixed > 0.2) < 1
+
+
+@pytest.mark.parametrize("larger", ["fixed", "moving"])
+def test_a_part_is_seen_in_the_whole(images: tuple[Tensor, Tensor, Tensor], larger: str) -> None:
+    """One image shows the organs of one half alone, as a brain without its head, and elsewhere: the
+    mask of the other one covers them, and no more than two voxels of a quarter of the grid around.
+    """
+    fixed, moving, _ = images
+    part = _ball(identity((SIDE,) * 3, False), torch.tensor([0.5, 0.42, 0.5]), 0.24)
+    whole, alone = (fixed, moving) if larger == "fixed" else (moving, fixed)
+    alone = (alone * part).roll(8, dims=2)
+    pair = Pair(whole, alone) if larger == "fixed" else Pair(alone, whole)
+    known = Contexts(pair, RULE)
+    found = alignment._part(known, alignment._shifts(known, False), False)
+    assert found is not None
+    masks = found.pair.fixed_mask, found.pair.moving_mask
+    mask, none = masks if larger == "fixed" else masks[::-1]
+    assert none is None
+    assert mask is not None
+    shown = (part * whole) > 0.2
+    assert float((mask & shown).sum() / shown.sum()) > 0.95
+    radius = 0.24 * SIDE
+    assert float(mask.sum() / shown.sum()) < ((radius + 8) / radius) ** 3
+
+
+def test_two_images_of_one_extent_are_compared_whole(
+    images: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    known = Contexts(Pair(*images[:2]), RULE)
+    assert align(still(), known, False)[1] is known
+
+
+@pytest.mark.slow
+def test_a_brain_without_its_head(real_data_dir: Path, tmp_path: Path) -> None:
+    """The whole head of one person, rendered, and the brain alone of another: 28 structures."""
+    pair = next(iter(SETS["stripped"].make(real_data_dir, tmp_path)))
+    found = carl_cli.register(pair.fixed, pair.moving)
+    write_transform(tmp_path / "t.h5", found.forward)
+    assert score(pair, sitk.ReadTransform(str(tmp_path / "t.h5"))) > 0.63  # 0.47 by the whole head
 
 
 def test_what_the_masks_leave_out_does_not_pull() -> None:
@@ -119,7 +166,7 @@ def test_what_the_masks_leave_out_does_not_pull() -> None:
     half = [points[:, 2:] < 0.4 for points in (grid, other)]
     for masks, right, within in (((None, None), -2.0, 0.1), (half, 0.5, 0.5)):
         known = Contexts(Pair(fixed, moving, *masks), RULE)
-        forward, _ = align((start[0], start[1]), known, False)
+        (forward, _), _ = align((start[0], start[1]), known, False)
         moved = (forward.on_grid((32, 32, 40)) - grid)[0, 0, 6:-6, 6:-6] * 32
         assert float(moved[..., :10].mean()) == pytest.approx(2.0, abs=0.1)
         assert float(moved[..., 30:].mean()) == pytest.approx(right, abs=within)
