@@ -19,6 +19,7 @@ from carl_cli.training.config import load_config
 from carl_cli.weights.folder import read_config
 from carl_cli.workflows.demo import DemoFiles, write_phantom
 from carl_cli.workflows.phantom import make_phantom
+from examples import retina
 from tests.cli.weights_folder import untrained_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -37,6 +38,20 @@ def test_python_api(tmp_path: Path) -> None:
     np.testing.assert_allclose(transform.TransformPoint(start.tolist()), end, atol=0.02)
     warped = sitk.ReadImage(str(tmp_path / "results" / "warped.nii.gz"))
     assert warped.GetSize() == sitk.ReadImage(str(files.fixed)).GetSize()
+
+
+def test_vessels_of_a_retina() -> None:
+    """Curves that branch; what `retina.py` prints of them."""
+    y, x = np.mgrid[-1:1:280j, -1.1:1.1:308j]
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    curves = [np.sin(k * angle + bend * radius + k) for k, bend in ((3, 4), (4, -5), (7, 3))]
+    thin = np.abs(curves) < 0.04 * np.array([3, 4, 7]).reshape(-1, 1, 1) / (1 + 4 * radius)
+    vessels = 255.0 * (thin.any(axis=0) & (radius > 0.12) & (radius < 0.8))
+    before, after, error_before, error_after = retina.registered(vessels)
+    assert before < 0.3
+    assert after > 0.8
+    assert error_before > 30
+    assert error_after < 2
 
 
 def cells() -> list[str]:
