@@ -18,6 +18,7 @@ from PIL import Image
 import carl_cli as carl
 
 DEGREES, SCALE, SHIFT = 8, 0.87, (-60, 40)  # pixels
+MARGIN = 100
 
 
 def main() -> None:
@@ -31,14 +32,15 @@ def registered(vessels: np.ndarray) -> tuple[float, float, float, float]:
     """Dice and error in pixels of (y, x) vessels against themselves moved, before and after."""
     fixed = sitk.GetImageFromArray(vessels.astype(np.float32))
     motion = moved_by(fixed)
-    moving = sitk.Resample(fixed, fixed, motion.GetInverse(), sitk.sitkLinear)
+    canvas = sitk.ConstantPad(fixed, [MARGIN, MARGIN], [MARGIN, MARGIN])  # nothing is cut off
+    moving = sitk.Resample(fixed, canvas, motion.GetInverse(), sitk.sitkLinear)
     result = carl.register(fixed, moving)
     points = np.argwhere(vessels > 0)[::50, ::-1].astype(float)
     expected = np.array([motion.TransformPoint(point) for point in points.tolist()])
     both = points, result.forward(points)
     errors = [float(np.linalg.norm(found - expected, axis=1).mean()) for found in both]
-    images = sitk.GetArrayFromImage(moving), result.warped.array
-    overlaps = [dice(vessels, image) for image in images]
+    unmoved = sitk.GetArrayFromImage(sitk.Resample(moving, fixed))
+    overlaps = [dice(vessels, image) for image in (unmoved, result.warped.array)]
     return overlaps[0], overlaps[1], errors[0], errors[1]
 
 
