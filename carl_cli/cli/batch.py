@@ -76,11 +76,11 @@ def run_batch(
     threads = method.begin()
     check_cluster(cluster, folder, schedule)
     entries = _entries(table, method)
-    method = _suited(method, entries)
     if schedule.summary:
         _summarise(folder, entries)
         _check_doubts(folder, entries, method.run)
         return
+    method = _suited(method, entries)
     if cluster.executor == "slurm" and not method.run.dry_run:
         submit(cluster, len(entries), table, folder, schedule, method)
         return

@@ -48,3 +48,10 @@ def fit_channels(x: Tensor, channels: int) -> Tensor:
     if missing <= 0:
         return x[:, :channels]
     return functional.pad(x, [0, 0] * (x.dim() - 2) + [missing, 0])
+
+
+def pooled(volume: Tensor, scale: int) -> Tensor:
+    """Means over blocks of `scale` (a power of two) voxels, as the network's Down does."""
+    while scale > 1:
+        volume, scale = pool(volume), scale // 2
+    return volume

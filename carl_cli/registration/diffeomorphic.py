@@ -22,7 +22,7 @@ from torch.nn.functional import max_pool2d, max_pool3d
 
 from carl_cli.model.blur import blur, blur_keeping_affine
 from carl_cli.model.fields import DisplacementMap, Map
-from carl_cli.model.layers import pool
+from carl_cli.model.layers import pooled
 from carl_cli.model.similarity import Similarity
 from carl_cli.registration.guides import Guide
 from carl_cli.registration.sides import (
@@ -65,9 +65,7 @@ Channels = Callable[[Tensor, int], Tensor]
 
 def intensities(image: Tensor, coarser: int) -> Tensor:
     """(1, 1, *shape) averaged over blocks of `coarser` voxels along each axis."""
-    for _ in range(coarser.bit_length() - 1):
-        image = pool(image)
-    return image
+    return pooled(image, coarser)
 
 
 def coarse_mask(mask: Tensor | None, coarser: int) -> Tensor | None:

@@ -17,7 +17,7 @@ from carl_cli.geometry import Array, Grid, apply_affine
 from carl_cli.io.images.files import Image
 from carl_cli.io.resample import resample
 from carl_cli.model.fields import Shape, sample, voxels_per_unit, voxels_per_unit_of
-from carl_cli.model.layers import pool
+from carl_cli.model.layers import pool, pooled
 from carl_cli.model.similarity import soft_dice
 from carl_cli.preprocessing.pair import PreparedPair
 from carl_cli.registration.known import Known
@@ -88,11 +88,7 @@ def _coarser(labels: Tensor, shape: Shape) -> int:
 def _shares(labels: Tensor, coarser: int) -> Tensor:
     """(1, L, *shape): the share of each label in the voxels of a scale."""
     numbers = range(1, int(labels.max()) + 1)
-    return torch.cat([_pooled((labels == n).float(), coarser) for n in numbers], dim=1)
-
-
-def _pooled(share: Tensor, coarser: int) -> Tensor:
-    return share if coarser == 1 else _pooled(pool(share), coarser // 2)
+    return torch.cat([pooled((labels == n).float(), coarser) for n in numbers], dim=1)
 
 
 def guides_of(

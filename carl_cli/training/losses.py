@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from carl_cli.model.fields import Shape, sample, voxels_per_unit
-from carl_cli.model.layers import pool
 from carl_cli.training.synthesis.chance import Chance
 
 TARGET_SIGMA = 0.6  # voxels of Ξ
@@ -28,13 +27,6 @@ def to_voxels(phi_unit: Tensor, shape: Shape, align_corners: bool) -> Tensor:
     scale = voxels_per_unit(shape, align_corners).to(phi_unit.device)
     rest = [1] * (phi_unit.dim() - 2)
     return phi_unit * scale.reshape(1, -1, *rest) - (0.0 if align_corners else 0.5)
-
-
-def pooled(volume: Tensor, scale: int) -> Tensor:
-    """Means over blocks of `scale` (a power of two) voxels, as the network's Down does."""
-    while scale > 1:
-        volume, scale = pool(volume), scale // 2
-    return volume
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from carl_cli.model.coarse import attention_of
 from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, identity, sample
+from carl_cli.model.layers import pooled
 from carl_cli.model.network import ModelConfig
 from carl_cli.model.operators import Registrar
 from carl_cli.model.regularity import diffusion, gradicon
@@ -26,7 +27,6 @@ from carl_cli.training.losses import (
     common_labels,
     field_error,
     most_frequent,
-    pooled,
     soft_dice,
     to_voxels,
 )

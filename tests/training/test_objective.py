@@ -11,6 +11,7 @@ from torch import Tensor
 
 from carl_cli.model.coarse import attention_of
 from carl_cli.model.fields import ComposedMap, DisplacementMap, identity, sample
+from carl_cli.model.layers import pooled
 from carl_cli.model.network import build_network
 from carl_cli.model.regularity import diffusion, gradicon
 from carl_cli.model.similarity import lncc, local_correlation
@@ -18,7 +19,7 @@ from carl_cli.training import losses as losses_module
 from carl_cli.training import objective as objective_module
 from carl_cli.training.config import TrainConfig, model_at
 from carl_cli.training.data import training_pairs
-from carl_cli.training.losses import Rows, common_labels, pooled, soft_dice, to_voxels
+from carl_cli.training.losses import Rows, common_labels, soft_dice, to_voxels
 from carl_cli.training.objective import Objective, _refinement_energies
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.synthesis.pairs import Pair
