@@ -39,7 +39,22 @@ def register(
         carl register fixed.nii.gz moving.nii.gz -o forward.h5 -w warped.nii.gz
         carl register fixed.nii.gz moving.nii.gz -o T.h5 --io --report page.html
         carl register ct_folder mr.nrrd -o T.h5 --fixed-modality ct
-        carl register fixed.nii.gz moving.nii.gz -o affine.mat --affine-only
+        carl register fixed.nii.gz moving.nii.gz -o affine.mat --transform affine
+
+    Kinds of registration; --help-all says more of each:
+
+        --transform rigid                 rigid, similarity or affine alone
+        --split, --ants-prefix P          affine part and warp as two files
+        -i A.mat -i W.nii.gz              start from transforms; [T,1] inverts
+        --fixed-mask, --moving-mask       leave a lesion out
+        --guide-labels 1                  labels pull; --guide-points: landmarks
+        --fixed-channel, --moving-channel several contrasts at once
+        --regularity 0.75                 smoother; 0 is soft, 1 stiff
+        --restrict 0,1,0                  hold axes (EPI distortion)
+        --intensity-conservation          keep the mass of the image (lungs)
+        --header-only                     rigid: turn the header, keep the voxels
+        --time-index N                    one volume of a series, not the mean
+        --weights carl-base-2d            slices, PNG, JPEG, TIFF: by itself
     """
     started = time.perf_counter()
     threads = method.begin()
