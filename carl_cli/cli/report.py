@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options.described import option
+from carl_cli.cli.options.described import described_as, option
 from carl_cli.cli.options.shared import Overwrite, warn_confidence
+from carl_cli.workflows.request import CaseInputs
 
-_file = partial(option, "Files, in place of those in the record")
+FILES = "Files, in place of those in the record"
+_file = partial(option, FILES)
+_input = partial(described_as, CaseInputs, panel=FILES)
 
 
 def report(
@@ -40,12 +43,8 @@ def report(
     confidence: Annotated[
         Path | None, _file("--confidence", help="--match-spread.", hidden=True)
     ] = None,
-    fixed_seg: Annotated[
-        Path | None, _file("--fixed-seg", help="Labels of the fixed image.")
-    ] = None,
-    moving_seg: Annotated[
-        Path | None, _file("--moving-seg", help="Labels of the moving image.")
-    ] = None,
+    fixed_seg: Annotated[Path | None, _input("fixed_seg")] = None,
+    moving_seg: Annotated[Path | None, _input("moving_seg")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make an HTML report of a run, or an index page of several.
