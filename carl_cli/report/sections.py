@@ -7,11 +7,19 @@ from html import escape
 from pathlib import PurePath
 
 from carl_cli import __version__
-from carl_cli.report.headlines import HEADLINES
-from carl_cli.report.record import ErrorSummary, Metrics, RunRecord, Similarity
+from carl_cli.report.headlines import HEADLINES, Headline
+from carl_cli.report.record import ErrorSummary, Metrics, RunRecord, Similarity, StructureScore
 
 Cell = tuple[str, str]
-"""Plain text and the class of the cell."""
+"""Plain text, or Markup, and the class of the cell."""
+
+
+class Markup(str):
+    """HTML already; other text is escaped."""
+
+
+def _safe(text: str) -> str:
+    return text if isinstance(text, Markup) else escape(text)
 
 
 def heading(record: RunRecord | None) -> tuple[str, str]:
@@ -57,15 +65,22 @@ def tiles(record: RunRecord | None) -> str:
     if record is None:
         return ""
     found = [
-        _tile(headline.text(value), headline.name)
+        _tile(headline.text(value), headline.name, _change(headline, record.metrics))
         for headline in HEADLINES
         if (value := headline.value(record.metrics)) is not None
     ]
     return f'<div class="tiles">{"".join(found)}</div>' if found else ""
 
 
-def _tile(value: str, name: str) -> str:
-    return f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
+def _change(headline: Headline, metrics: Metrics) -> str:
+    """What the number was before, without its unit."""
+    before = headline.before(metrics)
+    return "" if before is None else f"{number(before, headline.digits)} → "
+
+
+def _tile(value: str, name: str, before: str = "") -> str:
+    shown = f"<small>{escape(before)}</small>{escape(value)}"
+    return f'<div class="tile"><b>{shown}</b><span>{escape(name)}</span></div>'
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -90,7 +105,7 @@ def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], row_attributes: 
     top = "".join(f'<th class="{kind}">{escape(text)}</th>' for text, kind in head)
     body = "".join(
         f"<tr{row_attributes.format(k=k)}>"
-        + "".join(f'<td class="{kind}">{escape(text)}</td>' for text, kind in row)
+        + "".join(f'<td class="{kind}">{_safe(text)}</td>' for text, kind in row)
         + "</tr>"
         for k, row in enumerate(rows)
     )
@@ -156,21 +171,34 @@ def _spread(name: str, spread: ErrorSummary | None) -> list[tuple[str, float | N
     return [(f"{name}, {part}, mm", value, 2) for part, value in parts]
 
 
+STRUCTURE_FIGURES = ("dice_before", "dice", "hd95_before_mm", "hd95_mm")
+
+
 def _structures(metrics: Metrics) -> str:
     if not metrics.structures:
         return ""
     head = [("structure", ""), *_numbers("Dice before", "Dice", "HD95 before, mm", "HD95, mm")]
+    means = {figure: metrics.mean_of(figure) for figure in STRUCTURE_FIGURES}
+    scores = [*metrics.structures, StructureScore(label="mean", **means)]
     rows = [
         [
-            (score.label, ""),
+            (_structure(score), ""),
             (number(score.dice_before), "number"),
             _after(score.dice_before, score.dice, 3, higher=True),
             (number(score.hd95_before_mm, 1), "number"),
             _after(score.hd95_before_mm, score.hd95_mm, 1, higher=False),
         ]
-        for score in metrics.structures
+        for score in scores
     ]
-    return _section("Segmentations", table(head, rows))
+    return _section("Segmentations", table(head, rows), "structures")
+
+
+def _structure(score: StructureScore) -> Markup:
+    """Its name and number, after a spot that the page's script colours as its contours."""
+    spot = f'<svg data-label="{escape(score.label)}"><rect width="10" height="10"/></svg>'
+    known = "" if score.label == "mean" else spot
+    named = f' <span class="quiet">{escape(score.label)}</span>' if score.name else ""
+    return Markup(f"{known}{escape(score.name or score.label)}{named}")
 
 
 def _landmarks(metrics: Metrics) -> str:

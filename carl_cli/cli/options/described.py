@@ -33,7 +33,7 @@ PANELS = {
     START: "transform initial_transform init affine_only regularity restrict",
     CHANNELS: "fixed_channel moving_channel channel_weights",
     GUIDES: "guide_labels guide_points",
-    SCORES: "fixed_seg moving_seg fixed_points moving_points",
+    SCORES: "fixed_seg moving_seg fixed_points moving_points label_names",
 }
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
 _FLAGS = {
