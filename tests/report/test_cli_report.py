@@ -195,7 +195,7 @@ def fetch(url: str, host: str | None = None) -> tuple[int, bytes]:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
-        return error.code, b""
+        return error.code, error.read()
 
 
 def test_server_hands_out_pages_of_its_folder_to_this_machine_only(tmp_path: Path) -> None:
@@ -229,6 +229,10 @@ def test_server_hands_out_pages_of_its_folder_to_this_machine_only(tmp_path: Pat
         assert fetch(f"{base}/case/r.html", "evil.example")[0] == HTTPStatus.NOT_FOUND
         for path in ("/in%20dex.html", f"/{'x' * 32}/in%20dex.html", "//in%20dex.html", "/é"):
             assert fetch(host + quote(path, safe="/%"))[0] == HTTPStatus.NOT_FOUND, path
+        status, told = fetch(f"{host}/")
+        assert status == HTTPStatus.NOT_FOUND
+        assert b"the whole address that carl view printed" in told
+        assert base.rpartition("/")[2].encode() not in told  # not to whoever asks
         with pytest.raises(UsageError, match=f"port {server.server_port}"):
             page_server(folder / "in dex.html", server.server_port)
         server.shutdown()
