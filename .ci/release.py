@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION_FILE = "carl_cli/__init__.py"
+RECIPE = "containers/conda/recipe.yaml"
 VERSION = r"\d+\.\d+\.\d+"
 
 
@@ -48,6 +49,7 @@ def bump(root: Path, version: str) -> None:
         sys.exit(f"{version} is not a version after {versions(root)[0]}")
     date = datetime.date.today().isoformat()
     replace_once(root / VERSION_FILE, r'^__version__ = ".*"$', f'__version__ = "{version}"')
+    replace_once(root / RECIPE, r'^  version: ".*"$', f'  version: "{version}"')
     citation = root / "CITATION.cff"
     replace_once(citation, r"^version: .*\n(date-released: .*\n)?",
                  f"version: {version}\ndate-released: {date}\n")  # fmt: skip
@@ -59,10 +61,11 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def versions(root: Path) -> Sequence[str]:
-    """Of the package, the citation, and the newest release in the changelog."""
+    """Of the package, the citation, the conda recipe, and the newest release in the changelog."""
     places = (
         (VERSION_FILE, rf'^__version__ = "({VERSION})"$'),
         ("CITATION.cff", rf"^version: ({VERSION})$"),
+        (RECIPE, rf'^  version: "({VERSION})"$'),
         ("CHANGELOG.md", rf"^## \[({VERSION})\] - \d{{4}}-\d\d-\d\d$"),
     )
     texts = ((root / name).read_text(encoding="utf-8") for name, _ in places)
@@ -74,7 +77,9 @@ def check(root: Path) -> str:
     """The version, when everything agrees on it."""
     found = versions(root)
     if len(set(found)) != 1:
-        sys.exit("package, CITATION.cff and CHANGELOG.md name versions " + ", ".join(found))
+        sys.exit(
+            f"package, CITATION.cff, {RECIPE} and CHANGELOG.md name versions " + ", ".join(found)
+        )
     fragments = [p.name for p in (root / "changelog.d").iterdir() if p.name != "README.md"]
     if fragments:
         sys.exit(f"changelog.d holds news that is not in CHANGELOG.md: {', '.join(fragments)}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +19,24 @@ class Progress(Protocol):
 
 def silent(_stage: str, _fraction: float, _detail: str = "", /) -> None:
     """The progress of whoever does not look."""
+
+
+_heard: ContextVar[Callable[[float, str], None]] = ContextVar("heard", default=lambda *_: None)
+
+
+def work_done(amount: float, kind: str) -> None:
+    """Said deep inside a computation, where no callback is handed down: nobody need listen."""
+    _heard.get()(amount, kind)
+
+
+@contextmanager
+def listening(heard: Callable[[float, str], None]) -> Iterator[None]:
+    """Within it, `heard` gets what `work_done` says."""
+    token = _heard.set(heard)
+    try:
+        yield
+    finally:
+        _heard.reset(token)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -97,3 +98,18 @@ def holds(requirement: Requirement, extras: frozenset[str]) -> bool:
 def test_a_requirement_that_is_not_pinned_would_be_seen() -> None:
     assert "pluggy" in closure([Requirement("pytest")])
     assert "pytest" not in closure([Requirement("pytest; python_version < '3'")])
+
+
+CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}  # under other names there
+
+
+def test_the_conda_recipe_asks_for_what_the_wheel_does() -> None:
+    recipe = yaml.safe_load((ROOT / "containers/conda/recipe.yaml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [Requirement(line) for line in project["dependencies"]]
+    expected = {f"{CONDA.get(r.name, r.name.lower())} {r.specifier}" for r in needed}
+    run = set(recipe["requirements"]["run"])
+    python = "".join(sorted(project["requires-python"].split(","), reverse=True))
+    assert run - expected == {f"python {python.replace('<', ',<')}"}
+    assert expected <= run
+    assert recipe["build"]["python"]["entry_points"] == ["carl = carl_cli.cli.entry:main"]

@@ -23,8 +23,9 @@ def recipe() -> ModuleType:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A repository of what a bump reads and writes, with one release and one piece of news."""
-    for name in ("pyproject.toml", "CITATION.cff", "carl_cli/__init__.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    conda = "containers/conda/recipe.yaml"
+    for name in ("pyproject.toml", "CITATION.cff", "carl_cli/__init__.py", conda):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/changelog.md.jinja", tmp_path / ".ci")
@@ -85,9 +86,9 @@ def test_versions_only_grow(recipe: ModuleType, checkout: Path, version: str) ->
         recipe.bump(checkout, version)
 
 
-def test_package_and_citation_name_one_version(recipe: ModuleType) -> None:
-    package, citation, _ = recipe.versions(ROOT)
-    assert package == citation
+def test_package_citation_and_conda_recipe_name_one_version(recipe: ModuleType) -> None:
+    package, citation, conda, _ = recipe.versions(ROOT)
+    assert package == citation == conda
 
 
 def test_workflows_make_what_there_is() -> None:

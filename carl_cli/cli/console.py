@@ -18,6 +18,7 @@ from carl_cli.progress import Progress, silent
 from carl_cli.system import limit_threads, thread_count
 
 LOGGER = logging.getLogger("carl_cli")
+LEAST_DONE = 0.05
 LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ carl_cli")
 
 
@@ -187,19 +188,28 @@ def _progress_bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Bar(
-        *columns, TextColumn("{task.fields[detail]}"), console=Console(stderr=True), transient=True
-    ) as bar:
+    texts = (TextColumn("{task.fields[left]}"), TextColumn("{task.fields[detail]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), *texts)
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, fraction: float, detail: str = "", /) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=1.0, detail="")
-            bar.update(tasks[stage], completed=fraction, detail=detail)
+                tasks[stage] = bar.add_task(stage, total=1.0, detail="", left="")
+            left = _time_left(fraction, bar.tasks[tasks[stage]].elapsed or 0.0)
+            bar.update(tasks[stage], completed=fraction, detail=detail, left=left)
 
         with _above():
             yield report
+
+
+def _time_left(fraction: float, elapsed_s: float) -> str:
+    """Empty as long as too little is done to tell, and at the end. A stage's shares follow its time
+    closely enough that the whole of it tells more than its last steps."""
+    if not LEAST_DONE <= fraction < 1:
+        return ""
+    minutes, seconds = divmod(round(elapsed_s * (1 - fraction) / fraction), 60)
+    return f"{minutes}:{seconds:02d} left"
 
 
 def _stage_lines() -> Progress:

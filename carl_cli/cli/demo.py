@@ -63,6 +63,8 @@ def demo(
     typer.echo(f"\n{time.perf_counter() - started:.0f} s in all; everything is in {folder}/")
     typer.echo(f"picture: {files.picture}")
     typer.echo(f"report: {files.report}")
+    for text in scores.record.warnings:
+        console.LOGGER.warning("%s", text)
 
 
 def _print(scores: DemoScores) -> None:
@@ -70,9 +72,7 @@ def _print(scores: DemoScores) -> None:
     typer.echo(f"{'Dice':<16} {'before':>8} {'after':>8}")
     for organ, (before, after) in scores.dice.items():
         typer.echo(f"{organ:<16} {before:>8.3f} {after:>8.3f}")
-    columns = list(zip(*scores.dice.values(), strict=True))
-    before, after = (sum(column) / len(column) for column in columns)
-    typer.echo(f"{'mean':<16} {before:>8.3f} {after:>8.3f}\n")
+    typer.echo(f"{'mean':<16} {metrics.mean_of('dice_before'):>8.3f} {metrics.mean_dice:>8.3f}\n")
     typer.echo(f"{'error, mm':<16} {'before':>8} {'after':>8}")
     for name in ("mean", "p95", "max"):
         typer.echo(f"{name:<16} {_mm(scores.error_before_mm, name)} {_mm(scores.error_mm, name)}")

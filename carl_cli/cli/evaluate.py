@@ -12,16 +12,19 @@ import typer
 from carl_cli.cli.evaluate_network import register_commands
 from carl_cli.cli.evaluate_protocol import protocol
 from carl_cli.cli.options import shared as options
-from carl_cli.cli.options.described import option
+from carl_cli.cli.options.described import described_as, option
 from carl_cli.cli.options.grouping import application
 from carl_cli.cli.tables import Format, Out, check_out, deliver
 from carl_cli.errors import BatchError, CarlError, UsageError
+from carl_cli.workflows.request import CaseInputs
 
 if TYPE_CHECKING:
     from carl_cli.evaluation.cases import CaseFiles
     from carl_cli.evaluation.scores import Scores
 
-_file = partial(option, "Files of one case")
+FILES = "Files of one case"
+_file = partial(option, FILES)
+_input = partial(described_as, CaseInputs, panel=FILES)
 
 # `carl evaluate CASES` is short for `carl evaluate score CASES`.
 app = application(
@@ -61,18 +64,10 @@ def score(
     fixed_mask: Annotated[
         Path | None, _file("--fixed-mask", "-x", help="Where folds and similarity are measured.")
     ] = None,
-    fixed_seg: Annotated[
-        Path | None, _file("--fixed-seg", help="Labels of the fixed image.")
-    ] = None,
-    moving_seg: Annotated[
-        Path | None, _file("--moving-seg", help="Labels of the moving image.")
-    ] = None,
-    fixed_points: Annotated[
-        Path | None, _file("--fixed-points", help="Landmarks in the fixed image.")
-    ] = None,
-    moving_points: Annotated[
-        Path | None, _file("--moving-points", help="The same in the moving image.")
-    ] = None,
+    fixed_seg: Annotated[Path | None, _input("fixed_seg")] = None,
+    moving_seg: Annotated[Path | None, _input("moving_seg")] = None,
+    fixed_points: Annotated[Path | None, _input("fixed_points")] = None,
+    moving_points: Annotated[Path | None, _input("moving_points")] = None,
     form: Format = "auto",
     out: Out = None,
     figure: Boxes = None,

@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
-from carl_cli.cli.options.described import option
+from carl_cli.cli.options.described import described_as, option
 from carl_cli.cli.options.shared import Overwrite, warn_confidence
+from carl_cli.workflows.request import CaseInputs
 
-_file = partial(option, "Files, in place of those in the record")
+FILES = "Files, in place of those in the record"
+_file = partial(option, FILES)
+_input = partial(described_as, CaseInputs, panel=FILES)
 
 
 def report(
@@ -40,12 +43,9 @@ def report(
     confidence: Annotated[
         Path | None, _file("--confidence", help="--match-spread.", hidden=True)
     ] = None,
-    fixed_seg: Annotated[
-        Path | None, _file("--fixed-seg", help="Labels of the fixed image.")
-    ] = None,
-    moving_seg: Annotated[
-        Path | None, _file("--moving-seg", help="Labels of the moving image.")
-    ] = None,
+    fixed_seg: Annotated[Path | None, _input("fixed_seg")] = None,
+    moving_seg: Annotated[Path | None, _input("moving_seg")] = None,
+    label_names: Annotated[Path | None, _input("label_names")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make an HTML report of a run, or an index page of several.
@@ -79,20 +79,25 @@ def report(
         "moving_seg": moving_seg,
     }
     if records and len(records) > 1:
-        _index(records, output, figure, given)
+        _index(records, output, figure, given | {"label_names": label_names})
     else:
-        _single(records[0] if records else None, output, figure, given)
+        _single(records[0] if records else None, output, figure, given, label_names)
 
 
 def _single(
-    record: Path | None, output: Path | None, figure: Path | None, given: dict[str, Path | None]
+    record: Path | None,
+    output: Path | None,
+    figure: Path | None,
+    given: dict[str, Path | None],
+    label_names: Path | None,
 ) -> None:
+    from carl_cli.io.label_names import read_label_names
     from carl_cli.report.figure import check_figure_path
     from carl_cli.report.saved import load_run
 
     if figure:
         check_figure_path(figure)
-    run = load_run(record, given)
+    run = load_run(record, given, read_label_names(label_names) if label_names else {})
     if output:
         run.write_report(output)
     if figure:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,14 @@ from numpy.typing import NDArray
 from carl_cli.errors import InputError
 from carl_cli.evaluation import metrics
 from carl_cli.io.images.files import Image
+from carl_cli.io.label_names import LabelName
 from carl_cli.io.points.files import PointSet, read_points
 from carl_cli.io.resample import resample
 from carl_cli.registration.known import Known
 from carl_cli.report.record import Landmark, StructureScore
 from carl_cli.transforms import Transform
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +31,7 @@ class Truth:
     moving_seg: Image | None = None
     fixed_points: PointSet | None = None  # landmark k here belongs to landmark k there
     moving_points: PointSet | None = None
+    label_names: Mapping[int, LabelName] = field(default_factory=dict)
 
     @property
     def known(self) -> Known:
@@ -66,17 +72,25 @@ def structure_scores(truth: Truth, transform: Transform) -> list[StructureScore]
         for t in (None, transform)
     )
     occurring = [set(np.unique(image.array).tolist()) - {0} for image in (fixed, moving)]
-    shared = occurring[0] & occurring[1]
+    shared, found = occurring[0] & occurring[1], sorted(occurring[0] | occurring[1])
+    if truth.label_names and truth.label_names.keys().isdisjoint(map(int, found)):
+        log.warning(
+            "the table of names names none of the labels %s", ", ".join(str(int(k)) for k in found)
+        )
     return [
         StructureScore(
-            label=str(int(label)),
+            **_named(label, truth),
             **{f"{name}_before{unit}": before[name].get(label) for name, unit in FIGURES},
             **{f"{name}{unit}": after[name].get(label) for name, unit in FIGURES},
         )
         if label in shared
-        else StructureScore(label=str(int(label)))
-        for label in sorted(occurring[0] | occurring[1])
+        else StructureScore(**_named(label, truth))
+        for label in found
     ]
+
+
+def _named(label: float, truth: Truth) -> dict[str, str]:
+    return {"label": str(int(label)), **truth.label_names.get(int(label), LabelName(""))._asdict()}
 
 
 FIGURES = (("dice", ""), ("hd95", "_mm"), ("surface", "_mm"))

@@ -42,7 +42,7 @@ class Encoder(HeavyModule):
         half_turns: bool = False,
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.width, self.halvings = channels, width, halvings
         self.turned_axes = HALF_TURNS if half_turns else ()
         self.stem: nn.Module
         if stem == "mind":

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +38,7 @@ from carl_cli.registration.sides import inside, resized
 from carl_cli.weights.folder import AlignmentRule
 
 STAGE = "alignment"
+SEARCHED, PART_SEARCHED = 0.4, 0.45  # of the time, about
 COARSE, FINE = (Scale(4, 3, 1),), (Scale(2, 2, 1),)
 THIN = 40  # voxels along an axis: halving leaves too few, so all of the grid is used as well
 WINDOW = 2  # voxels: sigma of the local correlations
@@ -166,25 +169,29 @@ def align(
         squared_difference, rule.steps, rule.smoothing, rule.elasticity, channels=known
     )
 
-    def moved(start: Maps, within: Pair, descent: Descent, scales: Scales) -> Maps:
+    def moved(
+        start: Maps, within: Pair, descent: Descent, scales: Scales, first: float, last: float
+    ) -> Maps:
+        def told(share: float, words: str) -> None:
+            progress(STAGE, first + share * (last - first), words)
+
         images, masks = (within.fixed, within.moving), (within.fixed_mask, within.moving_mask)
         descent = replace(descent, scales=scales, freedom=freedom, guides=within.guides)
         return refine(start, images, masks, align_corners, descent, told)[:2]
 
-    def told(share: float, loss: float) -> None:
-        progress(STAGE, share, f"difference {loss:.4f}")
-
-    def searched(starts: list[Maps], by: Contexts) -> Maps:
+    def searched(starts: list[Maps], by: Contexts, first: float, last: float) -> Maps:
         if min(by.pair.fixed.shape[2:]) >= MIN_VOXELS * COARSE[0].coarser:
-            starts = starts + [moved(start, by.pair, by_context, COARSE) for start in starts]
+            ends = pairwise(np.linspace(first, last, len(starts) + 1).tolist())
+            each = zip(starts, ends, strict=True)
+            starts = starts + [moved(s, by.pair, by_context, COARSE, *e) for s, e in each]
         return min(starts, key=lambda found: by.difference(found[0], align_corners))
 
     shifts, unmoved = _shifts(known, align_corners), _identities(known.pair, align_corners)
     differences = [known.difference(start[0], align_corners) for start in (shifts, unmoved)]
     clear = differences[0] < CLEARLY * differences[1]
-    best = searched([maps, shifts if clear else unmoved], known)
+    best = searched([maps, shifts if clear else unmoved], known, 0.0, SEARCHED)
     if (part := _part(known, shifts, align_corners)) is not None:
-        other = searched([shifts], part)
+        other = searched([shifts], part, SEARCHED, PART_SEARCHED)
         if evidence(other[0], part, align_corners) > evidence(best[0], known, align_corners):
             best, known = other, part
     pair = known.pair
@@ -193,8 +200,8 @@ def align(
         scales = SCALES if thin else SCALES[:-1]
         by_correlation = over_channels(partial(LNCC, within=pair.masked), pair.channel_weights)
         descent = Descent(by_correlation, rule.steps, rule.smoothing)
-        return moved(best, pair, descent, scales), known
-    return moved(best, pair, by_context, FINE), known
+        return moved(best, pair, descent, scales, PART_SEARCHED, 1.0), known
+    return moved(best, pair, by_context, FINE, PART_SEARCHED, 1.0), known
 
 
 def _shifts(known: Contexts, align_corners: bool) -> Maps:

@@ -59,7 +59,7 @@ MIN_VOXELS = 8  # along each axis: on fewer, such steps would lead anywhere
 LONGEST = 1.0  # voxels: the largest displacement of a step, to begin with
 SHORTEST = 0.02  # voxels: a scale is done when steps of this length lead nowhere
 
-Report = Callable[[float, float], None]
+Report = Callable[[float, str], None]
 Channels = Callable[[Tensor, int], Tensor]
 
 
@@ -103,22 +103,25 @@ def refine(
 ) -> tuple[Map, Map, list[float]]:
     """Maps fixed → moving and moving → fixed near the given ones, and the loss at each step.
 
-    images and masks: fixed, moving, (1, 1, *shape). report(share done, loss) hears of each
-    step. The maps given come back where none is found that is better. Losses never rise: as
-    those of two scales can't be compared, each scale's are moved to go on from where the one
-    before ended.
+    images and masks: fixed, moving, (1, 1, *shape). report(part of the work done, scale
+    and loss in words) hears of each step. The maps given come back where none is found that is
+    better. Losses never rise: as those of two scales can't be compared, each scale's are moved to
+    go on from where the one before ended.
     """
     if not descent.steps:
         return maps[0], maps[1], []
     given = zip(images, masks, maps, strict=True)
     sides = Sides(*(side_of(image, mask, map_, align_corners) for image, mask, map_ in given))
     own = [descent.at(scale) for scale in descent.scales]
-    planned = sum(each.steps for each in own)
+    dimension = images[0].dim() - 2
+    works = [d.steps / s.coarser**dimension for s, d in zip(descent.scales, own, strict=True)]
     curves: list[list[float]] = []
 
     def note(loss: float) -> None:
         curves[-1].append(loss)
-        report(sum(map(len, curves)) / planned, loss)
+        level = len(curves) - 1
+        done = sum(works[:level]) + works[level] * len(curves[-1]) / own[level].steps
+        report(done / sum(works), f"scale {level + 1} of {len(works)}, loss {loss:.4f}")
 
     with torch.no_grad():
         start = sides

@@ -137,7 +137,7 @@ def fit_maps(
         (pair.fixed_mask, pair.moving_mask),
         align_corners,
         descent,
-        lambda share, loss: progress(STAGE, share, f"loss {loss:.4f}"),
+        lambda share, told: progress(STAGE, share, told),
     )
 
 

@@ -9,13 +9,16 @@ asked for, the map that they lead to is smoothed as a whole, too.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from carl_cli.errors import UsageError
 from carl_cli.model.coarse import weighing
+from carl_cli.model.effort import watched
 from carl_cli.model.fields import Map
+from carl_cli.model.operators import Registrar
 from carl_cli.progress import Progress, Stopwatch
 from carl_cli.registration.alignment import Contexts, Maps, Pair, align, evidence
 from carl_cli.registration.diffeomorphic import relaxed
@@ -91,7 +94,7 @@ def find_maps(
                 return FoundMaps(first, second, losses)
     with watch.stage("network"), torch.inference_mode():
         network = weighing(weights.network, pair.channel_weights)
-        maps = limited(network.both_directions(pair.fixed, pair.moving))
+        maps = limited(network_maps(network, pair, "network", progress))
     known = None
     if weights.config.alignment is not None:
         known = Contexts(pair, _stiff_rule(weights.config.alignment, stiff))
@@ -110,6 +113,12 @@ def find_maps(
     maps = _smoothed(maps, pair, align_corners, stiff)
     shown = None if known is None else evidence(maps[0], known, align_corners)
     return FoundMaps(*maps, losses, shown, metric)
+
+
+def network_maps(network: Registrar, pair: Pair, stage: str, progress: Progress) -> Maps:
+    """Both directions; progress hears how far the stage is and what the network does."""
+    with watched(network, pair.fixed, partial(progress, stage)):
+        return network.both_directions(pair.fixed, pair.moving)
 
 
 def _stiffened(options: InstanceOptions, stiff: float) -> InstanceOptions:

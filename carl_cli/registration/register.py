@@ -25,7 +25,7 @@ from carl_cli.registration.freedom import check_restrict, freedom_of
 from carl_cli.registration.guides import guides_of
 from carl_cli.registration.instance import InstanceOptions
 from carl_cli.registration.known import Known
-from carl_cli.registration.maps import check_regularity, find_maps
+from carl_cli.registration.maps import check_regularity, find_maps, network_maps
 from carl_cli.registration.options import ChannelOptions, GuideOptions, StartOptions
 from carl_cli.registration.rotation import search_rotation, searched_rule
 from carl_cli.registration.tensors import check_channels, pair_of
@@ -153,11 +153,12 @@ def _initial(
     if options.init == "rigid" and attention_of(weights.network) is not None:
         with watch.stage("search of the rotation"), torch.inference_mode():
             turned = _turned(fixed, moving, weights, options, watch.progress)
-    with watch.stage(f"{options.init} initialisation"), torch.inference_mode():
+    stage = f"{options.init} initialisation"
+    with watch.stage(stage), torch.inference_mode():
         prepared = prepare(fixed, moving, weights, options, turned)
         pair = pair_of(prepared, weights.device, options)
         network = weighing(weights.network, pair.channel_weights)
-        forward_map, backward_map = network.both_directions(pair.fixed, pair.moving)
+        forward_map, backward_map = network_maps(network, pair, stage, watch.progress)
         forward, _ = _physical(forward_map, backward_map, prepared, fixed, moving, weights)
         return fit_linear(options.init, forward, prepared)
 

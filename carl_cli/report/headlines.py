@@ -20,6 +20,7 @@ class Headline:
     unit: str
     higher_is_better: bool
     least_scatter: float
+    before: Callable[[Metrics], float | None] = lambda _: None  # the same without registration
 
     def text(self, value: float | None) -> str:
         return "–" if value is None else f"{value:.{self.digits}f}{self.unit}"
@@ -29,10 +30,33 @@ def _mean(spread: ErrorSummary | None) -> float | None:
     return None if spread is None else spread.mean
 
 
+def _mean_error_before_mm(metrics: Metrics) -> float | None:
+    errors = [mark.error_before_mm for mark in metrics.landmarks]
+    return float(np.mean(errors)) if errors else None
+
+
 HEADLINES = (
-    Headline("LNCC after", lambda m: m.similarity_after.lncc, 3, "", True, 0.01),
-    Headline("mean Dice", lambda m: m.mean_dice, 3, "", True, 0.01),
-    Headline("mean landmark error", lambda m: _mean(m.tre_mm), 2, " mm", False, 0.2),
+    Headline(
+        "LNCC",
+        lambda m: m.similarity_after.lncc,
+        3,
+        "",
+        True,
+        0.01,
+        lambda m: m.similarity_before.lncc,
+    ),
+    Headline(
+        "mean Dice", lambda m: m.mean_dice, 3, "", True, 0.01, lambda m: m.mean_of("dice_before")
+    ),
+    Headline(
+        "mean landmark error",
+        lambda m: _mean(m.tre_mm),
+        2,
+        " mm",
+        False,
+        0.2,
+        _mean_error_before_mm,
+    ),
     Headline("folded voxels", lambda m: m.folded_percent, 3, " %", False, 0.01),
     Headline("SD of log Jacobian", lambda m: m.sdlogj, 3, "", False, 0.01),
     Headline("inverse error", lambda m: _mean(m.inverse_consistency_mm), 2, " mm", False, 0.2),

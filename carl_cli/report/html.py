@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from carl_cli.geometry import apply_affine
 from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image
+from carl_cli.io.label_names import LabelName
 from carl_cli.report.page import assemble, binary_block, json_block
 from carl_cli.report.planes import (
     FOLD_COLOUR,
@@ -30,6 +33,8 @@ from carl_cli.transforms import Transform
 
 LIMIT_BYTES = 5_000_000
 LONGEST_AXIS = 128
+PALETTE = ("#ffb000", "#35b8ff", "#57d7a4", "#ff6f91", "#c792ff", "#f4f06c", "#ff8d4d", "#8fd3ff")
+"""Of labels for which no table has a colour."""
 NO_DATA, FOLDED, LOWEST, HIGHEST = 255, 0, 1, 253
 """Codes of a coloured map: LOWEST … HIGHEST run over its scale."""
 
@@ -45,6 +50,7 @@ def write_report(
     jacobian: Image | None = None,
     match_spread: Image | None = None,
     labels: tuple[Image | None, Image | None] = (None, None),
+    names: Mapping[int, LabelName] = MappingProxyType({}),
     limit_bytes: int = LIMIT_BYTES,
     replace: bool = True,
 ) -> None:
@@ -53,7 +59,8 @@ def write_report(
     warped: moving on the fixed grid. transform: fixed to moving points, LPS mm. jacobian and
     match_spread: on grids in the fixed frame; the latter is the spread of the network's match
     in mm, small where it is sure. labels: segmentations of fixed and of
-    moving, each in its own frame. Landmarks, metrics and provenance come from the record.
+    moving, each in its own frame; names: of the labels that the record has none for. Landmarks,
+    metrics and provenance come from the record.
     Raises OutputError when the file can't be written.
     """
     longest = LONGEST_AXIS
@@ -68,7 +75,7 @@ def write_report(
             labels=labels,
             longest=longest,
         )
-        text = page_of(scene, record).encode()
+        text = page_of(scene, record, names).encode()
         if len(text) <= limit_bytes or longest <= 32:
             break
         longest = max(32, int(0.95 * longest * (limit_bytes / len(text)) ** (1 / 3)))
@@ -76,7 +83,11 @@ def write_report(
         temporary.write_bytes(text)
 
 
-def page_of(scene: Scene, record: RunRecord | None) -> str:
+def page_of(
+    scene: Scene,
+    record: RunRecord | None,
+    names: Mapping[int, LabelName] = MappingProxyType({}),
+) -> str:
     """The whole page as text."""
     volumes = {"fixed": scene.fixed, "before": scene.before, "warped": scene.warped}
     volumes |= {"jacobian": jacobian_codes(scene.jacobian)}
@@ -92,14 +103,14 @@ def page_of(scene: Scene, record: RunRecord | None) -> str:
     blocks = [binary_block(name, volume) for name, volume in volumes.items()]
     blocks += [
         binary_block("mapped", shift),
-        json_block("scene", _description(scene, record, list(volumes), unit)),
+        json_block("scene", _description(scene, record, list(volumes), unit, names)),
     ]
     if record is not None:
         blocks.append(json_block("record", record_json(record)))
     title, heading_html = heading(record)
     return assemble(
         "report.html",
-        ("volumes.js", "drawing.js", "report.js"),
+        ("volumes.js", "drawing.js", "pointer.js", "report.js"),
         title,
         heading=heading_html,
         subtitle=subtitle(record),
@@ -112,7 +123,11 @@ def page_of(scene: Scene, record: RunRecord | None) -> str:
 
 
 def _description(
-    scene: Scene, record: RunRecord | None, packed: list[str], unit: float
+    scene: Scene,
+    record: RunRecord | None,
+    packed: list[str],
+    unit: float,
+    names: Mapping[int, LabelName],
 ) -> dict[str, Any]:
     landmarks = record.metrics.landmarks if record else []
     has = [
@@ -146,12 +161,26 @@ def _description(
         "shiftUnit": unit,
         "gridSpacing": grid_spacing_mm(scene),
         "centred": scene.centred,
-        "labelValues": list(scene.label_values),
+        "labels": _labels(scene, record, names),
         "packed": packed,
         "has": has,
         "maps": _maps(scene),
         "landmarks": [_landmark(scene, mark) for mark in landmarks],
     }
+
+
+def _labels(
+    scene: Scene, record: RunRecord | None, names: Mapping[int, LabelName]
+) -> list[dict[str, str]]:
+    """Of each value in the packed volumes, from 1 on: the label, its name and its colour."""
+    scores = record.metrics.structures if record else []
+    known = {str(label): name for label, name in names.items()}
+    known |= {score.label: LabelName(score.name, score.colour) for score in scores if score.name}
+    found = [(str(value), known.get(str(value), LabelName(""))) for value in scene.label_values]
+    return [
+        {"label": label, "name": name, "colour": colour or PALETTE[k % len(PALETTE)]}
+        for k, (label, (name, colour)) in enumerate(found)
+    ]
 
 
 def _shift(scene: Scene) -> tuple[NDArray[np.int16], float]:

@@ -113,9 +113,11 @@ class ErrorSummary(_Part):
 class StructureScore(_Part):
     """One segmented structure before and after registration; None is undefined.
 
-    surface: mean distance between the two surfaces."""
+    surface: mean distance between the two surfaces. name, colour (#rrggbb): of a table of names."""
 
     label: str
+    name: str = ""
+    colour: str = Field("", pattern="^(#[0-9a-fA-F]{6})?$")
     dice_before: float | None = None
     dice: float | None = None
     hd95_before_mm: float | None = None
@@ -156,8 +158,13 @@ class Metrics(_Part):
 
     @property
     def mean_dice(self) -> float | None:
-        scores = [s.dice for s in self.structures if s.dice is not None]
-        return float(np.mean(scores)) if scores else None
+        return self.mean_of("dice")
+
+    def mean_of(self, figure: str) -> float | None:
+        """Over the structures for which it is defined."""
+        values = [getattr(score, figure) for score in self.structures]
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
 
     @property
     def tre_mm(self) -> ErrorSummary | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from carl_cli.errors import CarlError, InputError, UsageError
 from carl_cli.io.atomic import sha256_of
 from carl_cli.io.images.files import Image, read_image
+from carl_cli.io.label_names import LabelName
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import read_transform
 from carl_cli.report.figure import save_scene_figure
@@ -42,6 +44,7 @@ class SavedRun:
     jacobian: Image | None
     match_spread: Image | None
     labels: tuple[Image | None, Image | None]
+    names: Mapping[int, LabelName]
     record: RunRecord | None
 
     def write_report(self, path: Path) -> None:
@@ -55,6 +58,7 @@ class SavedRun:
             jacobian=self.jacobian,
             match_spread=self.match_spread,
             labels=self.labels,
+            names=self.names,
         )
 
     def save_figure(self, path: Path) -> None:
@@ -66,10 +70,15 @@ class SavedRun:
         return thumbnail(build_scene(*images, longest=96))
 
 
-def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> SavedRun:
+def load_run(
+    record_path: Path | None,
+    given: Mapping[str, Path | None],
+    names: Mapping[int, LabelName] = MappingProxyType({}),
+) -> SavedRun:
     """Read the images of a run.
 
-    record_path: what `--json` wrote, or None. given: role → path, stronger than the record.
+    record_path: what `--json` wrote, or None. given: role → path, stronger than the record. names:
+    of the labels, stronger than the record's.
     The moving image is warped anew when there is no warped image on the fixed grid. Raises
     UsageError when fixed, moving or forward is known from neither, InputError when a file can't be
     read.
@@ -97,7 +106,8 @@ def load_run(record_path: Path | None, given: Mapping[str, Path | None]) -> Save
         jacobian=images.get("jacobian"),
         match_spread=images.get("match_spread"),
         labels=(images.get("fixed_seg"), images.get("moving_seg")),
-        record=None if record is None else _with_changes(record, paths),
+        names=names,
+        record=None if record is None else _with_names(_with_changes(record, paths), names),
     )
 
 
@@ -163,6 +173,16 @@ def located(path: str, record_path: Path | None) -> Path | None:
     beside = record_path.parent if record_path else Path()
     places = (Path(path), beside / path, beside / Path(path).name)
     return next((place for place in places if place.exists()), None)
+
+
+def _with_names(record: RunRecord, names: Mapping[int, LabelName]) -> RunRecord:
+    by_label = {str(label): name._asdict() for label, name in names.items()}
+    scores = [
+        score.model_copy(update=by_label.get(score.label, {}))
+        for score in record.metrics.structures
+    ]
+    metrics = record.metrics.model_copy(update={"structures": scores})
+    return record.model_copy(update={"metrics": metrics})
 
 
 def _with_changes(record: RunRecord, paths: Mapping[str, Path]) -> RunRecord:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import PurePath
 
 from carl_cli import __version__
-from carl_cli.report.headlines import HEADLINES
-from carl_cli.report.record import ErrorSummary, Metrics, RunRecord, Similarity
-
-Cell = tuple[str, str]
-"""Plain text and the class of the cell."""
+from carl_cli.report.headlines import HEADLINES, Headline
+from carl_cli.report.record import ErrorSummary, Metrics, RunRecord, Similarity, StructureScore
+from carl_cli.report.tables import Cell, Markup, after, number, numbers, table
 
 
 def heading(record: RunRecord | None) -> tuple[str, str]:
@@ -57,19 +55,22 @@ def tiles(record: RunRecord | None) -> str:
     if record is None:
         return ""
     found = [
-        _tile(headline.text(value), headline.name)
+        _tile(headline.text(value), headline.name, _change(headline, record.metrics))
         for headline in HEADLINES
         if (value := headline.value(record.metrics)) is not None
     ]
     return f'<div class="tiles">{"".join(found)}</div>' if found else ""
 
 
-def _tile(value: str, name: str) -> str:
-    return f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
+def _change(headline: Headline, metrics: Metrics) -> str:
+    """What the number was before, without its unit."""
+    before = headline.before(metrics)
+    return "" if before is None else f"{number(before, headline.digits)} → "
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _tile(value: str, name: str, before: str = "") -> str:
+    shown = f"<small>{escape(before)}</small>{escape(value)}"
+    return f'<div class="tile"><b>{shown}</b><span>{escape(name)}</span></div>'
 
 
 def sections(record: RunRecord | None) -> str:
@@ -85,42 +86,23 @@ def sections(record: RunRecord | None) -> str:
     return "\n".join(made)
 
 
-def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], row_attributes: str = "") -> str:
-    """`row_attributes` may hold {k}, the number of the row."""
-    top = "".join(f'<th class="{kind}">{escape(text)}</th>' for text, kind in head)
-    body = "".join(
-        f"<tr{row_attributes.format(k=k)}>"
-        + "".join(f'<td class="{kind}">{escape(text)}</td>' for text, kind in row)
-        + "</tr>"
-        for k, row in enumerate(rows)
-    )
-    inside = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table>{inside}</table></div>'
-
-
 def _section(title: str, content: str, kind: str = "") -> str:
     return f'<section class="{kind}"><h2>{escape(title)}</h2>{content}</section>'
 
 
-def _numbers(*names: str) -> list[Cell]:
-    return [(name, "number") for name in names]
-
-
-def _after(before: float | None, after: float | None, digits: int, higher: bool) -> Cell:
-    """The value after registration, coloured by whether it became better."""
-    if before is None or after is None or before == after:
-        return number(after, digits), "number"
-    better = (after > before) == higher
-    return number(after, digits), "number better" if better else "number worse"
+DEFINED = (
+    "Measured on the network's grid with intensities as the network sees them; folds and the log "
+    "Jacobian in the fixed foreground. carl evaluate measures on the fixed image's own grid."
+)
 
 
 def _metrics(metrics: Metrics) -> str:
-    before, after = metrics.similarity_before, metrics.similarity_after
+    first, last = metrics.similarity_before, metrics.similarity_after
     rows = [
-        [(name, ""), (number(_of(before, key)), "number"),
-         _after(_of(before, key), _of(after, key), 3, higher=True)]
+        [(name, ""), (number(_of(first, key)), "number"),
+         after(_of(first, key), _of(last, key), 3, higher=True)]
         for key, name in (("lncc", "LNCC"), ("ncc", "NCC"), ("nmi", "NMI"))
-        if _of(after, key) is not None
+        if _of(last, key) is not None
     ]  # fmt: skip
     single = (
         ("overlap of the fields of view, %", metrics.overlap_percent, 1),
@@ -140,8 +122,8 @@ def _metrics(metrics: Metrics) -> str:
     ]
     if not rows:
         return ""
-    head = [("", ""), *_numbers("before", "after")]
-    return _section("Metrics", table(head, rows))
+    head = [("", ""), *numbers("before", "after")]
+    return _section("Metrics", f"{table(head, rows)}<p class='quiet'>{DEFINED}</p>")
 
 
 def _of(similarity: Similarity, key: str) -> float | None:
@@ -156,32 +138,45 @@ def _spread(name: str, spread: ErrorSummary | None) -> list[tuple[str, float | N
     return [(f"{name}, {part}, mm", value, 2) for part, value in parts]
 
 
+STRUCTURE_FIGURES = ("dice_before", "dice", "hd95_before_mm", "hd95_mm")
+
+
 def _structures(metrics: Metrics) -> str:
     if not metrics.structures:
         return ""
-    head = [("structure", ""), *_numbers("Dice before", "Dice", "HD95 before, mm", "HD95, mm")]
+    head = [("structure", ""), *numbers("Dice before", "Dice", "HD95 before, mm", "HD95, mm")]
+    means = {figure: metrics.mean_of(figure) for figure in STRUCTURE_FIGURES}
+    scores = [*metrics.structures, StructureScore(label="mean", **means)]
     rows = [
         [
-            (score.label, ""),
+            (_structure(score), ""),
             (number(score.dice_before), "number"),
-            _after(score.dice_before, score.dice, 3, higher=True),
+            after(score.dice_before, score.dice, 3, higher=True),
             (number(score.hd95_before_mm, 1), "number"),
-            _after(score.hd95_before_mm, score.hd95_mm, 1, higher=False),
+            after(score.hd95_before_mm, score.hd95_mm, 1, higher=False),
         ]
-        for score in metrics.structures
+        for score in scores
     ]
-    return _section("Segmentations", table(head, rows))
+    return _section("Segmentations", table(head, rows), "structures")
+
+
+def _structure(score: StructureScore) -> Markup:
+    """Its name and number, after a spot that the page's script colours as its contours."""
+    spot = f'<svg data-label="{escape(score.label)}"><rect width="10" height="10"/></svg>'
+    known = "" if score.label == "mean" else spot
+    named = f' <span class="quiet">{escape(score.label)}</span>' if score.name else ""
+    return Markup(f"{known}{escape(score.name or score.label)}{named}")
 
 
 def _landmarks(metrics: Metrics) -> str:
     if not metrics.landmarks:
         return ""
-    head = [("landmark", ""), *_numbers("error before, mm", "error, mm")]
+    head = [("landmark", ""), *numbers("error before, mm", "error, mm")]
     rows = [
         [
             (mark.name, ""),
             (number(mark.error_before_mm, 2), "number"),
-            _after(mark.error_before_mm, mark.error_mm, 2, higher=False),
+            after(mark.error_before_mm, mark.error_mm, 2, higher=False),
         ]
         for mark in metrics.landmarks
     ]

@@ -33,7 +33,8 @@ class _Pages(SimpleHTTPRequestHandler):
         known = secrets.compare_digest(token.encode(), self.token.encode())
         self.path = f"/{page}"
         if not (local and known and self._is_page()):
-            self.send_error(HTTPStatus.NOT_FOUND)
+            hint = "Open the whole address that carl view printed: it tells who may look."
+            self.send_error(HTTPStatus.NOT_FOUND, explain=hint)
             return None
         return super().send_head()
 

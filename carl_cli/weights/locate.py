@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from carl_cli.errors import WeightsError
 from carl_cli.weights import hub
@@ -25,6 +27,18 @@ def embedded() -> tuple[str, ...]:
 def embedded_folder(name: str) -> Path:
     """Where embedded weights lie: in the package, or at the top of a source checkout."""
     return _embedded_root() / name
+
+
+@cache
+def advised(name: str) -> dict[str, Any]:
+    """The instance optimisation that embedded weights ask for, by field; what they leave out has
+    the defaults of `InstanceDefaults`. Empty where the package came without them."""
+    try:
+        config = json.loads((embedded_folder(name) / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return {}  # help must not fail; using them will say what is wrong
+    found: dict[str, Any] = config.get("instance", {})
+    return found
 
 
 def _embedded_root() -> Path:

@@ -34,6 +34,10 @@ def check_request(
     _check_warped(outputs, options, writing)
     _check_both_sides(inputs)
     _check_guides(inputs, weights, options)
+    if inputs.label_names and not (inputs.fixed_seg and inputs.moving_seg):
+        raise UsageError(
+            "--label-names was given without labels", "add --fixed-seg and --moving-seg"
+        )
     for role, path in outputs.paths().items():
         _check_suffix(role, path, options.linear is not None)
     _check_distinct(inputs.paths(), outputs.paths())

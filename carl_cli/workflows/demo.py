@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from carl_cli.geometry import Array, apply_affine
+from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import read_image, write_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import read_transform, write_transform
@@ -40,11 +41,13 @@ class DemoFiles(NamedTuple):
     picture: Path
     report: Path
     record: Path
+    label_names: Path
 
     @classmethod
     def within(cls, folder: Path) -> DemoFiles:
         names = [f"{name}.nii.gz" for name in cls._fields[:9]]
         names += ["forward.h5", "inverse.h5", "demo.png", "report.html", "record.json"]
+        names.append("labels.tsv")
         return cls(*(folder / name for name in names))
 
 
@@ -52,7 +55,7 @@ class DemoFiles(NamedTuple):
 class DemoScores:
     """Before is the pair as the scanner left it: both images in their own physical space.
 
-    dice: organ → overlap on the fixed grid, before and after. errors: distance to the true
+    dice: label by name → overlap on the fixed grid, before and after. errors: distance to the true
     position. record: of the run, as `carl register --json` has it.
     """
 
@@ -87,14 +90,18 @@ def run_demo(
     warped = resample(labels, fixed.grid, forward, interpolator="genericlabel")
     write_image(files.warped_labels, warped)
     before, after = (ErrorSummary.of(true_errors_mm(pair, t)) for t in (identity(3), forward))
-    return DemoScores(organ_dice(record), before, after, record)
+    return DemoScores(dice_by_name(record), before, after, record)
 
 
 def _case(files: DemoFiles, match_spread: bool) -> tuple[CaseInputs, CaseOutputs]:
     from carl_cli.workflows.request import CaseInputs, CaseOutputs
 
     inputs = CaseInputs(
-        files.fixed, files.moving, fixed_seg=files.fixed_labels, moving_seg=files.moving_labels
+        files.fixed,
+        files.moving,
+        fixed_seg=files.fixed_labels,
+        moving_seg=files.moving_labels,
+        label_names=files.label_names,
     )
     outputs = CaseOutputs(
         forward=files.forward,
@@ -109,20 +116,20 @@ def _case(files: DemoFiles, match_spread: bool) -> tuple[CaseInputs, CaseOutputs
     return inputs, outputs
 
 
-def organ_dice(record: RunRecord) -> dict[str, tuple[float, float]]:
-    """Organ → Dice before and after; the rest of the body is left out."""
-    return {
-        LABELS[int(s.label)]: (s.dice_before or 0.0, s.dice or 0.0)
-        for s in record.metrics.structures
-        if LABELS[int(s.label)] != "body"
-    }
+def dice_by_name(record: RunRecord) -> dict[str, tuple[float, float]]:
+    """Label → Dice before and after."""
+    return {s.name: (s.dice_before or 0.0, s.dice or 0.0) for s in record.metrics.structures}
 
 
 def write_phantom(pair: PhantomPair, files: DemoFiles) -> None:
-    """Images, label maps, and the true transform as a displacement field on the fixed grid."""
+    """Images, label maps with their names, and the true transform as a displacement field on the
+    fixed grid."""
     images = (pair.fixed, pair.moving, pair.fixed_labels, pair.moving_labels)
     for path, image in zip(files[:4], images, strict=True):
         write_image(path, image)
+    lines = ["index\tname", *(f"{label}\t{name}" for label, name in LABELS.items())]
+    with atomic_path(files.label_names) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     points = pair.fixed.grid.points_mm()
     displacement_mm = (pair.truth(points) - points).astype(np.float32)
     write_transform(files.truth, DisplacementField(pair.fixed.grid, displacement_mm))

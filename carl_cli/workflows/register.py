@@ -15,6 +15,7 @@ from carl_cli.errors import InputError
 from carl_cli.evaluation.truth import Truth, read_landmarks
 from carl_cli.io.atomic import sha256_of
 from carl_cli.io.images.files import Image, read_contrasts, read_image
+from carl_cli.io.label_names import read_label_names
 from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.progress import Progress, Stopwatch, silent
@@ -259,7 +260,8 @@ def _with_files(
 
 def _truth(inputs: CaseInputs, dimension: int) -> Truth:
     landmarks = read_landmarks(inputs.fixed_points, inputs.moving_points, dimension)
-    return Truth(_optional(inputs.fixed_seg), _optional(inputs.moving_seg), *landmarks)
+    names = {} if inputs.label_names is None else read_label_names(inputs.label_names)
+    return Truth(_optional(inputs.fixed_seg), _optional(inputs.moving_seg), *landmarks, names)
 
 
 def _described(loaded: LoadedCase, result: Registration) -> dict[str, records.InputFile]:

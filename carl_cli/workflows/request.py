@@ -66,6 +66,13 @@ class CaseInputs:
     moving_points: Annotated[
         Path | None, Field(description="The same landmarks in the moving image.")
     ] = None
+    label_names: Annotated[
+        Path | None,
+        Field(
+            description="Names of the labels: a table of FreeSurfer or ITK-SNAP, .tsv, .csv, "
+            "nnU-Net's dataset.json, or a NIfTI file of TotalSegmentator's --ml."
+        ),
+    ] = None
     series_uid: Annotated[
         str | None, Field(description="Which series of a DICOM folder to read.")
     ] = None

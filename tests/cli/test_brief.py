@@ -10,6 +10,10 @@ import pytest
 from carl_cli.cli.app import load, main
 from carl_cli.cli.brief import FEW, reflowed
 from carl_cli.cli.commands import COMMANDS
+from carl_cli.preprocessing.options import options_of
+from carl_cli.weights.folder import read_config
+from carl_cli.weights.locate import embedded_folder
+from carl_cli.weights.options import InstanceChoices
 
 Help = Callable[..., str]
 
@@ -65,6 +69,17 @@ def test_lines_are_broken_by_the_terminal_alone(help_of: Help) -> None:
 def test_brackets_are_shown(help_of: Help) -> None:
     assert "-t [affine.mat,1] -o back.nii.gz" in help_of("warp", "--help")
     assert reflowed("one\ntwo [@revision]\n\n    a  b") == "one two \\[@revision]\n\n    a  b"
+
+
+@pytest.mark.parametrize("name", ["register", "batch"])
+def test_options_of_instance_optimisation_tell_what_the_weights_advise(
+    name: str, help_of: Help
+) -> None:
+    """What the help says is what a run is done with when the option is left out."""
+    text = " ".join(re.sub("[│\n]", " ", help_of(name, "--help-all")).split())
+    used = read_config(embedded_folder("carl-base")).instance
+    told = re.findall(r"--io-[a-z]+ .*?Default of carl-base: (\S+?)\. ", text)
+    assert told == [str(getattr(used, o.field)) for o in options_of(InstanceChoices)]
 
 
 @pytest.mark.parametrize("name", ["register", "warp", "points", "batch", "jacobian", "report"])

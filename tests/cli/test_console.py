@@ -72,6 +72,29 @@ def test_a_progress_bar_only_on_a_terminal() -> None:
     assert "loss 0.5" in drawn
 
 
+@pytest.mark.parametrize(
+    ("fraction", "elapsed_s", "told"),
+    [(0.01, 5, ""), (0.25, 30, "1:30 left"), (0.9, 9, "0:01 left"), (1.0, 5, "")],
+)
+def test_the_time_left_is_what_the_rest_takes_at_the_same_rate(
+    fraction: float, elapsed_s: float, told: str
+) -> None:
+    assert console._time_left(fraction, elapsed_s) == told
+
+
+def test_a_stage_under_way_says_how_long_it_will_take() -> None:
+    under_way = """
+import time
+from carl_cli.cli import console
+console.start()
+with console.progress() as progress:
+    progress("network", 0.0)
+    time.sleep(0.3)
+    progress("network", 0.1, "matching")
+"""
+    assert re.search(r"0:0[2-9] left.*matching", drawn_on_a_terminal(under_way))
+
+
 ON_A_TERMINAL = """
 import logging, sys
 from carl_cli.cli import console

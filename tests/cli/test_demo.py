@@ -49,10 +49,21 @@ def test_the_demo(carl: Carl, tmp_path: Path) -> None:
     ).T
     rows = dict(re.findall(r"^([a-z][a-z ]*?) +[\d.]+ +([\d.]+|nan)$", outcome.out, re.MULTILINE))
     for label, organ in LABELS.items():
-        if organ != "body":
-            overlap = np.sum((fixed == label) & (warped == label))
-            dice = 2 * overlap / (np.sum(fixed == label) + np.sum(warped == label))
-            assert float(rows[organ]) == pytest.approx(dice, abs=6e-4), organ
+        overlap = np.sum((fixed == label) & (warped == label))
+        dice = 2 * overlap / (np.sum(fixed == label) + np.sum(warped == label))
+        assert float(rows[organ]) == pytest.approx(dice, abs=6e-4), organ
+
+    # The report counts the same labels, under the same names, and has the same warnings.
+    page = files.report.read_text()
+    tile = re.search(r"→ </small>([\d.]+)</b><span>mean Dice", page)
+    mean = re.search(r"^mean +[\d.]+ +([\d.]+)\n\n", outcome.out, re.MULTILINE)
+    assert tile
+    assert mean
+    assert tile[1] == mean[1]
+    assert all(f"</svg>{organ} " in page for organ in LABELS.values())
+    warnings = json.loads(files.record.read_text())["warnings"]
+    assert warnings
+    assert all(f"warning: {text}" in outcome.err for text in warnings)
 
     field = np.asarray(nibabel.load(files.truth).dataobj)[:, :, :, 0]
     expected_mm = np.linalg.norm(field, axis=-1)[fixed > 0].mean()

@@ -115,3 +115,16 @@ def test_all_commands_are_listed(carl) -> None:  # type: ignore[no-untyped-def]
     listed = {line.split("  ")[0] for line in lines}
     assert set(COMMANDS) <= listed
     assert "cite" in listed
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["info", "absent.nii"], 3)])
+def test_python_m_is_the_command(words: list[str], code: int) -> None:
+    """The same words and the same exit code, errors in one line included."""
+    ways = (["-m", "carl_cli"], ["-c", "from carl_cli.cli.entry import main; main()"])
+    found = [
+        subprocess.run([sys.executable, *way, *words], capture_output=True, text=True)
+        for way in ways
+    ]
+    outcomes = [(done.returncode, done.stdout, done.stderr) for done in found]
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][0] == code

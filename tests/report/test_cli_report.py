@@ -22,7 +22,14 @@ from carl_cli.cli.view import view
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.images.files import read_image, write_image
 from carl_cli.io.transforms.files import write_transform
-from carl_cli.report.record import RunRecord, input_file, output_files, read_record, write_record
+from carl_cli.report.record import (
+    RunRecord,
+    StructureScore,
+    input_file,
+    output_files,
+    read_record,
+    write_record,
+)
 from carl_cli.report.saved import load_case, load_run
 from carl_cli.report.serve import page_server
 from tests.report.conftest import Pair
@@ -51,6 +58,19 @@ def test_record_to_page_and_figure(run_folder: Path) -> None:
     report([Path("run.json")], Path("r.html"), Path("f.svg"))
     assert "moving.nii.gz" in Path("r.html").read_text()
     assert Path("f.svg").stat().st_size > 10_000
+
+
+def test_names_of_labels_reach_a_page_made_later(run_folder: Path, record: RunRecord) -> None:
+    scores = [StructureScore(label="7", dice=0.5)]
+    metrics = record.metrics.model_copy(update={"structures": scores})
+    old = read_record("run.json").model_copy(update={"metrics": metrics})
+    write_record("run.json", old)
+    Path("names.tsv").write_text("index\tname\tcolor\n7\tmarker <b>\t#ff0000\n")
+    report([Path("run.json")], Path("r.html"), label_names=Path("names.tsv"))
+    text = Path("r.html").read_text()
+    assert 'marker &lt;b&gt; <span class="quiet">7</span>' in text
+    with pytest.raises(UsageError, match="several records"):
+        report([Path("run.json")] * 2, Path("i.html"), label_names=Path("names.tsv"))
 
 
 def test_warped_is_made_anew_when_it_is_gone(run_folder: Path) -> None:
@@ -175,7 +195,7 @@ def fetch(url: str, host: str | None = None) -> tuple[int, bytes]:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
-        return error.code, b""
+        return error.code, error.read()
 
 
 def test_server_hands_out_pages_of_its_folder_to_this_machine_only(tmp_path: Path) -> None:
@@ -209,6 +229,10 @@ def test_server_hands_out_pages_of_its_folder_to_this_machine_only(tmp_path: Pat
         assert fetch(f"{base}/case/r.html", "evil.example")[0] == HTTPStatus.NOT_FOUND
         for path in ("/in%20dex.html", f"/{'x' * 32}/in%20dex.html", "//in%20dex.html", "/é"):
             assert fetch(host + quote(path, safe="/%"))[0] == HTTPStatus.NOT_FOUND, path
+        status, told = fetch(f"{host}/")
+        assert status == HTTPStatus.NOT_FOUND
+        assert b"the whole address that carl view printed" in told
+        assert base.rpartition("/")[2].encode() not in told  # not to whoever asks
         with pytest.raises(UsageError, match=f"port {server.server_port}"):
             page_server(folder / "in dex.html", server.server_port)
         server.shutdown()

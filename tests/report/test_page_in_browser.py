@@ -16,7 +16,9 @@ from matplotlib.image import imread
 
 from carl_cli.geometry import Grid
 from carl_cli.io.images.files import Image
+from carl_cli.io.label_names import LabelName
 from carl_cli.report.html import write_report
+from carl_cli.report.record import RunRecord
 from carl_cli.report.scene import build_scene
 from carl_cli.transforms import identity
 from tests.report.browser import Browser
@@ -239,6 +241,158 @@ def test_click_moves_the_cursor_in_the_other_planes(page: Browser) -> None:
     _, coronal, sagittal = page.run(values)
     assert (coronal, sagittal) == (pytest.approx(67, abs=1), pytest.approx(18, abs=1))
     assert "R 3" in page.run("return document.querySelector('#readout').textContent")
+
+
+SLICES = "return [...document.querySelectorAll('.plane [type=range]')].map((s) => +s.value)"
+
+
+def pointer(page: Browser, kind: str, across: float, down: float, **more: object) -> None:
+    """An event on the first picture, at parts of its size."""
+    page.run(
+        """const [kind, across, down, more] = arguments;
+        const c = document.querySelector('#planes canvas'), r = c.getBoundingClientRect();
+        const type = kind === 'wheel' ? WheelEvent : PointerEvent;
+        c.setPointerCapture = () => {};
+        c.dispatchEvent(new type(kind, {bubbles: true, cancelable: true, pointerId: 1,
+          clientX: r.left + across * r.width, clientY: r.top + down * r.height, ...more}))""",
+        kind,
+        across,
+        down,
+        more,
+    )
+    page.settle()
+
+
+def test_a_drag_takes_the_cursor_along(page: Browser) -> None:
+    pointer(page, "pointerdown", 0.5, 0.5)
+    pointer(page, "pointermove", 0.25, 0.75)
+    moved = page.run(SLICES)
+    pointer(page, "pointerup", 0.25, 0.75)
+    pointer(page, "pointermove", 0.6, 0.6)
+    assert page.run(SLICES) == moved
+    assert moved[1:] == [pytest.approx(67, abs=1), pytest.approx(18, abs=1)]
+
+
+def test_ctrl_and_the_wheel_magnify_about_the_pointer(page: Browser) -> None:
+    """Twice: the left upper quarter then fills the picture, in the other planes too. Magnified
+    pixels are interpolated anew, so that they are not quite those of the whole."""
+    plain(page)
+    whole = [pixels(page, k) for k in (0, 3)]
+    pointer(page, "wheel", 0, 0, ctrlKey=True, deltaY=-300)
+    for k, before in zip((0, 3), whole, strict=True):
+        rows, columns = (n // 2 for n in before.shape)
+        first = 0 if k == 0 else rows // 2  # the axis of the third plane stays about its middle
+        part = before[first : first + rows, :columns]
+        shrunk = (
+            pixels(page, k)[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2).mean((1, 3))
+        )
+        whole_again = before[: 2 * rows : 2, : 2 * columns : 2]
+        assert np.corrcoef(shrunk.ravel(), part.ravel())[0, 1] > 0.97
+        assert np.corrcoef(shrunk.ravel(), whole_again.ravel())[0, 1] < 0.9
+    page.press("0")
+    np.testing.assert_allclose(pixels(page, 0), whole[0], atol=1 / 255)
+
+
+def test_shift_drags_a_magnified_picture_and_the_click_finds_its_voxel(page: Browser) -> None:
+    """Magnified by 2 about the left upper corner and dragged by half a picture to the left, the
+    middle shows the middle of the upper edge's neighbour: a quarter down, half across."""
+    start = page.run(SLICES)
+    pointer(page, "wheel", 0, 0, ctrlKey=True, deltaY=-300)
+    pointer(page, "pointerdown", 0.75, 0.5, shiftKey=True)
+    pointer(page, "pointermove", 0.25, 0.5, shiftKey=True)
+    pointer(page, "pointerup", 0.25, 0.5)
+    assert page.run(SLICES) == start
+    pointer(page, "click", 0.5, 0.5)
+    assert page.run(SLICES)[1:] == [pytest.approx(22, abs=1), pytest.approx(36, abs=1)]
+
+
+def test_the_wheel_steps_on_the_plane_that_was_clicked_alone(page: Browser) -> None:
+    start = page.run(SLICES)
+    pointer(page, "wheel", 0.5, 0.5, deltaY=-100)
+    assert page.run(SLICES) == start
+    page.run("document.querySelector('.plane').focus()")
+    pointer(page, "wheel", 0.5, 0.5, deltaY=-100)
+    assert page.run(SLICES) == [start[0] + 1, *start[1:]]
+
+
+def test_what_lies_over_the_image_has_the_opacity_that_is_set(page: Browser) -> None:
+    """out = (1 - a) grey + a colour, and so half-way between the two ends at 50."""
+    plain(page)
+    page.click("[name=map][value=jacobian]")
+    shown = {}
+    for part in (0, 50, 100):
+        set_slider(page, "[name=opacity]", part)
+        shown[part] = pixels(page, 0)
+    page.click("[name=map][value='']")
+    np.testing.assert_allclose(shown[0], pixels(page, 0), atol=1 / 255)
+    np.testing.assert_allclose(shown[50], (shown[0] + shown[100]) / 2, atol=2 / 255)
+    assert np.abs(shown[100] - shown[0]).max() > 0.2
+
+
+def test_labels_have_the_names_and_colours_of_their_table(
+    browser: Browser, pair: Pair, tmp_path: Path
+) -> None:
+    names = {7: LabelName("marker", "#ff0000")}
+    images = (pair.fixed, pair.moving, pair.warped, pair.transform)
+    write_report(tmp_path / "r.html", *images, labels=pair.labels, names=names)
+    browser.screen(1360, 900)
+    browser.open(tmp_path / "r.html")
+    plain(browser)
+    browser.click("[name=map][value=labels]")
+    set_slider(browser, "[name=opacity]", 100)
+    red = """
+      const c = document.querySelectorAll('#planes canvas')[arguments[0]];
+      const data = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+      let count = 0;
+      for (let k = 0; k < data.length; k += 4) count += data[k] === 255 && !data[k + 1];
+      return count / data.length * 4 * c.height * c.width"""
+    fixed, moving, warped = (browser.run(red, k) for k in range(3))
+    assert fixed > 200
+    assert warped == pytest.approx(fixed, rel=0.1)  # moving(T(x)) = fixed(x)
+    assert moving == 0  # its labels are known on the fixed grid alone, warped
+    described = json.loads(browser.run("return document.querySelector('#scene').textContent"))
+    assert described["labels"] == [{"label": "7", "name": "marker", "colour": "#ff0000"}]
+
+
+def test_the_mean_row_and_the_spots_of_the_structures(page: Browser) -> None:
+    rows = page.run(
+        "return [...document.querySelectorAll('.structures tbody tr')].map((r) => r.innerText)"
+    )
+    assert rows[-1].split() == ["mean", "0.500", "0.930", "–", "2.1"]
+    assert len(rows) == 2
+
+
+def test_tiles_say_what_was_before(page: Browser, record: RunRecord) -> None:
+    tiles = page.run("return [...document.querySelectorAll('.tile')].map((t) => t.innerText)")
+    before = np.mean([mark.error_before_mm for mark in record.metrics.landmarks])
+    assert "0.310 → 0.870\nLNCC" in tiles
+    assert "0.500 → 0.930\nmean Dice" in tiles
+    assert f"{before:.2f} → 2.50 mm\nmean landmark error" in tiles
+    assert "0.300 %\nfolded voxels" in tiles
+
+
+def test_a_phone_shows_one_picture_at_a_time(browser: Browser, report_page: Path) -> None:
+    browser.screen(390, 844, mobile=True)
+    browser.open(report_page)
+    shown = (
+        "return [...document.querySelectorAll('.plane:first-child figure:not([hidden]) canvas')]"
+        ".map((c) => [c.dataset.kind, c.clientWidth > 300])"
+    )
+    assert browser.run(shown) == [["warped", True]]
+    browser.click("[name=picture][value=fixed]")
+    assert browser.run(shown) == [["fixed", True]]
+    browser.screen(1360, 900)
+    browser.settle()
+    assert [kind for kind, _ in browser.run(shown)] == ["fixed", "before", "warped"]
+
+
+def test_controls_stay_in_view_while_the_page_scrolls(page: Browser) -> None:
+    page.click("[name=map][value=jacobian]")
+    page.run("document.querySelector('.plane:last-child').scrollIntoView()")
+    page.settle()
+    top = "return document.querySelector(arguments[0]).getBoundingClientRect()"
+    assert page.run(f"{top}.top", "#controls") == pytest.approx(0, abs=1)
+    assert page.run(f"{top}.bottom", "#bar") <= 900
 
 
 def contour_pixels(browser: Browser, pair: Pair, path: Path, side: int) -> int:

@@ -10,6 +10,8 @@ from typer.models import OptionInfo
 
 from carl_cli.cli.options import completion
 from carl_cli.preprocessing.options import Option, options_of
+from carl_cli.weights.locate import advised
+from carl_cli.weights.registry import DEFAULT
 
 PAIR = "The two images"
 OUTPUTS = "Outputs (at least one)"
@@ -31,7 +33,7 @@ PANELS = {
     START: "transform initial_transform init affine_only regularity restrict",
     CHANNELS: "fixed_channel moving_channel channel_weights",
     GUIDES: "guide_labels guide_points",
-    SCORES: "fixed_seg moving_seg fixed_points moving_points",
+    SCORES: "fixed_seg moving_seg fixed_points moving_points label_names",
 }
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
 _FLAGS = {
@@ -50,22 +52,25 @@ def option(panel: str, *names: str, help: str, **more: Any) -> OptionInfo:
     return made
 
 
-def described(known: Option, *flags: str) -> OptionInfo:
-    """An option as its group describes it; flags: other ones than usual."""
+def described(known: Option, *flags: str, panel: str = "") -> OptionInfo:
+    """An option as its group describes it; flags, panel: other ones than usual."""
     names = flags or _FLAGS.get(known.name, (f"--{known.flag}",))
     least = [bound.ge for bound in known.checks if isinstance(bound, Ge)]
     most = [bound.le for bound in known.checks if isinstance(bound, Le)]
     bounds = {"min": least[0] if least else None, "max": most[0] if most else None}
     offered = {"autocompletion": completion.weights} if known.name == "weights" else {}
-    return option(_PANEL_OF[known.name], *names, help=_help(known), **bounds, **offered)
+    return option(panel or _PANEL_OF[known.name], *names, help=_help(known), **bounds, **offered)
 
 
 def _help(known: Option) -> str:
-    """Typer shows the other bounds by itself."""
-    above = [f"; above {bound.gt}." for bound in known.checks if isinstance(bound, Gt)]
-    return known.help.removesuffix(".") + above[0] if above else known.help
+    """Typer shows the other bounds by itself, and defaults that are not those of the weights."""
+    above = [f"; above {bound.gt}" for bound in known.checks if isinstance(bound, Gt)]
+    told = known.help.removesuffix(".") + "".join(above) + "."
+    if _PANEL_OF[known.name] != INSTANCE:
+        return told
+    return f"{told} Default of {DEFAULT}: {advised(DEFAULT).get(known.field, known.default)}."
 
 
-def described_as(group: Any, name: str, *flags: str) -> OptionInfo:
+def described_as(group: Any, name: str, *flags: str, panel: str = "") -> OptionInfo:
     """One option of a group, for a command that has no other option of it."""
-    return described({o.name: o for o in options_of(group)}[name], *flags)
+    return described({o.name: o for o in options_of(group)}[name], *flags, panel=panel)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from carl_cli.model.fields import Shape, centred_indices
+from carl_cli.progress import work_done
 
 # A tile of logits is 1 MiB: it stays in a core's second-level cache between its three uses.
 QUERIES = 512
 KEYS = 512
+EXPONENTIAL = 16  # multiplications take as long
 
 
 def forward(queries_BNC: Tensor, keys_BMC: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,9 +62,16 @@ def backward(
 def _sums(queries_NC: Tensor, keys_MC: Tensor, values_VM: Tensor) -> Tensor:
     """(V, N) sums of the values over the keys, weighted by exp(logit)."""
     sums = values_VM.new_zeros(values_VM.shape[0], queries_NC.shape[0])
+    each = weight_effort(keys_MC.shape[1], values_VM.shape[0] // 2)
     for rows, cols, weights in _weight_tiles(queries_NC, keys_MC):
         sums[:, rows].addmm_(values_VM[:, cols], weights)
+        work_done(weights.numel() * each, "matching")
     return sums
+
+
+def weight_effort(channels: int, dimension: int) -> int:
+    """Multiplications for one weight: its logit, its exponential and the sums that it enters."""
+    return channels + EXPONENTIAL + 2 * dimension + 1
 
 
 def _weight_tiles(queries_NC: Tensor, keys_MC: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:

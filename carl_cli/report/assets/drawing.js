@@ -1,6 +1,5 @@
 // One slice on one canvas: grey values first, then the coloured map, then lines and letters.
 
-const PALETTE = ["#ffb000", "#35b8ff", "#57d7a4", "#ff6f91", "#c792ff", "#f4f06c", "#ff8d4d", "#8fd3ff"];
 const GRID_COLOUR = "#57d7a4";
 const CHECKER_PARTS = 8;
 
@@ -36,13 +35,13 @@ function paint(scene, plane, index, colourOf) {
 }
 
 function draw(scene, plane, canvas, kind, view) {
-  const sheet = fitted(scene, plane, canvas);
-  const { context, width, height } = sheet;
+  const sheet = fitted(scene, plane, canvas, view);
+  const { context } = sheet;
   const index = view.cursor[plane.normal];
   const grey = greyOf(scene, plane, kind, view);
   context.imageSmoothingQuality = "high";
-  context.drawImage(paint(scene, plane, index, (...pixel) => grey4(grey(...pixel))), 0, 0, width, height);
-  if (view.map) drawMap(scene, plane, index, sheet, scene.maps[view.map], view.map);
+  put(paint(scene, plane, index, (...pixel) => grey4(grey(...pixel))), sheet);
+  if (view.map) drawMap(scene, plane, index, sheet, colourOf(scene, view.map, kind), view.opacity / 100);
   if (view.grid) drawGrid(scene, plane, index, sheet);
   if (view.contours) drawContours(scene, plane, index, sheet, kind, view);
   if (view.landmarks) drawLandmarks(scene, plane, index, sheet);
@@ -54,8 +53,14 @@ function grey4(value) {
   return [value, value, value, 255];
 }
 
-// Size the canvas for the screen; give positions of voxels on it.
-function fitted(scene, plane, canvas) {
+// The picture of a whole slice, of which the canvas may show a part.
+function put(picture, { context, left, top, wide, high }) {
+  context.drawImage(picture, left, top, wide, high);
+}
+
+// Size the canvas for the screen; give positions of voxels on it. left, top, wide, high: of the whole
+// slice in the canvas's pixels, which is larger than the canvas where the view is magnified.
+function fitted(scene, plane, canvas, view) {
   const scale = Math.min(window.devicePixelRatio || 1, 3);
   const columns = scene.size[plane.column];
   const rows = scene.size[plane.row];
@@ -63,23 +68,38 @@ function fitted(scene, plane, canvas) {
   const width = Math.max(1, Math.round(canvas.clientWidth * scale));
   const height = Math.max(1, Math.round(width * ratio));
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const down = (voxel) => ((voxel + 0.5) / rows) * height;
+  const down = (voxel) => (plane.rowsUp ? rows - 1 - voxel : voxel);
+  const middle = [view.centre[plane.column], plane.rowsUp ? 1 - view.centre[plane.row] : view.centre[plane.row]];
+  const [wide, high] = [width * view.zoom, height * view.zoom];
+  const [left, top] = [width / 2 - middle[0] * wide, height / 2 - middle[1] * high];
   return {
     context: canvas.getContext("2d"),
     width,
     height,
     scale,
-    x: (voxel) => ((voxel + 0.5) / columns) * width,
-    y: (voxel) => (plane.rowsUp ? height - down(voxel) : down(voxel)),
+    left,
+    top,
+    wide,
+    high,
+    x: (voxel) => left + ((voxel + 0.5) / columns) * wide,
+    y: (voxel) => top + ((down(voxel) + 0.5) / rows) * high,
   };
 }
 
-function drawMap(scene, plane, index, { context, width, height }, map, name) {
-  const volume = scene.volumes[name];
-  const colour = (offset) => map.colours.subarray(4 * volume[offset], 4 * volume[offset] + 4);
-  context.globalAlpha = 0.65;
-  context.drawImage(paint(scene, plane, index, colour), 0, 0, width, height);
-  context.globalAlpha = 1;
+// Colours of what lies over a picture: offset → RGBA. Labels lie over the image that they belong to.
+function colourOf(scene, name, kind) {
+  const own = kind === "warped" ? "warpedLabels" : "fixedLabels";
+  const volume = name === "labels" ? scene.volumes[kind === "before" ? "" : own] : scene.volumes[name];
+  const colours = name === "labels" ? scene.labelColours : scene.maps[name].colours;
+  return (offset) => (volume ? colours.subarray(4 * volume[offset], 4 * volume[offset] + 4) : [0, 0, 0, 0]);
+}
+
+function drawMap(scene, plane, index, sheet, colour, opacity) {
+  sheet.context.globalAlpha = opacity;
+  sheet.context.imageSmoothingEnabled = false;
+  put(paint(scene, plane, index, colour), sheet);
+  sheet.context.imageSmoothingEnabled = true;
+  sheet.context.globalAlpha = 1;
 }
 
 // Lines of a regular grid of the moving image: level lines of its coordinates.
@@ -133,7 +153,7 @@ function drawContours(scene, plane, index, sheet, kind, view) {
     sheet.context.setLineDash(name === "fixedLabels" ? [] : [4 * sheet.scale, 3 * sheet.scale]);
     sheet.context.lineWidth = 1.6 * sheet.scale;
     for (const [label, path] of borders(scene, plane, index, sheet, scene.volumes[name])) {
-      sheet.context.strokeStyle = PALETTE[(label - 1) % PALETTE.length];
+      sheet.context.strokeStyle = scene.labels[label - 1].colour;
       sheet.context.stroke(path);
     }
   }
@@ -141,14 +161,14 @@ function drawContours(scene, plane, index, sheet, kind, view) {
 }
 
 // Label → path along the pixel edges where that label ends, in whole loops: dashes run along them.
-function borders(scene, plane, index, { width, height }, volume) {
+function borders(scene, plane, index, { left, top, wide, high }, volume) {
   const columns = scene.size[plane.column];
   const rows = scene.size[plane.row];
   const slice = new Uint8Array(columns * rows);
   eachPixel(scene, plane, index, (offset, column, row) => (slice[row * columns + column] = volume[offset]));
   const at = (c, r) => (c < 0 || r < 0 || c >= columns || r >= rows ? 0 : slice[r * columns + c]);
   const corner = (c, r) => r * (columns + 1) + c;
-  const place = (k) => [((k % (columns + 1)) / columns) * width, (Math.floor(k / (columns + 1)) / rows) * height];
+  const place = (k) => [left + ((k % (columns + 1)) / columns) * wide, top + (Math.floor(k / (columns + 1)) / rows) * high];
   const edges = new Map();
   const add = (label, from, to) => {
     if (!label) return;

@@ -1,22 +1,24 @@
 // The controls of the report: what the reader looks at, and drawing it again when it changes.
 
 const find = (selector, root = document) => root.querySelector(selector);
+const NARROW = window.matchMedia("(max-width: 44rem)"); // as in style.css
 const NAMES = { fixed: "fixed", before: "moving", warped: "warped" };
 
 function makeView(scene) {
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-  return { cursor: [...scene.focus], active: 0, swapped: false, runs: !calm, pointed: false };
+  const whole = { zoom: 1, centre: [0.5, 0.5, 0.5] };
+  return { cursor: [...scene.focus], active: 0, swapped: false, runs: !calm, pointed: false, ...whole };
 }
 
 // Everything that the form says, into the view.
 function readControls(view) {
   const form = find("#controls");
   const values = new FormData(form);
-  for (const name of ["mode", "partner", "map"]) view[name] = values.get(name);
+  for (const name of ["mode", "partner", "map", "picture"]) view[name] = values.get(name);
   for (const name of ["grid", "contours", "landmarks", "cross"]) {
     view[name] = values.has(name) && !find(`[name=${name}]`, form).closest("label").hidden;
   }
-  for (const name of ["share", "black", "white"]) view[name] = Number(values.get(name));
+  for (const name of ["share", "black", "white", "opacity"]) view[name] = Number(values.get(name));
 }
 
 function element(tag, className = "", text = "") {
@@ -41,7 +43,7 @@ function buildPlane(scene, plane, number, app) {
     canvas.dataset.kind = kind;
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${NAMES[kind]}, ${plane.name}`);
-    canvas.addEventListener("click", (event) => pick(app, number, canvas, event));
+    listenToPointer(app, number, canvas);
     return { figure, canvas, caption: figure.appendChild(element("figcaption")) };
   });
   const step = box.appendChild(element("label", "step", plane.name));
@@ -63,26 +65,17 @@ function goTo(app, number, index) {
   app.refresh();
 }
 
-function pick(app, number, canvas, event) {
-  const { plane } = app.planes[number];
-  const { size } = app.scene;
-  const part = [event.offsetX / canvas.clientWidth, event.offsetY / canvas.clientHeight];
-  if (plane.rowsUp) part[1] = 1 - part[1];
-  [plane.column, plane.row].forEach((axis, k) => {
-    app.view.cursor[axis] = Math.min(Math.max(Math.floor(part[k] * size[axis]), 0), size[axis] - 1);
-  });
-  app.view.active = number;
-  app.refresh();
-}
-
 function show(app) {
   const { scene, view } = app;
   find("#viewer").dataset.mode = view.mode;
   find("#partners").hidden = view.mode === "all";
   find("#blend").hidden = view.mode !== "blend";
+  const alone = view.mode === "all" && NARROW.matches;
+  find("#pictures").hidden = !alone;
+  find("#opacity").hidden = !view.map;
   for (const { plane, canvases, slider, output } of app.planes) {
     canvases.forEach(({ figure, canvas, caption }, k) => {
-      figure.hidden = view.mode !== "all" && k > 0;
+      figure.hidden = alone ? canvas.dataset.kind !== view.picture : view.mode !== "all" && k > 0;
       if (figure.hidden) return;
       const kind = view.mode === "all" ? canvas.dataset.kind : view.mode;
       draw(scene, plane, canvas, kind, view);
@@ -118,7 +111,7 @@ function noteOf(scene, view) {
 }
 
 function showBar(scene, view) {
-  const map = scene.maps[view.map];
+  const map = scene.maps[view.map]; // none for labels
   const bar = find("#bar");
   bar.hidden = !map;
   if (!map) return;
@@ -140,8 +133,8 @@ function readout(scene, view) {
   const { first, last, limit } = scene.maps.jacobian;
   const value = limit ** ((2 * (code - first)) / (last - first) - 1);
   const volume = code === NO_DATA ? "" : ` · Jacobian ${code < first ? "≤ 0, folded" : value.toFixed(2)}`;
-  const label = scene.labelValues[scene.volumes.fixedLabels?.[offsetOf(scene, view.cursor)] - 1];
-  const structure = label === undefined ? "" : ` · label ${label} of fixed`;
+  const label = scene.labels[scene.volumes.fixedLabels?.[offsetOf(scene, view.cursor)] - 1];
+  const structure = label ? ` · ${label.name || `label ${label.label}`} of fixed` : "";
   return `Cursor: ${scene.letters.length ? place.join(", ") : lps.map((mm) => mm.toFixed(1)).join(", ")} mm · moves ${movedMm(scene, view.cursor).toFixed(1)} mm${volume}${structure}`;
 }
 
@@ -168,6 +161,7 @@ function onKey(app, event) {
   const steps = { ArrowLeft: -1, ArrowRight: 1, ...(focused && { ArrowDown: -1, ArrowUp: 1 }) };
   const { plane } = app.planes[app.view.active];
   if (event.key === " ") swap(app);
+  else if (event.key in ZOOM_KEYS) zoomByKey(app, event.key);
   else if (event.key in steps) goTo(app, app.view.active, app.view.cursor[plane.normal] + steps[event.key]);
   else return;
   event.preventDefault();
@@ -186,6 +180,7 @@ function listen(app) {
     find("#viewer").scrollIntoView();
   });
   new ResizeObserver(app.refresh).observe(find("#planes"));
+  NARROW.addEventListener("change", app.refresh);
   setInterval(() => {
     if (app.view.mode !== "flicker" || !app.view.runs) return;
     app.view.swapped = !app.view.swapped;
@@ -205,6 +200,7 @@ function listenToCopy() {
 
 async function start() {
   const scene = await loadScene();
+  for (const { label, colour } of scene.labels) find(`svg[data-label="${label}"] rect`)?.setAttribute("fill", colour);
   for (const label of document.querySelectorAll("[data-needs]")) label.hidden = !scene.has.includes(label.dataset.needs);
   const app = { scene, view: makeView(scene), planes: [] };
   let waiting = false;

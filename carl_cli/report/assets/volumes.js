@@ -19,6 +19,10 @@ async function loadScene() {
   for (const map of Object.values(scene.maps)) {
     map.colours = Uint8Array.from(atob(map.colours), (c) => c.charCodeAt(0));
   }
+  scene.labelColours = new Uint8Array(4 * (scene.labels.length + 1));
+  scene.labels.forEach(({ colour }, k) => {
+    scene.labelColours.set([1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)).concat(255), 4 * (k + 1));
+  });
   return scene;
 }
 

@@ -1,0 +1,105 @@
+"""Names and colours of labels: the tables that segmentation programs keep beside their images, or
+in the header of the image itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from carl_cli.errors import InputError
+from carl_cli.io.atomic import full_suffix
+
+HINT = (
+    "give a table of FreeSurfer or ITK-SNAP, a .tsv or .csv with columns index and name, nnU-Net's "
+    "dataset.json, or a NIfTI file of TotalSegmentator's --ml"
+)
+# Number, name, red, green, blue, as FreeSurfer has it; and number, red, green, blue, three more
+# numbers and the name in quotes, as ITK-SNAP has it.
+FREESURFER = re.compile(r"^\s*(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+\d+)?\s*$", re.MULTILINE)
+ITK_SNAP = re.compile(
+    r'^\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+[\d.]+){3}\s+"(.*)"\s*$', re.MULTILINE
+)
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+class LabelName(NamedTuple):
+    """colour: #rrggbb; empty: unknown."""
+
+    name: str
+    colour: str = ""
+
+
+def read_label_names(path: Path) -> dict[int, LabelName]:
+    """Label → name of every label of a table but the background, 0. Raises InputError."""
+    try:
+        found = _read(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}", HINT) from error
+    except (ValueError, TypeError, AttributeError, KeyError, ElementTree.ParseError) as error:
+        raise InputError(f"{path}: no table of label names", HINT) from error
+    found.pop(0, None)
+    if not found:
+        raise InputError(f"{path} names no labels", HINT)
+    return found
+
+
+def _read(path: Path) -> dict[int, LabelName]:
+    suffix = full_suffix(path).lower()
+    if suffix in (".nii", ".nii.gz"):
+        return _of_header(path)
+    text = path.read_text(encoding="utf-8-sig")
+    if suffix == ".json":
+        return _of_nnunet(json.loads(text)["labels"])
+    if suffix in (".tsv", ".csv"):
+        return _of_table(
+            csv.DictReader(text.splitlines(), delimiter="," if suffix == ".csv" else "\t")
+        )
+    snap = {int(k): LabelName(name, _hex(rgb)) for k, *rgb, name in ITK_SNAP.findall(text)}
+    freesurfer = {int(k): LabelName(name, _hex(rgb)) for k, name, *rgb in FREESURFER.findall(text)}
+    return snap or freesurfer
+
+
+def _of_header(path: Path) -> dict[int, LabelName]:
+    """The LabelTable that TotalSegmentator and Caret leave in an extension of the header."""
+    import nibabel
+
+    try:
+        extensions: Any = nibabel.load(path).header.extensions  # type: ignore[attr-defined]
+    except nibabel.filebasedimages.ImageFileError as error:
+        raise ValueError(str(error)) from error
+    texts = [bytes(e.get_content()).rstrip(b"\0").strip() for e in extensions if e.get_code() == 0]
+    tables = [ElementTree.fromstring(text) for text in texts if b"<LabelTable>" in text]
+    return {
+        int(label.attrib["Key"]): LabelName(
+            label.text or "",
+            _hex(255 * float(label.attrib[part]) for part in ("Red", "Green", "Blue")),
+        )
+        for table in tables
+        for label in table.iter("Label")
+    }
+
+
+def _of_nnunet(labels: dict[str, Any]) -> dict[int, LabelName]:
+    """Name → number in version 2, number → name before; regions, lists of numbers, are left out."""
+    numbered = {k: v for k, v in labels.items() if not isinstance(v, list)}
+    by_number = all(isinstance(value, str) for value in numbered.values())
+    pairs = ((k, v) if by_number else (v, k) for k, v in numbered.items())
+    return {int(number): LabelName(name) for number, name in pairs}
+
+
+def _of_table(rows: Iterable[dict[str, str]]) -> dict[int, LabelName]:
+    """BIDS: columns index, name and color."""
+    colours = ((row, row.get("color") or "") for row in rows)
+    return {
+        int(row["index"]): LabelName(row["name"], text if COLOUR.fullmatch(text) else "")
+        for row, text in colours
+    }
+
+
+def _hex(rgb: Iterable[Any]) -> str:
+    return "#" + "".join(f"{min(round(float(part)), 255):02x}" for part in rgb)
