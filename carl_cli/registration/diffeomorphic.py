@@ -11,6 +11,7 @@ of its image.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ from carl_cli.registration.sides import (
     side_of,
     stepped,
 )
+
+log = logging.getLogger(__name__)
 
 
 class Scale(NamedTuple):
@@ -105,13 +108,18 @@ def refine(
 
     images and masks: fixed, moving, (1, 1, *shape). report(part of the work done, scale
     and loss in words) hears of each step. The maps given come back where none is found that is
-    better. Losses never rise: as those of two scales can't be compared, each scale's are moved to
-    go on from where the one before ended.
+    better, or where their loss is no number. Losses never rise: as those of two scales can't be
+    compared, each scale's are moved to go on from where the one before ended.
     """
     if not descent.steps:
         return maps[0], maps[1], []
     given = zip(images, masks, maps, strict=True)
     sides = Sides(*(side_of(image, mask, map_, align_corners) for image, mask, map_ in given))
+    finest = descent.scales[-1]
+    begun = _loss(_level(sides, finest, descent), descent)
+    if not math.isfinite(begun):
+        log.warning("the images can't be compared where they lie: the maps stay as they are")
+        return maps[0], maps[1], []
     own = [descent.at(scale) for scale in descent.scales]
     dimension = images[0].dim() - 2
     works = [d.steps / s.coarser**dimension for s, d in zip(descent.scales, own, strict=True)]
@@ -131,8 +139,7 @@ def refine(
             roams = scale.coarser >= ROAMING_SCALE and len(curves) == 1 and _has_room(level)
             level = regular((_roam if roams else _descend)(regular(level), each, note))
             sides = Sides(*(replace(s, u=found.u) for s, found in zip(sides, level, strict=True)))
-        finest = descent.scales[-1]
-        best = min(sides, start, key=lambda s: _loss(_level(s, finest, descent), descent))
+        best = sides if _loss(_level(sides, finest, descent), descent) <= begun else start
     forward, backward = (
         DisplacementMap(side.u, align_corners, map_.spread)
         for side, map_ in zip(best, maps, strict=True)

@@ -54,6 +54,8 @@ class TrainConfig(Strict):
             raise ValueError("training is for images of one channel")
         if self.model.dimension != 3 and self.data.kind != "synthetic":
             raise ValueError("training in 2D is for rendered pairs")
+        if self.model.refine_nested:
+            raise ValueError("networks with refine_nested can't be trained, leave it out")
         for stage in self.stages:
             self._check(stage)
         counts = [len(model_at(self, k).refine_scales) for k in range(len(self.stages))]

@@ -11,7 +11,7 @@ from carl_cli.errors import OutputError, UsageError, WeightsError
 from carl_cli.io.atomic import atomic_path
 from carl_cli.model.coarse import coarse_network
 from carl_cli.model.network import ModelConfig, build_network
-from carl_cli.model.operators import Blurred, Down, Registrar, TwoStep
+from carl_cli.model.operators import Blurred, Down, Registrar, Symmetric, TwoStep
 from carl_cli.training.config import TrainConfig, model_at, whole_model
 from carl_cli.training.run_folder import has_state, load_state
 
@@ -79,8 +79,11 @@ def _load(target: nn.Module, source: nn.Module, origin: str) -> None:
     try:
         target.load_state_dict(source.state_dict())
     except RuntimeError as error:
+        ours, theirs = (isinstance(network, Symmetric) for network in (target, source))
+        hint = f"set coarse_symmetric = {str(theirs).lower()}"
         raise WeightsError(
-            f"{origin} holds another architecture", "set initial_part or the model to match"
+            f"{origin} holds another architecture",
+            hint if ours != theirs else "set initial_part or the model to match",
         ) from error
 
 

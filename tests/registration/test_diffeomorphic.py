@@ -102,6 +102,16 @@ def test_a_deformation_wider_than_a_pattern_is_found() -> None:
     assert jacobian_determinant(_voxels(forward.on_grid(SHAPE))).min() > 0
 
 
+def test_a_loss_that_is_no_number_leaves_the_maps(caplog: pytest.LogCaptureFixture) -> None:
+    image = _texture(identity(SHAPE, False))
+    broken = image.clone()
+    broken[..., 20, 20] = torch.nan
+    found, _, losses = _refined(image, broken, False)
+    assert torch.equal(found.on_grid(SHAPE), identity(SHAPE, False))
+    assert losses == []
+    assert "can't be compared" in caplog.text
+
+
 def test_no_steps_change_nothing() -> None:
     image = _texture(identity(SHAPE, False))
     maps = [_at_rest(SHAPE, False) for _ in range(2)]

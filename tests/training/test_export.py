@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from carl_cli.errors import InputError, UsageError
+from carl_cli.errors import InputError, UsageError, WeightsError
 from carl_cli.io.images.files import write_image
 from carl_cli.io.transforms.files import read_transform
-from carl_cli.training.config import TrainConfig, load_config
+from carl_cli.model.network import build_network
+from carl_cli.training.config import TrainConfig, load_config, model_at, whole_model
 from carl_cli.training.export import export
 from carl_cli.training.loop import train
 from carl_cli.training.run_folder import load_state
-from carl_cli.weights.folder import load_weights
+from carl_cli.training.start import initialised
+from carl_cli.weights.folder import WeightsConfig, load_weights
 from carl_cli.workflows.phantom import make_phantom
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "training"
@@ -56,6 +58,30 @@ def test_a_folder_without_a_run_is_an_input_error(tmp_path: Path) -> None:
 def test_examples_are_valid(path: Path) -> None:
     config = load_config(path)
     assert config.name == path.stem
+    # Raises where what it starts from has another architecture.
+    initialised(build_network(model_at(config, 0)), config)
+
+
+@pytest.mark.parametrize("name", ["base", "base-2d"])
+def test_the_config_of_the_embedded_weights_makes_such_weights(name: str) -> None:
+    config = load_config(EXAMPLES / f"{name}.toml")
+    shipped = load_weights(EXAMPLES.parents[1] / "weights" / f"carl-{name}").config
+    trained = whole_model(config, len(config.stages) - 1)
+    unused = "unet", "window", "refine_symmetric"
+    known = {part: getattr(trained, part) for part in unused}
+    assert trained == shipped.model.model_copy(update=known)
+    rules = WeightsConfig.model_validate(
+        config.weights | {"name": name, "model": trained, "preprocess": shipped.preprocess}
+    )
+    assert (rules.alignment, rules.instance) == (shipped.alignment, shipped.instance)
+
+
+def test_a_start_of_another_symmetry_says_what_to_set() -> None:
+    config = load_config(EXAMPLES / "refinement.toml")
+    model = config.model.model_copy(update={"coarse_symmetric": False})
+    with pytest.raises(WeightsError, match="another architecture") as caught:
+        initialised(build_network(model), config)
+    assert caught.value.hint == "set coarse_symmetric = true"
 
 
 SHORT = """
@@ -83,6 +109,7 @@ validation_pairs = 0
         (("steps = 2", "step = 2"), "stages.0.step"),
         (("dice = 1.0", "dice = 0.0"), "stages.0.loss"),
         (("dice = 1.0", "dice = 1.0, metric = 'mse'"), "metric 'mse'"),
+        (("[[stages]]", "[model]\nrefine_nested = 2\n[[stages]]"), "refine_nested"),
         (("steps = 2", "steps = 2\nsynthesis = { noise = 3 }"), "noise"),
         (('name = "x"', 'name = "x"\nseeds = 1'), "seeds"),
     ],
