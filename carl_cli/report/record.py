@@ -164,6 +164,18 @@ class Metrics(_Part):
         return ErrorSummary.of([m.error_mm for m in self.landmarks]) if self.landmarks else None
 
 
+class SeriesMetrics(_Part):
+    """Of a motion correction. Framewise displacement after Power et al. (NeuroImage 2012), in mm;
+    tsnr: median of the voxels' mean over their SD through time, in the reference's foreground.
+    likeness: correlation of each volume with the mean of all, both blurred by a voxel."""
+
+    volumes: int
+    framewise_displacement_mm: ErrorSummary
+    tsnr_before: float | None
+    tsnr_after: float | None
+    likeness: list[float]
+
+
 class RunRecord(_Part):
     """`inputs` and `outputs` are keyed by role: fixed, moving, fixed_seg, forward, warped, …"""
 
@@ -179,6 +191,7 @@ class RunRecord(_Part):
     timings_s: dict[str, float] = Field(default_factory=dict)
     peak_memory_mib: float | None = None
     metrics: Metrics = Field(default_factory=Metrics)
+    series: SeriesMetrics | None = None
     io_loss: list[float | None] = Field(default_factory=list)
     io_metric: str = ""
     warnings: list[str] = Field(default_factory=list)

@@ -57,14 +57,14 @@ def tiles(record: RunRecord | None) -> str:
     if record is None:
         return ""
     found = [
-        _tile(headline.text(value), headline.name)
+        tile(headline.text(value), headline.name)
         for headline in HEADLINES
         if (value := headline.value(record.metrics)) is not None
     ]
     return f'<div class="tiles">{"".join(found)}</div>' if found else ""
 
 
-def _tile(value: str, name: str) -> str:
+def tile(value: str, name: str) -> str:
     return f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
 
 
@@ -80,7 +80,7 @@ def sections(record: RunRecord | None) -> str:
         _structures(record.metrics),
         _landmarks(record.metrics),
         _convergence(record.io_loss, record.options),
-        _provenance(record),
+        provenance(record),
     )
     return "\n".join(made)
 
@@ -98,7 +98,7 @@ def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], row_attributes: 
     return f'<div class="scroll"><table>{inside}</table></div>'
 
 
-def _section(title: str, content: str, kind: str = "") -> str:
+def section(title: str, content: str, kind: str = "") -> str:
     return f'<section class="{kind}"><h2>{escape(title)}</h2>{content}</section>'
 
 
@@ -141,7 +141,7 @@ def _metrics(metrics: Metrics) -> str:
     if not rows:
         return ""
     head = [("", ""), *_numbers("before", "after")]
-    return _section("Metrics", table(head, rows))
+    return section("Metrics", table(head, rows))
 
 
 def _of(similarity: Similarity, key: str) -> float | None:
@@ -170,7 +170,7 @@ def _structures(metrics: Metrics) -> str:
         ]
         for score in metrics.structures
     ]
-    return _section("Segmentations", table(head, rows))
+    return section("Segmentations", table(head, rows))
 
 
 def _landmarks(metrics: Metrics) -> str:
@@ -186,7 +186,7 @@ def _landmarks(metrics: Metrics) -> str:
         for mark in metrics.landmarks
     ]
     shown = table(head, rows, ' class="jump" data-jump="{k}" title="Show in the images"')
-    return _section("Landmarks", shown)
+    return section("Landmarks", shown)
 
 
 def _convergence(loss: Sequence[float | None], options: Mapping[str, object]) -> str:
@@ -195,7 +195,7 @@ def _convergence(loss: Sequence[float | None], options: Mapping[str, object]) ->
         return ""
     used = ", ".join(f"{k[3:]} {v}" for k, v in options.items() if k.startswith("io_"))
     caption = f"Loss from {points[0][1]:.4g} to {points[-1][1]:.4g} in {len(loss)} steps: {used}."
-    return _section(
+    return section(
         "Instance optimisation", f"{curve(points, len(loss))}<p class='quiet'>{escape(caption)}</p>"
     )
 
@@ -219,7 +219,7 @@ def curve(points: Sequence[tuple[int, float]], steps: int) -> str:
     )
 
 
-def _provenance(record: RunRecord) -> str:
+def provenance(record: RunRecord) -> str:
     parts = [
         f'<pre id="command">{escape(record.command)}</pre>',
         '<p><button type="button" id="copy">Copy the command</button></p>',
@@ -235,7 +235,7 @@ def _provenance(record: RunRecord) -> str:
         parts.append(table(head, rows))
     facts = table([("", ""), ("", "")], [[(k, ""), (v, "path")] for k, v in _facts(record)])
     parts.append(f"<details><summary>Software, options and timings</summary>{facts}</details>")
-    return _section("Provenance", "".join(parts), "provenance")
+    return section("Provenance", "".join(parts), "provenance")
 
 
 def _input_rows(record: RunRecord) -> list[list[Cell]]:

@@ -35,8 +35,8 @@ def check_request(
     _check_both_sides(inputs)
     _check_guides(inputs, weights, options)
     for role, path in outputs.paths().items():
-        _check_suffix(role, path, options.linear is not None)
-    _check_distinct(inputs.paths(), outputs.paths())
+        check_suffix(role, path, options.linear is not None)
+    check_distinct(inputs.paths(), outputs.paths())
     if outputs.match_spread is not None and weights.config.model.coarse != "attention":
         raise UsageError("these weights give no map of the match", "leave out --match-spread")
 
@@ -97,7 +97,7 @@ def _check_guides(inputs: CaseInputs, weights: Weights, options: RegistrationOpt
             )
 
 
-def _check_suffix(role: str, path: Path, linear: bool) -> None:
+def check_suffix(role: str, path: Path, linear: bool) -> None:
     suffix = full_suffix(path).lower()
     if role in TRANSFORMS and suffix in AFFINE and not linear:
         raise UsageError(
@@ -111,6 +111,8 @@ def _check_suffix(role: str, path: Path, linear: bool) -> None:
         "figure": FIGURE_SUFFIXES,
         "report": (".html", ".htm"),
         "json": (".json",),
+        "transforms": (".h5",),
+        "table": (".csv",),
     }.get(role, IMAGES)
     if suffix not in allowed:
         raise UsageError(
@@ -119,7 +121,7 @@ def _check_suffix(role: str, path: Path, linear: bool) -> None:
         )
 
 
-def _check_distinct(inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+def check_distinct(inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """No output takes the place of another one, or of what it is made from."""
     taken = {path.resolve(): role for role, path in inputs.items()}
     for role, path in outputs.items():

@@ -105,8 +105,7 @@ def _read_part(group: h5py.Group) -> Transform:
 
 def _placed(fixed: Array) -> Grid:
     """The inverse of `_placement`."""
-    d = 3 if len(fixed) == 18 else 2
-    size, origin, spacing, direction = np.split(fixed, [d, 2 * d, 3 * d])
+    size, origin, spacing, direction = np.split(fixed, [3, 6, 9])
     return Grid(
         tuple(int(n) for n in size),
         tuple(spacing.tolist()),

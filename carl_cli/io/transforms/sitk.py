@@ -128,9 +128,7 @@ def similarity_to_sitk(part: SimilarityTransform) -> sitk.Transform:
 
 
 LINEAR: dict[tuple[str, int], Any] = {
-    ("AffineTransform", 6): lambda: sitk.AffineTransform(2),
     ("AffineTransform", 12): lambda: sitk.AffineTransform(3),
-    ("Euler2DTransform", 3): sitk.Euler2DTransform,
     ("Euler3DTransform", 6): sitk.Euler3DTransform,
 }
 """ITK's name and count of parameters → class, of what a series of transforms may hold."""

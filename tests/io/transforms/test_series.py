@@ -73,14 +73,6 @@ def test_it_comes_back(written: Path) -> None:
         np.testing.assert_allclose(found(POINTS), true(POINTS), atol=1e-5)
 
 
-def test_in_two_dimensions(tmp_path: Path) -> None:
-    c, s = np.cos(0.2), np.sin(0.2)
-    both = [RigidTransform([[c, -s], [s, c]], [3.0, 4.0]), AffineTransform(np.eye(2) * 2, [1.0, 0])]
-    write_series(tmp_path / "flat.h5", both)
-    for found, true in zip(read_series(tmp_path / "flat.h5"), both, strict=True):
-        np.testing.assert_allclose(found(POINTS[:, :2]), true(POINTS[:, :2]), atol=1e-12)
-
-
 def test_it_is_not_taken_for_one_transform(written: Path) -> None:
     """SimpleITK takes the first with a warning that nobody sees."""
     assert "Euler3D" in sitk.ReadTransform(str(written)).GetName()
