@@ -165,9 +165,7 @@ class Metrics(_Part):
 
 
 class SeriesMetrics(_Part):
-    """Of a motion correction. Framewise displacement after Power et al. (NeuroImage 2012), in mm;
-    tsnr: median of the voxels' mean over their SD through time, in the reference's foreground.
-    likeness: correlation of each volume with the mean of all, both blurred by a voxel."""
+    """Of a motion correction. likeness: correlation of each volume with the mean of all."""
 
     volumes: int
     framewise_displacement_mm: ErrorSummary
@@ -298,5 +296,4 @@ def read_record(path: str | Path) -> RunRecord:
 
 def record_json(record: RunRecord) -> dict[str, Any]:
     """The record as plain JSON values, the same as in the file."""
-    values: dict[str, Any] = json.loads(record.model_dump_json())
-    return values
+    return json.loads(record.model_dump_json())
