@@ -15,6 +15,7 @@ FEW = {
     "fixed_mask init",
     "warp": "inputs output reference transforms interpolation background spacing overwrite",
     "batch": "pairs atlas moving_dir out_dir warped inverse report resume workers executor io",
+    "series": "moving aligned transforms table report overwrite reference transform",
     "score": "cases fixed moving transform inverse fixed_seg moving_seg fixed_points "
     "moving_points out figure overwrite",
 }

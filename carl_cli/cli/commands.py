@@ -39,6 +39,9 @@ ENTRIES = (
         REGISTER,
     ),
     CommandEntry("warp", _CLI + "warp", "warp", "Resample images or labels onto a grid.", REGISTER),
+    CommandEntry(
+        "series", _CLI + "series", "series", "Correct the motion in a time series.", REGISTER
+    ),
     CommandEntry("points", _CLI + "points", "points", "Map points and landmarks.", REGISTER),
     CommandEntry(
         "jacobian", _TRANSFORMS, "jacobian", "Write the Jacobian determinant.", TRANSFORMS

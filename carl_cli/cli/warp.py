@@ -143,12 +143,8 @@ def warp(
     from carl_cli.cli.console import start
     from carl_cli.cli.options.shared import check_outputs
     from carl_cli.workflows.dicom_series import DicomSeries
-    from carl_cli.workflows.warp import (
-        Resampling,
-        output_paths,
-        target_grid,
-        warp_files,
-    )
+    from carl_cli.workflows.grids import target_grid
+    from carl_cli.workflows.warp import Resampling, output_paths, warp_files
 
     start(verbose, quiet, log_file, threads)
     if header_only and (spacing or size or intensity_conservation):

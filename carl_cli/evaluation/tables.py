@@ -135,9 +135,9 @@ def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, table: Sequence[Mapping[str, Any]], *, replace: bool = True) -> None:
     """Whole or not at all. Raises OutputError."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         temporary.write_text(as_csv(table), encoding="utf-8", newline="")
 
 

@@ -100,6 +100,15 @@ def prepare_pair(
     return PreparedPair(first, second, initial)
 
 
+def seen_through(
+    initial: Transform, moving: Image, fixed: NetworkImage, rule: PreprocessRule
+) -> NetworkImage:
+    """Another moving image beside a fixed one that is prepared already, as in `prepare_pair` with
+    this initial transform (fixed → moving, LPS mm)."""
+    source = load(Request(moving, "auto", None), rule, rule.intensity, False)
+    return _sample_through(source, fixed.grid, rule, initial)
+
+
 def _with(
     image: NetworkImage,
     channels: tuple[Image, ...],

@@ -148,8 +148,8 @@ class _Search:
         self, kind: Linear, prepared: PreparedPair, pair: Pair, align_corners: bool
     ) -> None:
         self.kind, self.pair, self.align_corners = kind, pair, align_corners
-        self.from_fixed = _unit_to_lps(prepared.fixed.grid, align_corners)
-        self.from_moving = _unit_to_lps(prepared.moving.grid, align_corners)
+        self.from_fixed = unit_to_lps(prepared.fixed.grid, align_corners)
+        self.from_moving = unit_to_lps(prepared.moving.grid, align_corners)
         points, weights = foreground(prepared.fixed)
         share = (weights / weights.sum())[:, None]
         self.centre = (share * points).sum(0)
@@ -158,7 +158,7 @@ class _Search:
 
     def map_of(self, transform: AffineTransform) -> AffineMap:
         """The same between the unit coordinates of the two network images."""
-        matrix = _inverse(self.from_moving) @ transform.homogeneous @ self.from_fixed
+        matrix = inverted(self.from_moving) @ transform.homogeneous @ self.from_fixed
         return AffineMap(matrix, self.align_corners, self.pair.fixed.device)
 
     def _loss(self, start: AffineTransform, step: Step) -> Loss:
@@ -172,7 +172,7 @@ class _Search:
     def _images(self, start: AffineTransform, coarser: int) -> _View:
         fixed, moving = (intensities(i, coarser) for i in (self.pair.fixed, self.pair.moving))
         mask = self._mask(start, coarser, inside=True)
-        return _View(fixed, moving, mask, _inverse(self.from_moving))
+        return _View(fixed, moving, mask, inverted(self.from_moving))
 
     def _channels(self, start: AffineTransform, coarser: int) -> _View:
         """Channels follow an image's axes, so they are taken of the moving image as it is seen
@@ -184,7 +184,7 @@ class _Search:
             blur(all_contexts(image, coarser, floor, self.pair.channel_weights), CHANNEL_BLUR)
             for image in (self.pair.fixed, seen)
         )
-        back = _inverse(start.homogeneous @ self.from_fixed)
+        back = inverted(start.homogeneous @ self.from_fixed)
         return _View(fixed, moving, self._mask(start, coarser), back)
 
     def _mask(self, start: AffineTransform, coarser: int, inside: bool = False) -> Tensor:
@@ -250,15 +250,8 @@ class _Search:
 
     @property
     def _generators(self) -> Tensor:
-        """(K, D, D): what the matrix may do, turns first; of 1, a point `radius` from the centre
-        moves by about a millimetre."""
-        d = len(self.centre)
-        entries = torch.eye(d * d, dtype=torch.float64).view(d * d, d, d)
-        if self.kind == "affine":
-            return entries / self.radius
-        turns = [entries[i * d + j] - entries[j * d + i] for i in range(d) for j in range(i)]
-        grow = [torch.eye(d, dtype=torch.float64)] if self.kind == "similarity" else []
-        return torch.stack(turns + grow) / self.radius
+        """Of 1, a point `radius` from the centre moves by about a millimetre."""
+        return generators(self.kind, len(self.centre)) / self.radius
 
     def _moved(self, start: AffineTransform, numbers: Tensor) -> Tensor:
         """(D + 1, D + 1): turned and stretched about the middle of the fixed foreground."""
@@ -272,11 +265,21 @@ class _Search:
         return torch.cat([torch.cat([matrix, shift], dim=1), last])
 
 
-def _inverse(matrix: Floats) -> Floats:
+def generators(kind: Linear, d: int) -> Tensor:
+    """(K, D, D): what a matrix of this kind may do, turns first."""
+    entries = torch.eye(d * d, dtype=torch.float64).view(d * d, d, d)
+    if kind == "affine":
+        return entries
+    turns = [entries[i * d + j] - entries[j * d + i] for i in range(d) for j in range(i)]
+    grow = [torch.eye(d, dtype=torch.float64)] if kind == "similarity" else []
+    return torch.stack(turns + grow)
+
+
+def inverted(matrix: Floats) -> Floats:
     return np.linalg.inv(matrix).astype(np.float64, copy=False)
 
 
-def _unit_to_lps(grid: Grid, align_corners: bool) -> Floats:
+def unit_to_lps(grid: Grid, align_corners: bool) -> Floats:
     """(D + 1, D + 1): unit coordinates in array-axis order → LPS mm."""
     d = grid.dimension
     to_index = np.eye(d + 1)

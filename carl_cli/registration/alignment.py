@@ -138,6 +138,14 @@ class Contexts:
         found._known = self._known
         return found
 
+    def beside(self, moving: Tensor) -> Contexts:
+        """Of the same fixed image and another moving one, without masks; what is known of the
+        fixed one stays known."""
+        found = Contexts(Pair(self.pair.fixed, moving), self.rule)
+        own = self.pair.fixed.data_ptr()
+        found._known = {key: value for key, value in self._known.items() if key[0] == own}
+        return found
+
     def difference(self, forward: Map, align_corners: bool, shift: Tensor | float = 0.0) -> float:
         """Behind the map, moved by a shift in unit coordinates: in the fixed foreground at half of
         the network's grid."""

@@ -97,6 +97,26 @@ class StartOptions:
         return None if self.transform == "deformable" else self.transform
 
 
+@option_group
+class SeriesOptions:
+    """How the volumes of a time series are brought together."""
+
+    reference: Annotated[
+        str,
+        Field(
+            description="What the volumes are brought onto: mean (of all, in the place of the "
+            "first), first, the number of a volume from 0, or an image of the series' size."
+        ),
+    ] = "mean"
+    transform: Annotated[
+        Literal["rigid", "affine", "deformable"],
+        Field(
+            description="Kind of each volume's transform: rigid (6 numbers), affine (12), or "
+            "deformable: rigid, then the network's alignment."
+        ),
+    ] = "rigid"
+
+
 def _known_shares(text: str) -> str:
     try:
         values = [float(part) for part in text.split(",")]

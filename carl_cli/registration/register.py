@@ -211,9 +211,9 @@ def _physical(
     """
     align = weights.config.model.align_corners
     a, b = prepared.fixed.grid, prepared.moving.grid
-    forward = from_network(_displacement_voxels(forward_map, a.shape_zyx, align), a, b, fixed.grid)
+    forward = from_network(displacement_voxels(forward_map, a.shape_zyx, align), a, b, fixed.grid)
     cover = moving.grid if prepared.initial is None else fixed.grid
-    backward = from_network(_displacement_voxels(backward_map, b.shape_zyx, align), b, a, cover)
+    backward = from_network(displacement_voxels(backward_map, b.shape_zyx, align), b, a, cover)
     if prepared.initial is None:
         return forward, backward
     forward = CompositeTransform((prepared.initial, *forward.parts))
@@ -225,7 +225,7 @@ def _fields_alone(transform: CompositeTransform) -> CompositeTransform:
     return CompositeTransform(p for p in transform.parts if isinstance(p, DisplacementField))
 
 
-def _displacement_voxels(
+def displacement_voxels(
     phi: Map, shape: tuple[int, ...], align_corners: bool
 ) -> NDArray[np.float32]:
     """(D, *shape) displacement in voxels, components in array-axis order."""

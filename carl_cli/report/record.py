@@ -171,6 +171,16 @@ class Metrics(_Part):
         return ErrorSummary.of([m.error_mm for m in self.landmarks]) if self.landmarks else None
 
 
+class SeriesMetrics(_Part):
+    """Of a motion correction. likeness: correlation of each volume with the mean of all."""
+
+    volumes: int
+    framewise_displacement_mm: ErrorSummary
+    tsnr_before: float | None
+    tsnr_after: float | None
+    likeness: list[float]
+
+
 class RunRecord(_Part):
     """`inputs` and `outputs` are keyed by role: fixed, moving, fixed_seg, forward, warped, …"""
 
@@ -186,6 +196,7 @@ class RunRecord(_Part):
     timings_s: dict[str, float] = Field(default_factory=dict)
     peak_memory_mib: float | None = None
     metrics: Metrics = Field(default_factory=Metrics)
+    series: SeriesMetrics | None = None
     io_loss: list[float | None] = Field(default_factory=list)
     io_metric: str = ""
     warnings: list[str] = Field(default_factory=list)
@@ -292,5 +303,4 @@ def read_record(path: str | Path) -> RunRecord:
 
 def record_json(record: RunRecord) -> dict[str, Any]:
     """The record as plain JSON values, the same as in the file."""
-    values: dict[str, Any] = json.loads(record.model_dump_json())
-    return values
+    return json.loads(record.model_dump_json())

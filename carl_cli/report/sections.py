@@ -55,7 +55,7 @@ def tiles(record: RunRecord | None) -> str:
     if record is None:
         return ""
     found = [
-        _tile(headline.text(value), headline.name, _change(headline, record.metrics))
+        tile(headline.text(value), headline.name, _change(headline, record.metrics))
         for headline in HEADLINES
         if (value := headline.value(record.metrics)) is not None
     ]
@@ -68,7 +68,7 @@ def _change(headline: Headline, metrics: Metrics) -> str:
     return "" if before is None else f"{number(before, headline.digits)} → "
 
 
-def _tile(value: str, name: str, before: str = "") -> str:
+def tile(value: str, name: str, before: str = "") -> str:
     shown = f"<small>{escape(before)}</small>{escape(value)}"
     return f'<div class="tile"><b>{shown}</b><span>{escape(name)}</span></div>'
 
@@ -81,12 +81,12 @@ def sections(record: RunRecord | None) -> str:
         _structures(record.metrics),
         _landmarks(record.metrics),
         _convergence(record.io_loss, record.options),
-        _provenance(record),
+        provenance(record),
     )
     return "\n".join(made)
 
 
-def _section(title: str, content: str, kind: str = "") -> str:
+def section(title: str, content: str, kind: str = "") -> str:
     return f'<section class="{kind}"><h2>{escape(title)}</h2>{content}</section>'
 
 
@@ -123,7 +123,7 @@ def _metrics(metrics: Metrics) -> str:
     if not rows:
         return ""
     head = [("", ""), *numbers("before", "after")]
-    return _section("Metrics", f"{table(head, rows)}<p class='quiet'>{DEFINED}</p>")
+    return section("Metrics", f"{table(head, rows)}<p class='quiet'>{DEFINED}</p>")
 
 
 def _of(similarity: Similarity, key: str) -> float | None:
@@ -157,7 +157,7 @@ def _structures(metrics: Metrics) -> str:
         ]
         for score in scores
     ]
-    return _section("Segmentations", table(head, rows), "structures")
+    return section("Segmentations", table(head, rows), "structures")
 
 
 def _structure(score: StructureScore) -> Markup:
@@ -181,7 +181,7 @@ def _landmarks(metrics: Metrics) -> str:
         for mark in metrics.landmarks
     ]
     shown = table(head, rows, ' class="jump" data-jump="{k}" title="Show in the images"')
-    return _section("Landmarks", shown)
+    return section("Landmarks", shown)
 
 
 def _convergence(loss: Sequence[float | None], options: Mapping[str, object]) -> str:
@@ -190,7 +190,7 @@ def _convergence(loss: Sequence[float | None], options: Mapping[str, object]) ->
         return ""
     used = ", ".join(f"{k[3:]} {v}" for k, v in options.items() if k.startswith("io_"))
     caption = f"Loss from {points[0][1]:.4g} to {points[-1][1]:.4g} in {len(loss)} steps: {used}."
-    return _section(
+    return section(
         "Instance optimisation", f"{curve(points, len(loss))}<p class='quiet'>{escape(caption)}</p>"
     )
 
@@ -214,7 +214,7 @@ def curve(points: Sequence[tuple[int, float]], steps: int) -> str:
     )
 
 
-def _provenance(record: RunRecord) -> str:
+def provenance(record: RunRecord) -> str:
     parts = [
         f'<pre id="command">{escape(record.command)}</pre>',
         '<p><button type="button" id="copy">Copy the command</button></p>',
@@ -230,7 +230,7 @@ def _provenance(record: RunRecord) -> str:
         parts.append(table(head, rows))
     facts = table([("", ""), ("", "")], [[(k, ""), (v, "path")] for k, v in _facts(record)])
     parts.append(f"<details><summary>Software, options and timings</summary>{facts}</details>")
-    return _section("Provenance", "".join(parts), "provenance")
+    return section("Provenance", "".join(parts), "provenance")
 
 
 def _input_rows(record: RunRecord) -> list[list[Cell]]:

@@ -39,8 +39,8 @@ def check_request(
             "--label-names was given without labels", "add --fixed-seg and --moving-seg"
         )
     for role, path in outputs.paths().items():
-        _check_suffix(role, path, options.linear is not None)
-    _check_distinct(inputs.paths(), outputs.paths())
+        check_suffix(role, path, options.linear is not None)
+    check_distinct(inputs.paths(), outputs.paths())
     if outputs.match_spread is not None and weights.config.model.coarse != "attention":
         raise UsageError("these weights give no map of the match", "leave out --match-spread")
 
@@ -101,7 +101,7 @@ def _check_guides(inputs: CaseInputs, weights: Weights, options: RegistrationOpt
             )
 
 
-def _check_suffix(role: str, path: Path, linear: bool) -> None:
+def check_suffix(role: str, path: Path, linear: bool) -> None:
     suffix = full_suffix(path).lower()
     if role in TRANSFORMS and suffix in AFFINE and not linear:
         raise UsageError(
@@ -115,6 +115,8 @@ def _check_suffix(role: str, path: Path, linear: bool) -> None:
         "figure": FIGURE_SUFFIXES,
         "report": (".html", ".htm"),
         "json": (".json",),
+        "transforms": (".h5",),
+        "table": (".csv",),
     }.get(role, IMAGES)
     if suffix not in allowed:
         raise UsageError(
@@ -123,7 +125,7 @@ def _check_suffix(role: str, path: Path, linear: bool) -> None:
         )
 
 
-def _check_distinct(inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+def check_distinct(inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
     """No output takes the place of another one, or of what it is made from."""
     taken = {path.resolve(): role for role, path in inputs.items()}
     for role, path in outputs.items():

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
-from carl_cli.errors import OutOfMemoryError
+import numpy as np
+
+from carl_cli.errors import OutOfMemoryError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.system import MIB, main_memory
 
@@ -26,3 +30,50 @@ def check_fits(grid: Grid, bytes_per_voxel: int) -> None:
             f"{allowed.source} leaves {allowed.mib / 1024:.4g} GiB",
             "ask for a coarser grid",
         )
+
+
+def target_grid(
+    frame: Path,
+    spacing_mm: Sequence[float] | None = None,
+    size_xyz: Sequence[int] | None = None,
+    series_uid: str | None = None,
+) -> Grid:
+    """The grid of an image file; with another spacing or size, over the same field of view.
+
+    One number stands for all axes. With both given, the middle of the field of view stays.
+    Raises InputError, UsageError for numbers that are none of a grid, OutOfMemoryError.
+    """
+    from carl_cli.io.images.files import read_grid  # late: options know this module, in help too
+
+    grid = read_grid(frame, series_uid=series_uid)
+    extent = np.array(grid.size_xyz) * np.array(grid.spacing_mm)
+    size = _per_axis(size_xyz, grid, "--size", 1, MOST_VOXELS)
+    spacing = _per_axis(spacing_mm, grid, "--spacing", FINEST_MM, COARSEST_MM)
+    if size is None and spacing is None:
+        return grid
+    if spacing is None:
+        spacing = extent / size
+    if size is None:
+        size = np.array([max(1, math.ceil(n - 1e-6)) for n in extent / spacing])
+    half_mm = grid.direction_matrix @ ((size - 1) / 2 * spacing)
+    wanted = Grid(
+        tuple(int(n) for n in size),
+        tuple(map(float, spacing)),
+        tuple(map(float, grid.centre_mm - half_mm)),
+        grid.direction,
+    )
+    check_fits(wanted, VALUE_BYTES)
+    return wanted
+
+
+def _per_axis(
+    numbers: Sequence[float] | None, grid: Grid, option: str, low: float, high: float
+) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
+    if numbers is None:
+        return None
+    if len(numbers) not in (1, grid.dimension) or not all(low <= n <= high for n in numbers):
+        raise UsageError(
+            f"{option} {','.join(f'{n:g}' for n in numbers)}",
+            f"give 1 or {grid.dimension} numbers from {low:g} to {high:g}",
+        )
+    return np.broadcast_to(np.asarray(numbers, float), (grid.dimension,))

@@ -156,6 +156,36 @@ class CaseOutputs:
         return _paths(self)
 
 
+@option_group
+class SeriesOutputs:
+    """Paths of what is wanted of a time series."""
+
+    aligned: Annotated[
+        Path | None, Field(description="The series on its reference, in its own type of voxels.")
+    ] = None
+    transforms: Annotated[
+        Path | None,
+        Field(
+            description="A transform for each volume (reference points to points of the volume) "
+            "in one .h5, which carl warp -t applies to a series."
+        ),
+    ] = None
+    table: Annotated[
+        Path | None,
+        Field(
+            description="Table of the motion, .csv: mm, degrees and framewise displacement of each "
+            "volume."
+        ),
+    ] = None
+    report: Annotated[Path | None, Field(description="Self-contained HTML page.")] = None
+    json: Annotated[
+        Path | None, Field(description="Record of the run: figures, hashes and times.")
+    ] = None
+
+    def paths(self) -> dict[str, Path]:
+        return _paths(self)
+
+
 SPLIT_FILES = {
     "split_affine": "0GenericAffine.mat",
     "split_warp": "1Warp.nii.gz",
@@ -170,7 +200,7 @@ def split_files(prefix: str | Path, linear: bool) -> dict[str, Path]:
     return {"split_affine": named["split_affine"]} if linear else named
 
 
-def _paths(named: CaseInputs | CaseOutputs) -> dict[str, Path]:
+def _paths(named: CaseInputs | CaseOutputs | SeriesOutputs) -> dict[str, Path]:
     values = {f.name: getattr(named, f.name) for f in fields(named)}
     return {role: path for role, path in values.items() if isinstance(path, Path)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
-from carl_cli.io.images.files import WRITABLE, Image, read_any, read_grid, write_image
+from carl_cli.io.images.files import WRITABLE, Image, one_volume, read_any, write_image
 from carl_cli.io.images.image import looks_like_labels
 from carl_cli.io.resample import (
     interpolator_name,
@@ -24,13 +23,12 @@ from carl_cli.io.resample import (
     with_turned_header,
 )
 from carl_cli.io.tensors import Reorientation, resample_tensors
-from carl_cli.io.transforms.chain import is_identity, parse_chain
+from carl_cli.io.transforms.chain import is_identity, parse_series
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.io.transforms.sitk import covering
 from carl_cli.preprocessing.intensity import AIR_HU, NO_MASS_HU, detect_modality
 from carl_cli.transforms import CompositeTransform, InverseField, Transform, identity, log_residual
 from carl_cli.workflows.dicom_series import DicomSeries
-from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, MOST_VOXELS, VALUE_BYTES, check_fits
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +92,8 @@ def warp_files(
     """Resample each input onto `grid` (fixed, LPS mm) and write it to its output.
 
     transforms: antsApplyTransforms' -t items; the first in the list meets the fixed points
-    first. None at all is the identity. dicom_series: where the one input goes as DICOM too.
+    first; a file may hold one for each volume of a series. None at all is the identity.
+    dicom_series: where the one input goes as DICOM too.
     fixed: the image of `grid`, which FSL's transforms go with, as with the first input.
     Raises InputError, UsageError, OutputError.
     """
@@ -103,18 +102,49 @@ def warp_files(
     dtype = resampling.dtype
     items = [item for item in transforms if not is_identity(item)]
     pair = Pair(fixed, inputs[0])
-    chain = sampled_inverses(parse_chain(items, pair), grid) if items else None
+    found = parse_series(items, pair) if items else []
+    sampled = [sampled_inverses(chain, grid) for chain in found]
+    chains: list[Transform | None] = [*sampled] or [None]
     for source, target in zip(inputs, outputs, strict=True):
         image = as_type(
             read_any(source, series_uid=series_uid, strict=strict), resampling.image_type
         )
         if not resampling.header_only:
             _warn_of_labels(image, resampling.interpolator)
-        warped = _resampled(image, grid, chain, resampling, dtype)
+        warped = _each_resampled(image, grid, chains, resampling, dtype)
         write_image(target, warped, replace=overwrite)
         log.info("%s", target)
         if dicom_series:
             dicom_series.write(warped, source, series_uid)
+
+
+def _each_resampled(
+    image: Image,
+    grid: Grid,
+    chains: Sequence[Transform | None],
+    resampling: Resampling,
+    dtype: np.dtype[np.generic] | None,
+) -> Image:
+    """chains: one, or one for each volume of a series."""
+    if len(chains) == 1:
+        return _resampled(image, grid, chains[0], resampling, dtype)
+    volumes = image.channels if image.channel_kind == "time" else 1
+    if volumes != len(chains):
+        raise InputError(
+            f"{image.source}: {volumes} volumes, the transforms are for {len(chains)}",
+            "give the series that they were found on",
+        )
+    if resampling.header_only:
+        raise UsageError(
+            "--header-only was given with a transform for each volume",
+            "leave it out: a series has one header",
+        )
+    parts = [
+        _resampled(one_volume(image, k), grid, chain, resampling, dtype)
+        for k, chain in enumerate(chains)
+    ]
+    array = np.stack([part.array for part in parts], axis=-1)
+    return replace(image, array=array, grid=grid)
 
 
 def _resampled(
@@ -187,51 +217,6 @@ def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
 def _output_name(path: Path) -> str:
     suffix = full_suffix(path)
     return path.name if suffix.lower() in WRITABLE else path.name.removesuffix(suffix) + ".nii.gz"
-
-
-def target_grid(
-    frame: Path,
-    spacing_mm: Sequence[float] | None = None,
-    size_xyz: Sequence[int] | None = None,
-    series_uid: str | None = None,
-) -> Grid:
-    """The grid of an image file; with another spacing or size, over the same field of view.
-
-    One number stands for all axes. With both given, the middle of the field of view stays.
-    Raises InputError, UsageError for numbers that are none of a grid, OutOfMemoryError.
-    """
-    grid = read_grid(frame, series_uid=series_uid)
-    extent = np.array(grid.size_xyz) * np.array(grid.spacing_mm)
-    size = _per_axis(size_xyz, grid, "--size", 1, MOST_VOXELS)
-    spacing = _per_axis(spacing_mm, grid, "--spacing", FINEST_MM, COARSEST_MM)
-    if size is None and spacing is None:
-        return grid
-    if spacing is None:
-        spacing = extent / size
-    if size is None:
-        size = np.array([max(1, math.ceil(n - 1e-6)) for n in extent / spacing])
-    half_mm = grid.direction_matrix @ ((size - 1) / 2 * spacing)
-    wanted = Grid(
-        tuple(int(n) for n in size),
-        tuple(map(float, spacing)),
-        tuple(map(float, grid.centre_mm - half_mm)),
-        grid.direction,
-    )
-    check_fits(wanted, VALUE_BYTES)
-    return wanted
-
-
-def _per_axis(
-    numbers: Sequence[float] | None, grid: Grid, option: str, low: float, high: float
-) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
-    if numbers is None:
-        return None
-    if len(numbers) not in (1, grid.dimension) or not all(low <= n <= high for n in numbers):
-        raise UsageError(
-            f"{option} {','.join(f'{n:g}' for n in numbers)}",
-            f"give 1 or {grid.dimension} numbers from {low:g} to {high:g}",
-        )
-    return np.broadcast_to(np.asarray(numbers, float), (grid.dimension,))
 
 
 def as_type(image: Image, image_type: str | None) -> Image:

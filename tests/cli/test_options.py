@@ -22,10 +22,16 @@ from carl_cli.model.similarity import LOSSES, by_name
 from carl_cli.preprocessing.options import ImageOptions, noted, options_of
 from carl_cli.preprocessing.pair import initialise
 from carl_cli.registration.instance import InstanceOptions
-from carl_cli.registration.options import ChannelOptions, GuideOptions, StartOptions
+from carl_cli.registration.options import ChannelOptions, GuideOptions, SeriesOptions, StartOptions
 from carl_cli.registration.register import RegistrationOptions
 from carl_cli.weights.options import InstanceChoices, Metric, NetworkOptions
-from carl_cli.workflows.request import CaseInputs, CaseOutputs, RunSettings, WritingOptions
+from carl_cli.workflows.request import (
+    CaseInputs,
+    CaseOutputs,
+    RunSettings,
+    SeriesOutputs,
+    WritingOptions,
+)
 from tests.cli.conftest import Carl
 
 GROUPS: tuple[Any, ...] = (
@@ -148,7 +154,8 @@ def test_every_option_is_on_the_command_line(group: Any) -> None:
 
 
 def test_every_option_has_its_panel() -> None:
-    named = {option.name for group in GROUPS for option in options_of(group)}
+    groups = (*GROUPS, SeriesOptions, SeriesOutputs)
+    named = {option.name for group in groups for option in options_of(group)}
     assert {name for names in PANELS.values() for name in names.split()} == named
 
 

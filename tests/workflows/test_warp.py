@@ -22,7 +22,7 @@ from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.images.files import Image, read_any, write_image
 from carl_cli.io.transforms.files import write_transform
 from carl_cli.transforms import AffineTransform, DisplacementField
-from carl_cli.workflows.warp import target_grid
+from carl_cli.workflows.grids import target_grid
 from tests.measured import assert_close
 
 MakeImage = Callable[..., Image]

@@ -24,19 +24,21 @@ GUIDES = "What is known and guides"
 SCORES = "Scores, for the record and the report"
 
 PANELS = {
-    OUTPUTS: "forward inverse warped inverse_warped jacobian match_spread figure report json "
-    "field_spacing precision header_only intensity_conservation repair_folds",
+    OUTPUTS: "aligned transforms table forward inverse warped inverse_warped jacobian "
+    "match_spread figure report json field_spacing precision header_only intensity_conservation "
+    "repair_folds",
     NETWORK: "weights offline device seed deterministic",
     INSTANCE: "io_preset io_steps io_lr io_metric io_sigma io_lambda io_smoothing io_scope",
     IMAGES: "modality fixed_modality moving_modality window percentiles fixed_mask moving_mask "
     "series_uid time_index",
-    START: "transform initial_transform init affine_only regularity restrict",
+    START: "reference transform initial_transform init affine_only regularity restrict",
     CHANNELS: "fixed_channel moving_channel channel_weights",
     GUIDES: "guide_labels guide_points",
     SCORES: "fixed_seg moving_seg fixed_points moving_points label_names",
 }
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
 _FLAGS = {
+    "aligned": ("--output", "-o"),
     "forward": ("--output", "-o"),
     "inverse": ("--inverse", "-O"),
     "warped": ("--warped", "-w"),

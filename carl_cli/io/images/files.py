@@ -160,8 +160,8 @@ def _usable(
             f"{path}: {image.channels} components per voxel, a scalar image was expected",
             "convert it to grey values first",
         )
-    _check_finite(image, allow_nan)
-    return _without_nan(image)
+    check_finite(image, allow_nan)
+    return without_nan(image)
 
 
 def _mean_volume(image: Image) -> Image:
@@ -192,7 +192,7 @@ def _choose_volume(image: Image, time_index: int | None) -> Image:
     return one_volume(image, time_index or 0)
 
 
-def _check_finite(image: Image, allow_nan: bool) -> None:
+def check_finite(image: Image, allow_nan: bool) -> None:
     if not np.issubdtype(image.array.dtype, np.floating):
         return
     bad = ~np.isfinite(image.array) if not allow_nan else np.isinf(image.array)
@@ -207,7 +207,7 @@ def _check_finite(image: Image, allow_nan: bool) -> None:
         raise InputError(f"{image.source}: every voxel is NaN, an image was expected")
 
 
-def _without_nan(image: Image) -> Image:
+def without_nan(image: Image) -> Image:
     if not np.issubdtype(image.array.dtype, np.floating):
         return image
     nan = np.isnan(image.array)

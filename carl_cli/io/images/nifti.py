@@ -289,5 +289,4 @@ def _shape_image(flat: NDArray[np.generic], header: Header, grid: Grid, source: 
     array = np.moveaxis(flat.reshape(extra[-1], *grid.shape_zyx), 0, -1)
     if header.intent == INTENT_DISPLACEMENT:
         array = flip_vectors(array)  # RAS on disk, as ITK does
-    step = abs(header.pixdim[3]) or 1.0
-    return Image(array, grid, extra[-1], source, kind, float(step) if kind == "time" else 1.0)
+    return Image(array, grid, extra[-1], source, kind, header.time_step if kind == "time" else 1.0)

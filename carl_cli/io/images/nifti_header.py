@@ -22,11 +22,10 @@ SCALARS = {
 }  # fmt: skip
 COLOURS = {128: 3, 2304: 4}
 NIFTI1_HEADER, NIFTI2_HEADER = 348, 540
-SHEAR_TOLERANCE = 1e-3
-GZIP_MAGIC = b"\x1f\x8b"
-SINGLE_MAGIC, PAIR_MAGIC = b"n+1\0", b"ni1\0"
+GZIP_MAGIC, SINGLE_MAGIC, PAIR_MAGIC = b"\x1f\x8b", b"n+1\0", b"ni1\0"
 NIFTI2_MAGIC = (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")
-HALF_TURN = 1e-7
+SHEAR_TOLERANCE, HALF_TURN = 1e-3, 1e-7
+TIME_UNIT, SECONDS = 0x38, {16: 1e-3, 24: 1e-6}  # of xyzt_units; else seconds
 LAST_FORM = 5  # of the codes that say what a form refers to
 
 
@@ -50,6 +49,13 @@ class Header:
     @property
     def colours(self) -> int:
         return COLOURS.get(self.datatype, 1)
+
+    @property
+    def time_step(self) -> float:
+        """From volume to volume, in seconds where the header names a unit of time."""
+        code, at = ("i", 500) if self.version == 2 else ("b", 123)
+        units = struct.unpack_from(self.endian + code, self.raw, at)[0]
+        return (abs(self.pixdim[3]) or 1.0) * SECONDS.get(units & TIME_UNIT, 1.0)
 
     @property
     def dtype(self) -> np.dtype[np.generic]:

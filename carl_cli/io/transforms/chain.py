@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from carl_cli.errors import UsageError
+from carl_cli.errors import InputError, UsageError
 from carl_cli.io.transforms import is_identity, parse_item
-from carl_cli.io.transforms.files import read_transform
+from carl_cli.io.transforms.files import read_series, read_transform
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.transforms import Transform, composed, identity
 
-__all__ = ["is_identity", "parse_chain", "parse_item"]
+__all__ = ["is_identity", "parse_chain", "parse_item", "parse_series"]
 
 
 def parse_chain(items: Sequence[str], pair: Pair | None = None) -> Transform:
@@ -27,3 +27,18 @@ def parse_chain(items: Sequence[str], pair: Pair | None = None) -> Transform:
         transform = read_transform(path, pair=pair)
         parts.append(transform.inverse() if inverted else transform)
     return composed(reversed(parts)) if parts else identity(3)
+
+
+def parse_series(items: Sequence[str], pair: Pair | None = None) -> list[Transform]:
+    """As `parse_chain`, for each volume of a series where a file holds one transform for each of
+    them; else the one chain. Raises InputError for files of different counts."""
+    parts = []
+    for text in [text for text in items if not is_identity(text)]:
+        path, inverted = parse_item(text)
+        found = read_series(path, pair)
+        parts.append([each.inverse() if inverted else each for each in found])
+    counts = sorted({len(part) for part in parts} - {1})
+    if len(counts) > 1:
+        raise InputError(f"transforms of {counts[0]} and of {counts[1]} volumes in one chain")
+    chains = ([part[k % len(part)] for part in parts] for k in range(max(counts, default=1)))
+    return [composed(reversed(chain)) for chain in chains]

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,10 @@ TRIAL_X5 = (
     "from carl_cli.io import trial; from carl_cli.io.transforms import x5; "
     "trial.limited(x5.read_x5)"
 )
+TRIAL_SERIES = (
+    "from carl_cli.io import trial; from carl_cli.io.transforms import hdf5; "
+    "trial.limited(hdf5.is_series)"
+)
 TRIAL = (
     "from carl_cli.io import trial; from carl_cli.io.transforms import files; "
     "trial.limited(files.read_by_itk)"
@@ -110,6 +114,31 @@ def read_transform(
     return transform
 
 
+def read_series(path: str | Path, pair: Pair | None = None) -> list[Transform]:
+    """The transforms of a file that holds one for each volume of a series (`write_series`); of any
+    other file the one that `read_transform` finds."""
+    program, name = split_program(str(path))
+    plain = Path(name)
+    if program or full_suffix(plain).lower() not in COMPOSITE or not plain.is_file():
+        return [read_transform(path, pair=pair)]
+    try_out(plain, TRIAL_SERIES)
+    if not hdf5.is_series(plain):
+        return [read_transform(plain, pair=pair)]
+    found = hdf5.read_series(plain)
+    for transform in found:
+        _check_sane(transform, plain)
+    return found
+
+
+def write_series(path: Path, transforms: Sequence[Transform], *, replace: bool = True) -> None:
+    """One transform for each volume of a series, as .h5, whole or not at all: affines as they are,
+    others as fields on their own grids, single precision. Raises UsageError, OutputError."""
+    if full_suffix(path).lower() != ".h5":
+        raise UsageError(f"{path}: a series of transforms is written as .h5", "use .h5")
+    parts = [_one_part(transform, None) for transform in transforms]
+    _write(path, replace, lambda temporary: hdf5.write_series(temporary, parts, "float"))
+
+
 def _read_x5(path: Path) -> Transform:
     try_out(path, TRIAL_X5)
     return read_x5(path)
@@ -121,6 +150,11 @@ def _read_itk(path: Path) -> Transform:
         return read_elastix(path)
     if not (affine and is_well_formed(path)):
         try_out(path, TRIAL)
+    if not affine and hdf5.is_series(path):  # ITK would take the first one in silence
+        raise InputError(
+            f"{path}: a transform for each volume of a series, one transform was expected",
+            "carl warp -t applies them all to a series",
+        )
     try:
         read, _ = overheard(lambda: read_by_itk(path))
     except (RuntimeError, UnicodeDecodeError) as error:

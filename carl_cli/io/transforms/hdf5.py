@@ -8,6 +8,7 @@ precision only, uncompressed: about four times the size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid
-from carl_cli.io.transforms.sitk import similarity_to_sitk
+from carl_cli.io.transforms.sitk import linear_from_itk, similarity_to_sitk
 from carl_cli.transforms import AffineTransform, BSplineTransform, DisplacementField, Transform
 from carl_cli.transforms.linear import SimilarityTransform
 
@@ -37,22 +38,80 @@ def write(path: Path, parts: list[Transform], precision: Precision) -> None:
     parts: affines, fields and B-splines of one dimension. The same parts give the same bytes at
     any time, as h5py notes no times.
     """
+    _write(path, [None, *parts], precision)
+
+
+def write_series(path: Path, transforms: Sequence[Transform], precision: Precision) -> None:
+    """One affine or field for each volume of a series, in ITK's layout of a list of transforms."""
+    _write(path, transforms, precision)
+
+
+def _write(path: Path, parts: Sequence[Transform | None], precision: Precision) -> None:
+    """None stands for the composite of all that follow."""
     import h5py  # late: only who writes an .h5 waits for it
 
-    suffix = f"{precision}_{parts[0].dimension}_{parts[0].dimension}"
+    dimension = next(part.dimension for part in parts if part)
+    suffix = f"{precision}_{dimension}_{dimension}"
     with h5py.File(path, "w", driver="core", backing_store=False) as file:
         for name, text in LAYOUT.items():
             _write_text(file, name, text)
-        _write_text(file, "TransformGroup/0/TransformType", f"CompositeTransform_{suffix}")
-        for number, part in enumerate(parts, 1):
-            name, fixed, values = _parameters(part, precision)
+        for number, part in enumerate(parts):
             group = file.create_group(f"TransformGroup/{number}")
+            if part is None:
+                _write_text(group, "TransformType", f"CompositeTransform_{suffix}")
+                continue
+            name, fixed, values = _parameters(part, precision)
             _write_text(group, "TransformType", f"{name}_{suffix}")
             group["TransformFixedParameters"] = fixed
             _write_numbers(group, values)
         file.flush()
         content = file.id.get_file_image()
     path.write_bytes(content)  # HDF5 can't close a file that did not fit on the disk
+
+
+def is_series(path: Path) -> bool:
+    """Whether several transforms stand side by side in a sound file; a composite is one."""
+    import h5py
+
+    check_whole(path)
+    if not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        groups = file.get("TransformGroup", {})
+        first = groups["0"].get("TransformType") if "0" in groups else None
+        return first is not None and len(groups) > 1 and b"Composite" not in bytes(first[0])
+
+
+def read_series(path: Path) -> list[Transform]:
+    """Of a file that `is_series`. Raises InputError where one is neither affine nor a field."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        groups = file["TransformGroup"]
+        try:
+            return [_read_part(groups[str(number)]) for number in range(len(groups))]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: no list of transforms: {error}") from None
+
+
+def _read_part(group: h5py.Group) -> Transform:
+    name = str(group["TransformType"].asstr()[0]).partition("_")[0]
+    fixed, values = (group[f"Transform{kind}Parameters"][()] for kind in ("Fixed", ""))
+    if name != "DisplacementFieldTransform":
+        return linear_from_itk(name, fixed.tolist(), values.tolist())
+    grid = _placed(fixed)
+    return DisplacementField(grid, values.reshape(*grid.shape_zyx, grid.dimension))
+
+
+def _placed(fixed: Array) -> Grid:
+    """The inverse of `_placement`."""
+    size, origin, spacing, direction = np.split(fixed, [3, 6, 9])
+    return Grid(
+        tuple(int(n) for n in size),
+        tuple(spacing.tolist()),
+        tuple(origin.tolist()),
+        tuple(direction.tolist()),
+    )
 
 
 def _write_text(group: h5py.Group, name: str, text: str) -> None:

@@ -127,6 +127,26 @@ def similarity_to_sitk(part: SimilarityTransform) -> sitk.Transform:
     return made
 
 
+LINEAR: dict[tuple[str, int], Any] = {
+    ("AffineTransform", 12): lambda: sitk.AffineTransform(3),
+    ("Euler3DTransform", 6): sitk.Euler3DTransform,
+}
+"""ITK's name and count of parameters → class, of what a series of transforms may hold."""
+
+
+def linear_from_itk(name: str, fixed: list[float], values: list[float]) -> AffineTransform:
+    """An affine or, where ITK's class is, a rigid transform from ITK's parameters. Raises
+    ValueError for another class or another count of them."""
+    if (name, len(values)) not in LINEAR:
+        raise ValueError(f"{len(values)} numbers of {name}")
+    held = LINEAR[name, len(values)]()
+    held.SetFixedParameters(fixed)
+    held.SetParameters(values)
+    affine = _affine_from_sitk(held)
+    rigid = name.startswith("Euler")
+    return RigidTransform(affine.matrix, affine.translation) if rigid else affine
+
+
 def _coefficient_images(part: BSplineTransform) -> list[sitk.Image]:
     images = [
         sitk.GetImageFromArray(np.ascontiguousarray(values))
