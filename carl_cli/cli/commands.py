@@ -44,6 +44,7 @@ ENTRIES = (
         "jacobian", _TRANSFORMS, "jacobian", "Write the Jacobian determinant.", TRANSFORMS
     ),
     CommandEntry("compose", _TRANSFORMS, "compose", "Chain transforms into one.", TRANSFORMS),
+    CommandEntry("average", _TRANSFORMS, "average", "Average transforms.", TRANSFORMS),
     CommandEntry("invert", _TRANSFORMS, "invert", "Invert a transform.", TRANSFORMS),
     CommandEntry(
         "convert", _TRANSFORMS, "convert", "Write a transform in another format.", TRANSFORMS
