@@ -57,6 +57,7 @@ ENTRIES = (
     CommandEntry(
         "batch cancel", _CLI + "batch_jobs", "batch_cancel", "Cancel a batch's jobs.", STUDIES
     ),
+    CommandEntry("template", _CLI + "template", "template", "Build a group template.", STUDIES),
     CommandEntry("evaluate", _CLI + "evaluate", "app", "Score and compare registrations.", STUDIES),
     CommandEntry("report", _CLI + "report", "report", "Make an HTML report of a run.", STUDIES),
     CommandEntry(

@@ -69,7 +69,7 @@ def as_affine(transform: Transform) -> AffineTransform | None:
 class MeanMap:
     """The mean of maps of one space to several others, LPS mm: x → affine(warp(x))."""
 
-    affine: AffineTransform  # log-Euclidean mean of the maps' affine parts
+    affine: AffineTransform  # mean of the maps' affine parts
     warp: DisplacementField  # mean displacement of what these leave
 
     @property
@@ -81,8 +81,10 @@ def mean_map(maps: Iterable[Transform], grid: Grid, points: Array, weights: Arra
     """Each map T is split into A ∘ W, A being the affine transform nearest to it.
 
     points (N, D) LPS mm with weights (N,): where A is fitted, robustly. grid: where W is averaged.
-    Maps x → T(M⁻¹(x)), M being the mean map, have the identity as their mean: what they leave of
-    affine parts that turn by different axes is of second order.
+    The matrices of the affine parts have a log-Euclidean mean, and the points' centre goes to the
+    mean of its places: where images lie in space does not mix with how they are turned. Maps
+    x → T(M⁻¹(x)), M being the mean map, have no mean displacement but for terms of second order
+    of the matrices' differences.
     Raises InputError for an affine part without a logarithm.
     """
     affines: list[AffineTransform] = []
@@ -91,7 +93,14 @@ def mean_map(maps: Iterable[Transform], grid: Grid, points: Array, weights: Arra
         affines.append(fit_affine(transform, points, weights))
         _add_displacement(total, affines[-1].inverse() @ transform, grid)
     warp = DisplacementField(grid, (total / len(affines)).astype(np.float32))
-    return MeanMap(mean_affine(affines), warp)
+    centre = np.average(points, axis=0, weights=weights)
+    return MeanMap(_mean_about(affines, centre), warp)
+
+
+def _mean_about(affines: Sequence[AffineTransform], centre: Array) -> AffineTransform:
+    matrix = exponential(np.mean([logarithm(affine.matrix) for affine in affines], axis=0))
+    target = np.mean([affine(centre) for affine in affines], axis=0)
+    return AffineTransform(matrix, target - matrix @ centre)
 
 
 def logarithm(matrix: Array) -> Array:

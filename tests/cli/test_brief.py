@@ -28,7 +28,9 @@ def help_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return read
 
 
-@pytest.mark.parametrize("words", [("register",), ("warp",), ("batch",), ("evaluate", "score")])
+@pytest.mark.parametrize(
+    "words", [("register",), ("warp",), ("batch",), ("template",), ("evaluate", "score")]
+)
 def test_a_beginner_sees_about_ten_options_and_an_example(
     words: tuple[str, ...], help_of: Help
 ) -> None:

@@ -85,8 +85,11 @@ def test_the_mean_map_has_the_affine_parts_mean_and_the_mean_of_the_rest() -> No
     matrices = [mean_map([m], GRID, points, np.ones(len(points))) for m in maps()]
     for one, whole in zip(matrices, maps(), strict=True):
         np.testing.assert_allclose(one.map(points), whole(points), atol=1e-2)
-    logs = [logm(one.affine.homogeneous).real for one in matrices]
-    np.testing.assert_allclose(mean.affine.homogeneous, expm(np.mean(logs, axis=0)), atol=1e-8)
+    logs = [logm(one.affine.matrix).real for one in matrices]
+    np.testing.assert_allclose(mean.affine.matrix, expm(np.mean(logs, axis=0)), atol=1e-8)
+    centre = points.mean(axis=0)
+    places = [one.affine(centre) for one in matrices]
+    np.testing.assert_allclose(mean.affine(centre), np.mean(places, axis=0), atol=1e-8)
     warps = [one.warp.displacement_mm for one in matrices]
     np.testing.assert_allclose(mean.warp.displacement_mm, np.mean(warps, axis=0), atol=1e-5)
 
