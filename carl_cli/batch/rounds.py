@@ -44,7 +44,17 @@ def members_of_table(path: Path) -> list[Member]:
         columns = ", ".join(_Cells.model_fields)
         raise InputError(f"{path}, line 1: no column 'image'", f"columns are {columns}")
     rows = [_cells(path, number, header, cells) for number, cells in lines[1:]]
+    _check_labels(rows, path)
     return _checked([Member(r.id or _stem(r.image), r.image, r.labels, r.mask) for r in rows], path)
+
+
+def _check_labels(rows: Sequence[_Cells], path: Path) -> None:
+    unlabelled = [str(row.image) for row in rows if row.labels is None]
+    if 0 < len(unlabelled) < len(rows):
+        raise InputError(
+            f"{path}: no labels for {unlabelled[0]}, but for others",
+            "give labels of all images, or of none",
+        )
 
 
 def _cells(path: Path, number: int, header: Sequence[str], cells: Sequence[str]) -> _Cells:

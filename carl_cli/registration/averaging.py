@@ -93,5 +93,7 @@ def vote(labels: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
 def gradient_energy(image: Image) -> float:
     """Mean squared gradient per mm², over the image's variance: how sharp it is."""
     values = image.array.astype(np.float64)
-    slopes = np.gradient(values, *image.grid.spacing_mm[::-1])
-    return float(np.mean(sum(slope**2 for slope in slopes)) / values.var())
+    axes = [k for k, size in enumerate(values.shape) if size > 1]
+    spacing = image.grid.spacing_mm[::-1]
+    squares = [np.gradient(values, spacing[k], axis=k) ** 2 for k in axes]
+    return float(np.mean(sum(squares)) / values.var())

@@ -134,7 +134,7 @@ def next_template(number: int, template: Image, group: Sequence[Registered], loo
         _displacement_mm(mean, points),
         _left_mm(_maps(group, update), grid, mean.map(points)),
         _ncc(made, resample(template, grid, background=float(template.array.min()))),
-        float(np.mean([r.record.metrics.similarity_after.lncc or np.nan for r in group])),
+        _mean_lncc(group),
         gradient_energy(made),
     )
     return Built(made, variance, update, figures)
@@ -182,6 +182,11 @@ def _left_mm(maps: Iterable[Transform], grid: Grid, points: NDArray[np.float64])
     coarser lattice and what affine parts of different axes leave."""
     left = mean_map(maps, _blocks(grid), points, np.ones(len(points)))
     return _displacement_mm(left, points)
+
+
+def _mean_lncc(group: Sequence[Registered]) -> float:
+    found = (r.record.metrics.similarity_after.lncc for r in group)
+    return float(np.mean([np.nan if value is None else value for value in found]))
 
 
 def _ncc(made: Image, last: Image) -> float:

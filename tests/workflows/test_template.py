@@ -300,6 +300,7 @@ def test_what_is_there_already_is_not_lost(quiet_study: Study, tmp_path: Path) -
         (("id,image", "x,a.nii.gz", "x,b.nii.gz"), "image 2: line 1 is called 'x' too"),
         (("id,image", "../x,a.nii.gz", "y,b.nii.gz"), "can't name a folder"),
         (("image", "a.nii.gz"), "a template of one image is that image"),
+        (("image,labels", "a.nii.gz,", "b.nii.gz,a.nii.gz"), "no labels for /a.nii.gz"),
         (("image,labels", "a.nii.gz", "b.nii.gz"), "line 2: 1 cells, the header has 2"),
     ],
 )
