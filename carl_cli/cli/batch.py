@@ -11,22 +11,16 @@ import typer
 
 from carl_cli.batch.table import OPTIONS
 from carl_cli.cli import console
-from carl_cli.cli.batch_table import live_table
+from carl_cli.cli.batch_work import check_complete, check_doubts, do_part, summarised
 from carl_cli.cli.options.batch import FolderArguments, ScheduleArguments, TableArguments
 from carl_cli.cli.options.grouping import grouped
 from carl_cli.cli.options.method import MethodArguments
-from carl_cli.cli.options.register import RunArguments
 from carl_cli.cli.options.slurm import ClusterArguments, check_cluster, submit
-from carl_cli.errors import BatchError, DoubtfulError, InputError, UsageError
-from carl_cli.weights.options import NetworkOptions
+from carl_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from carl_cli.batch.job import Job
-    from carl_cli.batch.run import Policy
-    from carl_cli.batch.shards import Shard
+    from carl_cli.batch.summary import Totals
     from carl_cli.batch.table import Entry
-    from carl_cli.batch.workers import Setup
-    from carl_cli.weights.folder import Weights
 
 
 def _with_columns(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,10 +69,10 @@ def run_batch(
     """`carl batch` for those who have its options already: tasks on a cluster."""
     threads = method.begin()
     check_cluster(cluster, folder, schedule)
-    entries = _entries(table, method)
+    entries = read_entries(table, method)
     if schedule.summary:
-        _summarise(folder, entries)
-        _check_doubts(folder, entries, method.run)
+        _conclude(summarised(folder, entries))
+        check_doubts(folder, entries, method.run)
         return
     method = _suited(method, entries)
     if cluster.executor == "slurm" and not method.run.dry_run:
@@ -87,23 +81,10 @@ def run_batch(
     from carl_cli.batch.shards import chosen_shard
 
     shard = chosen_shard(schedule.shard)
-    setups = _setups(method.network, threads, schedule)
-    # Workers load their own; this process needs no more than what the weights say.
-    weights = method.load("cpu")
-    mine = shard.of(entries)
-    roles = folder.roles()
-    jobs = [
-        method.job(entry, entry.row, folder.out_dir, roles, weights, setups)
-        for entry in mine
-        if entry.row is not None
-    ]
-    if method.run.dry_run:
-        _check(jobs, weights)
-        return
-    _check_request(jobs, weights)
-    refused = [entry for entry in mine if entry.row is None]
-    _run(folder, shard, jobs, refused, weights, _policy(folder, schedule), setups, entries)
-    _check_doubts(folder, mine, method.run)
+    totals = do_part(entries, shard, folder, schedule, method, threads)
+    if totals is not None:
+        _conclude(totals)
+        check_doubts(folder, shard.of(entries), method.run)
 
 
 def _suited(method: MethodArguments, entries: Sequence[Entry]) -> MethodArguments:
@@ -115,7 +96,7 @@ def _suited(method: MethodArguments, entries: Sequence[Entry]) -> MethodArgument
     return method
 
 
-def _entries(table: TableArguments, method: MethodArguments) -> list[Entry]:
+def read_entries(table: TableArguments, method: MethodArguments) -> list[Entry]:
     """Every bad line is told before any work. Raises InputError unless they may be cases."""
     entries = [_agreeing(entry, method) for entry in _read(table, method.paths())]
     bad = [entry for entry in entries if entry.row is None]
@@ -164,111 +145,9 @@ def _read(table: TableArguments, defaults: Mapping[str, Path]) -> list[Entry]:
     )
 
 
-def _setups(network: NetworkOptions, threads: int, schedule: ScheduleArguments) -> list[Setup]:
-    """What each worker computes with: a share of the threads, a GPU of its own."""
-    from carl_cli.batch.workers import Setup
-    from carl_cli.model.devices import chosen_device, worker_devices
-    from carl_cli.weights.locate import locate
-
-    workers = schedule.workers
-    devices = worker_devices(chosen_device(network.device), workers, schedule.share_gpu)
-    share = max(1, threads // workers)
-    folder = str(locate(network.weights, network.offline))
-    return [Setup(folder, name, share, network.deterministic) for name in devices]
-
-
-def _policy(folder: FolderArguments, schedule: ScheduleArguments) -> Policy:
-    from carl_cli.batch.run import Policy
-
-    resume = schedule.resume or schedule.retry_failed
-    if resume and folder.overwrite:
-        raise UsageError("--resume and --overwrite were both given", "give one of them")
-    return Policy(resume, schedule.retry_failed, folder.overwrite)
-
-
-def _check_request(jobs: Sequence[Job], weights: Weights) -> None:
-    """A choice that no case could be computed with ends the batch before it starts."""
-    from carl_cli.workflows.checks import check_request
-
-    for job in jobs:
-        check_request(job.inputs, job.outputs, weights, job.options, job.settings)
-
-
-def _check(jobs: Sequence[Job], weights: Weights) -> None:
-    from carl_cli.batch.job import check
-
-    errors = {job.name: check(job, weights) for job in jobs}
-    for name, error in errors.items():
-        console.LOGGER.info("%s: %s", name, error or "can be registered")
-    bad = sum(bool(error) for error in errors.values())
-    if bad:
-        raise BatchError(f"{bad} of {len(jobs)} cases can't be registered", "correct their inputs")
-
-
-def _run(
-    folder: FolderArguments,
-    shard: Shard,
-    jobs: Sequence[Job],
-    refused: Sequence[Entry],
-    weights: Weights,
-    policy: Policy,
-    setups: list[Setup],
-    entries: Sequence[Entry],
-) -> None:
-    from carl_cli.batch.run import Batch
-
-    with live_table(len(setups)) as listener:
-        work = Batch(folder.out_dir, shard, jobs, refused, weights, policy, listener)
-        console.LOGGER.info("%d cases, status in %s", len(work.jobs), work.table.path)
-        rows = work.run(setups)
-    if shard.count == 1:
-        _summarise(folder, entries)
-        return
-    states = [row.state for row in rows]
-    _conclude(states.count("done"), states.count("failed"), 0)
-
-
-def _summarise(folder: FolderArguments, entries: Sequence[Entry]) -> None:
-    from carl_cli.batch.summary import summarise
-
-    totals = summarise(
-        folder.out_dir,
-        [entry.name for entry in entries],
-        _records(folder, entries),
-        thumbnails=folder.thumbnails,
-    )
-    console.LOGGER.info("all cases, outliers first: %s", folder.out_dir / "index.html")
-    _conclude(totals.done, totals.failed, totals.open)
-
-
-def _records(folder: FolderArguments, entries: Sequence[Entry]) -> dict[str, Path]:
-    """Where the record of each case is, or will be."""
-    from carl_cli.batch.naming import case_outputs
-
-    records = {
-        e.name: case_outputs(folder.out_dir / e.name, e.row.fixed, e.row.moving).json
-        for e in entries
-        if e.row is not None
-    }
-    return {name: path for name, path in records.items() if path is not None}
-
-
-def _check_doubts(folder: FolderArguments, entries: Sequence[Entry], run: RunArguments) -> None:
-    from carl_cli.batch.summary import doubtful
-
-    names = doubtful(_records(folder, entries)) if run.strict else []
-    if names:
-        raise DoubtfulError(
-            f"{len(names)} results are doubtful (--strict): {', '.join(names[:5])}",
-            "look at them first; index.html says why",
-        )
-
-
-def _conclude(done: int, failed: int, open_: int) -> None:
-    typer.echo(f"done {done}")
-    typer.echo(f"failed {failed}")
-    if open_:
-        typer.echo(f"unfinished {open_}")
-    if failed or open_:
-        what = f"{failed} cases failed" if failed else f"{open_} cases are not finished"
-        raise BatchError(what, "errors are in the status table; --retry-failed tries them again")
+def _conclude(totals: Totals) -> None:
+    typer.echo(f"done {totals.done}")
+    typer.echo(f"failed {totals.failed}")
+    if totals.open:
+        typer.echo(f"unfinished {totals.open}")
+    check_complete(totals)

@@ -47,6 +47,7 @@ ENTRIES = (
         "jacobian", _TRANSFORMS, "jacobian", "Write the Jacobian determinant.", TRANSFORMS
     ),
     CommandEntry("compose", _TRANSFORMS, "compose", "Chain transforms into one.", TRANSFORMS),
+    CommandEntry("average", _TRANSFORMS, "average", "Average transforms.", TRANSFORMS),
     CommandEntry("invert", _TRANSFORMS, "invert", "Invert a transform.", TRANSFORMS),
     CommandEntry(
         "convert", _TRANSFORMS, "convert", "Write a transform in another format.", TRANSFORMS
@@ -59,6 +60,7 @@ ENTRIES = (
     CommandEntry(
         "batch cancel", _CLI + "batch_jobs", "batch_cancel", "Cancel a batch's jobs.", STUDIES
     ),
+    CommandEntry("template", _CLI + "template", "template", "Build a group template.", STUDIES),
     CommandEntry("evaluate", _CLI + "evaluate", "app", "Score and compare registrations.", STUDIES),
     CommandEntry("report", _CLI + "report", "report", "Make an HTML report of a run.", STUDIES),
     CommandEntry(

@@ -1,4 +1,4 @@
-"""`carl compose`, `invert`, `convert` and `jacobian`: files of transforms."""
+"""`carl compose`, `average`, `invert`, `convert` and `jacobian`: files of transforms."""
 
 from __future__ import annotations
 
@@ -34,6 +34,30 @@ def compose(chain: ChainArguments, written: TransformArguments, log: LogArgument
 
     log.start()
     run(chain.transforms, written.output, written.storage())
+
+
+@dataclass(frozen=True)
+class AverageArguments:
+    transforms: Annotated[
+        list[str], typer.Argument(metavar="T...", help="Transforms, or [T,1] for an inverse.")
+    ]
+
+
+@grouped
+def average(what: AverageArguments, written: TransformArguments, log: LogArguments) -> None:
+    """Average transforms.
+
+    Affine transforms have a log-Euclidean mean, which is rigid if they all are. If any of them
+    bends, the result is a field of the mean displacement, on the grid of the first one that bends
+    or that of --reference.
+
+    carl average a.mat b.mat '[c.mat,1]' -o mean.mat
+    carl average a.h5 b.h5 -r template.nii.gz -o mean.nii.gz
+    """
+    from carl_cli.workflows.transform import average as run
+
+    log.start()
+    run(what.transforms, written.output, written.storage())
 
 
 @dataclass(frozen=True)

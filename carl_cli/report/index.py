@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,7 +10,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carl_cli.io.atomic import atomic_path
 from carl_cli.report.headlines import HEADLINES, OUTLIER, badness
@@ -20,8 +18,7 @@ from carl_cli.report.planes import AXIAL, focus_xyz
 from carl_cli.report.record import RunRecord
 from carl_cli.report.scene import Scene
 from carl_cli.report.sections import footer
-
-THUMBNAIL_PIXELS = 110
+from carl_cli.report.strips import square_pixels, strip
 
 
 @dataclass(frozen=True)
@@ -161,25 +158,8 @@ def _picture(case: Case) -> str:
 
 def thumbnail(scene: Scene) -> Thumbnail:
     """The axial slice: fixed, warped and their difference."""
-    from matplotlib.image import imsave
-
     index = focus_xyz(scene)[AXIAL.normal]
     fixed, warped = (AXIAL.slice(v, index).astype(np.int16) for v in (scene.fixed, scene.warped))
     difference = 127 + (fixed - warped) // 2
-    tiles = [_square_pixels(tile, scene) for tile in (fixed, warped, difference)]
-    stream = io.BytesIO()
-    strip = np.concatenate(tiles, axis=1).astype(np.uint8)
-    imsave(stream, strip, cmap="gray", vmin=0, vmax=255, format="jpg", pil_kwargs={"quality": 80})
-    return Thumbnail(stream.getvalue(), tuple(scene.letters[AXIAL.column]) if scene.letters else ())
-
-
-def _square_pixels(tile: NDArray[np.int16], scene: Scene) -> NDArray[np.int16]:
-    """Nearest pixels, so that a millimetre is as wide as it is high."""
-    extent = np.array(tile.shape) * scene.spacing_zyx[1:]
-    counts = np.maximum(np.rint(THUMBNAIL_PIXELS * extent / extent.max()), 1).astype(int)
-    rows, columns = (
-        (np.arange(count) + 0.5) * size // count
-        for count, size in zip(counts, tile.shape, strict=True)
-    )
-    picked: NDArray[np.int16] = tile[np.ix_(rows.astype(int), columns.astype(int))]
-    return picked
+    tiles = [square_pixels(tile, scene.spacing_zyx[1:]) for tile in (fixed, warped, difference)]
+    return Thumbnail(strip(tiles), tuple(scene.letters[AXIAL.column]) if scene.letters else ())

@@ -1,5 +1,5 @@
-"""Transform files read, changed and written: what compose, invert, convert, jacobian and
-points do."""
+"""Transform files read, changed and written: what compose, average, invert, convert, jacobian
+and points do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from carl_cli.errors import UsageError
+from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Array, Grid, apply_affine
 from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image, read_grid, write_image
@@ -31,6 +31,7 @@ from carl_cli.transforms import (
     spaced_grid,
 )
 from carl_cli.transforms.folds import without_folds
+from carl_cli.transforms.means import as_affine, mean_affine, mean_displacement
 from carl_cli.workflows.grids import COARSEST_MM, FINEST_MM, VALUE_BYTES, VECTOR_BYTES, check_fits
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,34 @@ def compose(items: Sequence[str], output: Path, storage: Storage) -> Transform:
     chain = parse_chain(items)
     storage.write(output, chain)
     return chain
+
+
+def average(items: Sequence[str], output: Path, storage: Storage) -> Transform:
+    """Write the mean of several transforms, each T or [T,1]; returns it.
+
+    Affine ones have a log-Euclidean mean. With any other among them it is the mean displacement,
+    on the reference's grid or that of the first transform which has one.
+    """
+    transforms = [parse_chain([item]) for item in items]
+    _check_alike(items, transforms)
+    affines = [affine for affine in map(as_affine, transforms) if affine is not None]
+    if len(affines) == len(transforms):
+        mean: Transform = mean_affine(affines)
+    else:
+        bent = next(t for t in transforms if as_affine(t) is None)
+        mean = mean_displacement(transforms, storage.grid(bent) or natural_grid(bent))
+    storage.write(output, mean)
+    return mean
+
+
+def _check_alike(items: Sequence[str], transforms: Sequence[Transform]) -> None:
+    for item, transform in zip(items, transforms, strict=True):
+        if transform.dimension != transforms[0].dimension:
+            raise InputError(
+                f"{item} has {transform.dimension} dimensions, {items[0]} has "
+                f"{transforms[0].dimension}",
+                "average transforms of one dimension",
+            )
 
 
 def convert(

@@ -32,7 +32,9 @@ def help_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return read
 
 
-@pytest.mark.parametrize("words", [("register",), ("warp",), ("batch",), ("evaluate", "score")])
+@pytest.mark.parametrize(
+    "words", [("register",), ("warp",), ("batch",), ("template",), ("evaluate", "score")]
+)
 def test_a_beginner_sees_about_ten_options_and_an_example(
     words: tuple[str, ...], help_of: Help
 ) -> None:
@@ -86,4 +88,5 @@ def test_options_of_instance_optimisation_tell_what_the_weights_advise(
 def test_no_line_is_longer_than_the_terminal(name: str, help_of: Help) -> None:
     assert max(map(len, help_of(name, "--help").splitlines())) <= 80
     examples = [line for line in help_of(name, "--help").splitlines() if line.startswith("     ")]
-    assert all(line.strip().startswith("carl ") for line in examples if line.strip())
+    starts = "carl ", "-"  # examples, and kinds of registration by their option
+    assert all(line.strip().startswith(starts) for line in examples if line.strip())

@@ -14,7 +14,17 @@ import SimpleITK as sitk
 from carl_cli.cli.commands import COMMANDS
 
 HEAVY = {"torch", "SimpleITK", "itk", "huggingface_hub", "matplotlib", "scipy"}
-NO_TORCH = ("warp", "points", "jacobian", "compose", "invert", "convert", "info", "weights")
+NO_TORCH = (
+    "warp",
+    "points",
+    "jacobian",
+    "compose",
+    "average",
+    "invert",
+    "convert",
+    "info",
+    "weights",
+)
 SCORES = "import carl_cli.evaluation.scores, carl_cli.evaluation.tables"
 LIMIT_MODULES = 500
 
@@ -69,14 +79,15 @@ def test_transform_commands_run_to_their_end_without_torch(tmp_path: Path) -> No
     shift.SetTranslation((1, 0, 0))
     sitk.WriteTransform(shift, transform)
     Path(points).write_text("x,y,z\n1,2,3\n")
-    warped, moved, field, back = (
-        str(tmp_path / name) for name in ("w.nii", "q.csv", "j.nii", "back.txt")
+    warped, moved, field, back, mean = (
+        str(tmp_path / name) for name in ("w.nii", "q.csv", "j.nii", "back.txt", "mean.txt")
     )
     lines = [
         ["warp", image, "-r", image, "-t", transform, "-o", warped],
         ["points", points, "-t", transform, "--from", "fixed", "-o", moved],
         ["jacobian", transform, "-r", image, "-o", field],
         ["invert", transform, "-o", back],
+        ["average", transform, transform, "-o", mean],
         ["info", image],
         ["weights", "list"],
     ]

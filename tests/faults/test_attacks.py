@@ -336,6 +336,7 @@ COMMANDS = {
     "convert to field": (["convert", "affine.tfm", "-r", "image.nii.gz"], "t.nii.gz"),
     "convert to text": (["convert", "affine.tfm"], "t.txt"),
     "compose": (["compose", "-t", "affine.tfm", "-t", "affine.tfm"], "t.h5"),
+    "average": (["average", "affine.tfm", "affine.tfm"], "t.tfm"),
     "invert": (["invert", "affine.tfm"], "t.tfm"),
     "jacobian": (["jacobian", "affine.tfm", "-r", "image.nii.gz"], "j.nii.gz"),
     "points": (["points", "points.csv", "-t", "affine.tfm", "--from", "fixed"], "p.csv"),

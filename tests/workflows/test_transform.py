@@ -56,6 +56,37 @@ def test_compose_on_another_grid(carl: Carl, files: Path, affine: AffineTransfor
     np.testing.assert_allclose(dense(points), expected, atol=1e-3)
 
 
+def test_the_average_of_affines_is_log_euclidean(carl: Carl, files: Path) -> None:  # noqa: F811
+    """Written as an affine; the inverse of the first cancels it."""
+    assert carl("average", "affine.mat", "[affine.mat,1]", "-o", "none.mat").code == 0
+    points = inner_points(GRID)
+    np.testing.assert_allclose(read_transform("none.mat")(points), points, atol=1e-6)
+
+
+def test_the_average_with_a_field_is_the_mean_displacement(
+    carl: Carl,  # noqa: F811
+    files: Path,
+    affine: AffineTransform,
+) -> None:
+    """On the grid of the first that bends, in any order; on that of --reference if it is given."""
+    assert carl("average", "affine.mat", "chain.h5", "warp.nii.gz", "-o", "mean.h5").code == 0
+    points = GRID.points_mm()
+    warped = field_on(GRID)(points)
+    expected = (affine(points) + affine(warped) + warped) / 3
+    mean = read_transform("mean.h5")
+    assert isinstance(mean, DisplacementField)
+    assert mean.grid.matches(GRID)
+    np.testing.assert_allclose(mean(points), expected, atol=1e-4)
+    items = ("warp.nii.gz", "[warp.nii.gz,1]", "-r", "moving.nii.gz")
+    assert carl("average", *items, "-o", "mean.nii.gz").code == 0
+    points = inner_points(GRID)
+    there_and_back = (field_on(GRID)(points) + field_on(GRID).inverse()(points)) / 2
+    on_other = read_transform("mean.nii.gz")
+    assert isinstance(on_other, DisplacementField)
+    assert on_other.grid.matches(GRIDS["anisotropic"], 1e-2)
+    np.testing.assert_allclose(on_other(points), there_and_back, atol=0.25)
+
+
 def test_invert_reports_what_is_left(carl: Carl, files: Path) -> None:  # noqa: F811
     run = carl("invert", "chain.h5", "-r", "moving.nii.gz", "-o", "inverse.nii.gz")
     assert run.code == 0

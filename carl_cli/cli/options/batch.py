@@ -116,7 +116,9 @@ class FolderArguments:
 
 
 @dataclass(frozen=True)
-class ScheduleArguments:
+class WorkArguments:
+    """How work is shared, and continued."""
+
     resume: Annotated[
         bool,
         option(
@@ -128,10 +130,6 @@ class ScheduleArguments:
     retry_failed: Annotated[
         bool, option(SCHEDULE, "--retry-failed", help="Like --resume, but try failed cases again.")
     ] = False
-    shard: Annotated[
-        str | None,
-        option(SCHEDULE, "--shard", help="I/N: part I of N. Default: the Slurm array's part."),
-    ] = None
     workers: Annotated[
         int,
         option(
@@ -143,6 +141,14 @@ class ScheduleArguments:
     share_gpu: Annotated[
         bool, option(SCHEDULE, "--share-gpu", help="Allow several workers on one GPU.")
     ] = False
+
+
+@dataclass(frozen=True)
+class ScheduleArguments(WorkArguments):
+    shard: Annotated[
+        str | None,
+        option(SCHEDULE, "--shard", help="I/N: part I of N. Default: the Slurm array's part."),
+    ] = None
     summary: Annotated[
         bool,
         option(

@@ -1,0 +1,158 @@
+"""What `carl template` leaves: the template, its variance, transforms, labels, tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+from carl_cli.errors import OutputError, UsageError
+from carl_cli.evaluation.cases import CHAIN_SEPARATOR
+from carl_cli.evaluation.tables import write_csv
+from carl_cli.io.atomic import full_suffix
+from carl_cli.io.images.files import WRITABLE, Image, read_image, write_image
+from carl_cli.io.resample import resample
+from carl_cli.io.transforms.files import write_transform
+from carl_cli.io.transforms.sitk import covering
+from carl_cli.registration.averaging import vote
+from carl_cli.report.template_page import Shown, planes_of, strip_of, write_template_page
+from carl_cli.transforms import CompositeTransform
+from carl_cli.workflows.template import Built, Figures, Member, Registered, convergence_rows
+
+FIXED = "template.nii.gz"
+"""Name of the image in a round's folder that the round registers to."""
+SPACE = "template"
+"""Name of the template's space in those of transforms."""
+
+
+@dataclass(frozen=True)
+class TemplateFiles:
+    """All names follow from the template's own, and lie beside it."""
+
+    template: Path
+
+    def __post_init__(self) -> None:
+        if full_suffix(self.template).lower() not in WRITABLE:
+            raise UsageError(
+                f"{self.template}: an image can't be written in this format",
+                f"use {', '.join(WRITABLE)}",
+            )
+
+    def _beside(self, end: str) -> Path:
+        stem = self.template.name.removesuffix(full_suffix(self.template))
+        return self.template.with_name(stem + end)
+
+    @property
+    def variance(self) -> Path:
+        return self._beside(f"_variance{full_suffix(self.template)}")
+
+    @property
+    def labels(self) -> Path:
+        return self._beside(f"_labels{full_suffix(self.template)}")
+
+    @property
+    def convergence(self) -> Path:
+        return self._beside("_convergence.csv")
+
+    @property
+    def pairs(self) -> Path:
+        """For `carl evaluate`: the labels of each image on each other one, through the template."""
+        return self._beside("_pairs.csv")
+
+    @property
+    def report(self) -> Path:
+        return self._beside("_report.html")
+
+    @property
+    def transforms(self) -> Path:
+        return self._beside("_transforms")
+
+    def round(self, number: int) -> Path:
+        """Folder of a round, which is one of `carl batch`."""
+        return self._beside("_work") / f"round-{number:02d}"
+
+    def to_template(self, name: str) -> Path:
+        """The transform that brings an image onto the template: template points → its points."""
+        return self.transforms / f"from-{name}_to-{SPACE}_mode-image_xfm.h5"
+
+    def from_template(self, name: str) -> Path:
+        """The transform that brings the template onto an image: its points → template points."""
+        return self.transforms / f"from-{SPACE}_to-{name}_mode-image_xfm.h5"
+
+
+def deliver(built: Built, group: Sequence[Registered], files: TemplateFiles) -> None:
+    """Write all but the tables, the template last. Raises OutputError, InputError."""
+    try:
+        files.transforms.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{files.transforms} can't be made: {error.strerror}", "choose another folder"
+        ) from error
+    _write_transforms(built, group, files)
+    if all(r.member.labels for r in group):
+        write_image(files.labels, _voted(built, group))
+        write_csv(files.pairs, list(_pairs([r.member for r in group], files)))
+    write_image(files.variance, built.variance)
+    write_image(files.template, built.template)
+
+
+def _write_transforms(built: Built, group: Sequence[Registered], files: TemplateFiles) -> None:
+    """The inverses of fields are sampled as `carl invert` does; that of the update once."""
+    back = covering(built.update.inverse(), None)
+    for registered in group:
+        name, found = registered.member.name, registered.transform
+        write_transform(files.to_template(name), CompositeTransform((found, built.update)))
+        inverse = CompositeTransform((*back, found.inverse()))
+        write_transform(files.from_template(name), inverse)
+
+
+def _voted(built: Built, group: Sequence[Registered]) -> Image:
+    """The label that most images have, on the template's grid."""
+    carried = [
+        resample(labels, built.template.grid, transform, interpolator="genericlabel").array
+        for labels, transform in zip(_labels(group), built.maps(group), strict=True)
+    ]
+    return Image(vote(carried), built.template.grid)
+
+
+def _labels(group: Iterable[Registered]) -> Iterator[Image]:
+    for registered in group:
+        assert registered.member.labels is not None, "looked at before"
+        yield read_image(registered.member.labels, allow_nan=False)
+
+
+def _pairs(members: Sequence[Member], files: TemplateFiles) -> Iterator[dict[str, str]]:
+    """Relative names of the transforms: the folder may be moved."""
+    folder = files.pairs.parent
+    for fixed, moving in permutations(members, 2):
+        chain = files.from_template(fixed.name), files.to_template(moving.name)
+        yield {
+            "id": f"{moving.name}_to_{fixed.name}",
+            "transform": CHAIN_SEPARATOR.join(os.path.relpath(path, folder) for path in chain),
+            "fixed_seg": str(Path(fixed.labels or "").absolute()),
+            "moving_seg": str(Path(moving.labels or "").absolute()),
+        }
+
+
+def tell(
+    built: Built, group: Sequence[Registered], files: TemplateFiles, figures: Sequence[Figures]
+) -> None:
+    """Write the table of convergence and the page. Raises OutputError."""
+    rows = list(convergence_rows(figures))
+    write_csv(files.convergence, rows)
+    began = [files.round(row.round) / FIXED for row in figures]
+    rounds = [planes_of(read_image(p), f"before round {k}") for k, p in enumerate(began, 1)]
+    rounds.append(planes_of(built.template, "the template"))
+    write_template_page(
+        files.report, files.template.name, rows, rounds, list(_strips(built, group))
+    )
+
+
+def _strips(built: Built, group: Sequence[Registered]) -> Iterator[str]:
+    for registered, transform in zip(group, built.maps(group), strict=True):
+        image = read_image(registered.member.image, average=True)
+        dark = float(image.array.min())
+        warped = resample(image, built.template.grid, transform, background=dark)
+        yield strip_of(Shown(registered.member.name, image, warped, transform), built.template)
