@@ -25,7 +25,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from carl_cli.batch.shards import Shard
 from carl_cli.errors import OutputError
-from carl_cli.report.record import utc_now
+from carl_cli.report.process import utc_now
 
 LOCK = "run.lock"
 OWNER = "run.txt"

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from carl_cli.batch.job import Job, Outcome, clear_outputs, told
-from carl_cli.report.record import RunRecord, peak_memory_mib
+from carl_cli.report.process import peak_memory_mib
+from carl_cli.report.record import RunRecord
 from carl_cli.weights.folder import Weights
 from carl_cli.workflows.memory import check_room, room_for_both
 from carl_cli.workflows.register import (

@@ -25,7 +25,8 @@ from carl_cli.model.fields import Map, Shape, identity, sample, summed, voxels_p
 from carl_cli.model.similarity import Similarity, over_channels, squared_difference, squared_lncc
 from carl_cli.preprocessing.pair import NetworkImage, PreparedPair
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.alignment import FOREGROUND, WINDOW, Pair, all_contexts, brightest
+from carl_cli.registration.alignment import WINDOW
+from carl_cli.registration.contexts import FOREGROUND, Pair, all_contexts, brightest
 from carl_cli.registration.diffeomorphic import MIN_VOXELS, intensities
 from carl_cli.transforms import AffineTransform, CompositeTransform, Transform
 from carl_cli.transforms.fitting import fit_affine

@@ -27,7 +27,8 @@ from carl_cli.model.similarity import by_name, over_channels, squared_difference
 from carl_cli.model.unet import DisplacementUNet
 from carl_cli.preprocessing.options import option_group
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.alignment import Contexts, Maps, Pair, alike
+from carl_cli.registration.alignment import Maps, alike
+from carl_cli.registration.contexts import Contexts, Pair
 from carl_cli.registration.diffeomorphic import SCALES, Descent, refine
 from carl_cli.weights.folder import AlignmentRule, InstanceDefaults
 from carl_cli.weights.options import Seed

@@ -20,7 +20,8 @@ from carl_cli.model.effort import watched
 from carl_cli.model.fields import Map
 from carl_cli.model.operators import Registrar
 from carl_cli.progress import Progress, Stopwatch
-from carl_cli.registration.alignment import Contexts, Maps, Pair, align, evidence
+from carl_cli.registration.alignment import Maps, align, evidence
+from carl_cli.registration.contexts import Contexts, Pair
 from carl_cli.registration.diffeomorphic import relaxed
 from carl_cli.registration.freedom import Freedom
 from carl_cli.registration.instance import (

@@ -20,7 +20,7 @@ from carl_cli.preprocessing.options import ImageOptions, option_group
 from carl_cli.preprocessing.pair import PreparedPair, initialise, prepare_pair
 from carl_cli.progress import Progress, Stopwatch, silent
 from carl_cli.registration.affine import fit_linear, refine_linear
-from carl_cli.registration.alignment import Pair
+from carl_cli.registration.contexts import Pair
 from carl_cli.registration.freedom import check_restrict, freedom_of
 from carl_cli.registration.guides import guides_of
 from carl_cli.registration.instance import InstanceOptions

@@ -17,7 +17,8 @@ from carl_cli.io.images.files import Image, one_volume
 from carl_cli.io.resample import resample
 from carl_cli.preprocessing.pair import prepare_pair, seen_through
 from carl_cli.progress import Progress, silent
-from carl_cli.registration.alignment import Contexts, Maps, Pair, align
+from carl_cli.registration.alignment import Maps, align
+from carl_cli.registration.contexts import Contexts, Pair
 from carl_cli.registration.realign import Found, Kind, Realigner
 from carl_cli.registration.register import displacement_voxels
 from carl_cli.transforms import (

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import UsageError
 from carl_cli.preprocessing.pair import PreparedPair
-from carl_cli.registration.alignment import Pair
+from carl_cli.registration.contexts import Pair
 from carl_cli.registration.instance import InstanceOptions
 from carl_cli.registration.options import ChannelOptions
 from carl_cli.weights.folder import Weights

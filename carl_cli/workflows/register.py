@@ -26,6 +26,7 @@ from carl_cli.registration.register import (
     prepare,
     register,
 )
+from carl_cli.report import process
 from carl_cli.report import record as records
 from carl_cli.report.advice import advise
 from carl_cli.weights.folder import Weights
@@ -84,7 +85,7 @@ def load_case(
     inputs: CaseInputs, options: RegistrationOptions, progress: Progress = silent
 ) -> LoadedCase:
     """Read everything. Raises InputError, also for a file that is changed meanwhile."""
-    started, watch = records.utc_now(), Stopwatch(progress)
+    started, watch = process.utc_now(), Stopwatch(progress)
     with watch.stage("reading"):
         before = _states(inputs)
         fixed, *fixed_parts = _read(inputs.fixed, inputs)
@@ -109,7 +110,7 @@ def compute_case(loaded: LoadedCase, weights: Weights, progress: Progress = sile
     used = records.WeightsUsed(
         name=weights.config.name, sha256=weights.sha256, source=weights.source
     )
-    return ComputedCase(loaded, result, metrics, used, records.peak_memory_mib())
+    return ComputedCase(loaded, result, metrics, used, process.peak_memory_mib())
 
 
 def deliver_case(
@@ -148,7 +149,7 @@ def _record(
     """What is known before the pictures are drawn: they show it."""
     loaded, result, metrics = computed.loaded, computed.result, computed.metrics
     return records.RunRecord(
-        command=records.command_line(),
+        command=process.command_line(),
         started=loaded.started,
         environment=records.Environment.current(
             settings.device, settings.threads, settings.deterministic
@@ -171,7 +172,7 @@ def _closed(
 ) -> records.RunRecord:
     """The record with what is known last: hashes, times, memory. Written if asked."""
     written = {role: path for role, path in outputs.paths().items() if role != "json"}
-    peaks = (record.peak_memory_mib, records.peak_memory_mib())
+    peaks = (record.peak_memory_mib, process.peak_memory_mib())
     last = {
         "outputs": records.output_files(written),
         "timings_s": dict(watch.seconds),

@@ -22,6 +22,7 @@ from carl_cli.progress import Progress, Stopwatch, silent
 from carl_cli.registration.options import SeriesOptions
 from carl_cli.registration.realign import Kind, check_contrast, check_reference, foreground_of
 from carl_cli.registration.series import Realigned, realign, volume_of
+from carl_cli.report import process
 from carl_cli.report import record as records
 from carl_cli.transforms import Transform
 from carl_cli.weights.folder import Weights
@@ -42,7 +43,7 @@ class LoadedSeries:
     reference: Image | int | None
     inputs: dict[str, records.InputFile]
     watch: Stopwatch
-    started: str = field(default_factory=records.utc_now)
+    started: str = field(default_factory=process.utc_now)
 
 
 def run_series(
@@ -179,7 +180,7 @@ def _record(
         name=weights.config.name, sha256=weights.sha256, source=weights.source
     )
     return records.RunRecord(
-        command=records.command_line(),
+        command=process.command_line(),
         started=loaded.started,
         environment=records.Environment.current(
             settings.device, settings.threads, settings.deterministic
@@ -191,7 +192,7 @@ def _record(
         series=figures,
         warnings=list(_doubts(found, figures)),
         timings_s=loaded.watch.seconds,
-        peak_memory_mib=records.peak_memory_mib(),
+        peak_memory_mib=process.peak_memory_mib(),
     )
 
 
@@ -221,7 +222,7 @@ def _closed(
     last: Mapping[str, Any] = {
         "outputs": records.output_files(written),
         "timings_s": watch.seconds,
-        "peak_memory_mib": records.peak_memory_mib(),
+        "peak_memory_mib": process.peak_memory_mib(),
     }
     record = record.model_copy(update=last)
     if outputs.json is not None:

@@ -15,7 +15,8 @@ from benchmarks.contest.pairs import SETS
 from carl_cli.io.transforms.files import write_transform
 from carl_cli.model.fields import DisplacementMap, identity
 from carl_cli.registration import alignment
-from carl_cli.registration.alignment import Contexts, Pair, align, alike, contexts, evidence
+from carl_cli.registration.alignment import align, alike, evidence
+from carl_cli.registration.contexts import Contexts, Pair, contexts
 from carl_cli.weights.folder import AlignmentRule
 
 SIDE = 48

@@ -13,7 +13,7 @@ from carl_cli.io.images.files import Image
 from carl_cli.model.coarse import attention_of, weighing
 from carl_cli.model.fields import identity
 from carl_cli.model.similarity import lncc, over_channels, squared_difference
-from carl_cli.registration.alignment import all_contexts, contexts
+from carl_cli.registration.contexts import all_contexts, contexts
 from carl_cli.registration.register import Registration, register
 from carl_cli.registration.register import RegistrationOptions as Options
 from carl_cli.weights.folder import Weights

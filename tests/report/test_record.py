@@ -17,6 +17,7 @@ from carl_cli.errors import InputError, OutputError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import sha256_of
 from carl_cli.report import record as record_module
+from carl_cli.report.process import command_line, package_versions
 from carl_cli.report.record import (
     Environment,
     ErrorSummary,
@@ -25,10 +26,8 @@ from carl_cli.report.record import (
     RunRecord,
     Similarity,
     StructureScore,
-    command_line,
     input_file,
     output_files,
-    package_versions,
     read_record,
     write_record,
 )
@@ -138,7 +137,7 @@ def test_versions_come_from_the_installation_without_imports() -> None:
 
 def test_peak_memory_sees_an_array() -> None:
     code = (
-        "from carl_cli.report.record import peak_memory_mib as p; a = p();"
+        "from carl_cli.report.process import peak_memory_mib as p; a = p();"
         "b = b'1' * (200 << 20); del b; print(a, p())"
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)

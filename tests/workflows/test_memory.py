@@ -206,7 +206,7 @@ def test_every_output_takes_room_while_it_is_written() -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from carl_cli.report.record import peak_memory_mib
+from carl_cli.report.process import peak_memory_mib
 from carl_cli.weights.folder import load_weights
 from carl_cli.weights.locate import locate
 from carl_cli.workflows.register import run_case

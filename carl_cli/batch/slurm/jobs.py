@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.atomic import atomic_path
-from carl_cli.report.record import utc_now
+from carl_cli.report.process import utc_now
 
 FOLDER = Path("shards", "slurm")
 """Within the batch's folder: scripts, pickles and logs of submitit, and the list of jobs."""

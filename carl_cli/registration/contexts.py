@@ -1,0 +1,124 @@
+"""The self-similarity channels of a pair, computed once for each image and scale.
+
+MIND-SSC (Heinrich et al., MICCAI 2013) tells where edges are, not which side is brighter. The
+channels are computed one level finer than they are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from carl_cli.model.fields import Map, sample
+from carl_cli.model.layers import pool
+from carl_cli.model.similarity import self_similarity, squared_difference
+from carl_cli.registration.diffeomorphic import coarse_mask, intensities
+from carl_cli.registration.guides import Guide
+from carl_cli.registration.sides import inside
+from carl_cli.weights.folder import AlignmentRule
+
+FOREGROUND = 0.05  # of the brightness
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Images (1, C, *shape) in [0, 1], of C contrasts in one space, and masks (1, 1, *shape) or
+    None, on one device. channel_weights: of the contrasts; they add up to 1."""
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_mask: Tensor | None = None
+    moving_mask: Tensor | None = None
+    guides: tuple[Guide, Guide] | None = None  # of the fixed and the moving side
+    channel_weights: tuple[float, ...] = (1.0,)
+
+    @property
+    def masked(self) -> bool:
+        return self.fixed_mask is not None or self.moving_mask is not None
+
+    def counting(self, points: Tensor, align_corners: bool) -> Tensor | bool:
+        """Which voxels (1, 1, *shape) of the fixed image, at half of the grid, lie inside the
+        masks: they, and their counterparts at points (1, D, *shape); True without masks."""
+        if not self.masked:
+            return True
+        masks = coarse_mask(self.fixed_mask, 2), coarse_mask(self.moving_mask, 2)
+        return inside(masks, points, align_corners)
+
+
+def contexts(image: Tensor, coarser: int, noise_floor: float) -> Tensor:
+    """(1, 12, *shape / coarser): self-similarity one level finer than this scale, averaged."""
+    if coarser == 1:
+        return self_similarity(image, floor=noise_floor)
+    return pool(self_similarity(intensities(image, coarser // 2), floor=noise_floor))
+
+
+def all_contexts(
+    image: Tensor, coarser: int, noise_floor: float, weights: Sequence[float]
+) -> Tensor:
+    """(1, 12 C, *shape / coarser) of an image of C contrasts: a mean of squared differences over
+    all is the weighted mean of those of each."""
+    if len(weights) == 1:
+        return contexts(image, coarser, noise_floor)
+    parts = zip(image.split(1, dim=1), weights, strict=True)
+    scaled = [(len(weights) * w) ** 0.5 * contexts(part, coarser, noise_floor) for part, w in parts]
+    return torch.cat(scaled, dim=1)
+
+
+def brightest(image: Tensor, coarser: int) -> Tensor:
+    """(1, 1, *shape / coarser): the largest of the contrasts, which tells the foreground."""
+    return intensities(image, coarser).amax(1, keepdim=True)
+
+
+def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return (first != 0) & second
+
+
+class Contexts:
+    """The channels of a pair, computed once for each image and scale."""
+
+    def __init__(self, pair: Pair, rule: AlignmentRule) -> None:
+        self.pair, self.rule = pair, rule
+        self._known: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(self, image: Tensor, coarser: int) -> Tensor:
+        key = (image.data_ptr(), coarser)
+        if key not in self._known:
+            weights = self.pair.channel_weights
+            self._known[key] = all_contexts(image, coarser, self.rule.noise_floor, weights)
+        return self._known[key]
+
+    def within(self, fixed_mask: Tensor | None, moving_mask: Tensor | None) -> Contexts:
+        """The same channels, counted inside these masks too."""
+        pair = self.pair
+        found = Contexts(
+            replace(
+                pair,
+                fixed_mask=_both(pair.fixed_mask, fixed_mask),
+                moving_mask=_both(pair.moving_mask, moving_mask),
+            ),
+            self.rule,
+        )
+        found._known = self._known
+        return found
+
+    def beside(self, moving: Tensor) -> Contexts:
+        """Of the same fixed image and another moving one, without masks; what is known of the
+        fixed one stays known."""
+        found = Contexts(Pair(self.pair.fixed, moving), self.rule)
+        own = self.pair.fixed.data_ptr()
+        found._known = {key: value for key, value in self._known.items() if key[0] == own}
+        return found
+
+    def difference(self, forward: Map, align_corners: bool, shift: Tensor | float = 0.0) -> float:
+        """Behind the map, moved by a shift in unit coordinates: in the fixed foreground at half of
+        the network's grid."""
+        fixed, moving = self(self.pair.fixed, 2), self(self.pair.moving, 2)
+        points = forward.on_grid(fixed.shape[2:]) + shift
+        shown = brightest(self.pair.fixed, 2) > FOREGROUND
+        shown = shown & self.pair.counting(points, align_corners)
+        return float(squared_difference(sample(moving, points, align_corners), fixed, shown))
