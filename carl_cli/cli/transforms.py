@@ -51,8 +51,10 @@ def average(what: AverageArguments, written: TransformArguments, log: LogArgumen
     bends, the result is a field of the mean displacement, on the grid of the first one that bends
     or that of --reference.
 
-    carl average a.mat b.mat '[c.mat,1]' -o mean.mat
-    carl average a.h5 b.h5 -r template.nii.gz -o mean.nii.gz
+    Examples:
+
+        carl average a.mat b.mat '[c.mat,1]' -o mean.mat
+        carl average a.h5 b.h5 -r template.nii.gz -o mean.nii.gz
     """
     from carl_cli.workflows.transform import average as run
 
