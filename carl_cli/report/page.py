@@ -32,9 +32,10 @@ def assemble(template: str, scripts: tuple[str, ...], title: str, **parts: str) 
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    return Template(asset(template)).substitute(
-        policy=policy, script=script, style=style, title=html.escape(title), **parts
+    head = Template(asset("head.html")).substitute(
+        policy=policy, style=style, title=html.escape(title)
     )
+    return Template(asset(template)).substitute(head=head, script=script, **parts)
 
 
 def _hash(text: str) -> str:

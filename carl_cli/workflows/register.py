@@ -33,6 +33,7 @@ from carl_cli.weights.folder import Weights
 from carl_cli.workflows.checks import check_request
 from carl_cli.workflows.memory import check_room
 from carl_cli.workflows.outputs import Delivery
+from carl_cli.workflows.recording import circumstances, closed, used
 from carl_cli.workflows.request import DEFAULT_SETTINGS, CaseInputs, CaseOutputs, Plan, RunSettings
 from carl_cli.workflows.score import score
 
@@ -107,10 +108,7 @@ def compute_case(loaded: LoadedCase, weights: Weights, progress: Progress = sile
     watch.seconds.update(result.seconds)
     with watch.stage("scoring"):
         metrics = score(*pair, result, loaded.truth)
-    used = records.WeightsUsed(
-        name=weights.config.name, sha256=weights.sha256, source=weights.source
-    )
-    return ComputedCase(loaded, result, metrics, used, process.peak_memory_mib())
+    return ComputedCase(loaded, result, metrics, used(weights), process.peak_memory_mib())
 
 
 def deliver_case(
@@ -125,7 +123,7 @@ def deliver_case(
     record = _record(computed, settings, delivery.measured)
     with watch.stage("pictures"):
         delivery.write_pictures(record)
-    return _closed(record, outputs, watch, settings.overwrite)
+    return closed(record, outputs.paths(), watch, settings.overwrite)
 
 
 def check_case(
@@ -149,15 +147,9 @@ def _record(
     """What is known before the pictures are drawn: they show it."""
     loaded, result, metrics = computed.loaded, computed.result, computed.metrics
     return records.RunRecord(
-        command=process.command_line(),
-        started=loaded.started,
-        environment=records.Environment.current(
-            settings.device, settings.threads, settings.deterministic
-        ),
-        seed=settings.seed,
+        **circumstances(settings, loaded.started),
         weights=computed.weights,
         inputs=_described(loaded, result),
-        options=dict(settings.noted),
         metrics=metrics.model_copy(update=dict(measured)),
         io_loss=list(result.losses),
         io_metric=result.io_metric,
@@ -165,23 +157,6 @@ def _record(
         timings_s=loaded.watch.seconds,
         peak_memory_mib=computed.peak_memory_mib,
     )
-
-
-def _closed(
-    record: records.RunRecord, outputs: CaseOutputs, watch: Stopwatch, overwrite: bool
-) -> records.RunRecord:
-    """The record with what is known last: hashes, times, memory. Written if asked."""
-    written = {role: path for role, path in outputs.paths().items() if role != "json"}
-    peaks = (record.peak_memory_mib, process.peak_memory_mib())
-    last = {
-        "outputs": records.output_files(written),
-        "timings_s": dict(watch.seconds),
-        "peak_memory_mib": max((peak for peak in peaks if peak is not None), default=None),
-    }
-    record = record.model_copy(update=last)
-    if outputs.json is not None:
-        records.write_record(outputs.json, record, replace=overwrite)
-    return record
 
 
 def _read(path: Path, inputs: CaseInputs, average: bool = False) -> list[Image]:

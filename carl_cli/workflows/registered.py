@@ -21,6 +21,7 @@ from carl_cli.report.advice import advise
 from carl_cli.system import thread_count
 from carl_cli.weights.folder import Weights
 from carl_cli.workflows.outputs import Delivery
+from carl_cli.workflows.recording import used
 from carl_cli.workflows.request import CaseOutputs, RunSettings
 from carl_cli.workflows.score import score
 
@@ -91,13 +92,10 @@ class Registration(straight.Registration):
         return CaseOutputs(**found)
 
     def _record(self, settings: RunSettings) -> records.RunRecord:
-        used = self.weights
         return records.RunRecord(
             command="carl_cli.register(fixed, moving)",
             environment=records.Environment.current(settings.device, settings.threads),
-            weights=records.WeightsUsed(
-                name=used.config.name, sha256=used.sha256, source=used.source
-            ),
+            weights=used(self.weights),
             inputs={},
             metrics=self.metrics,
             io_loss=list(self.losses),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from carl_cli.transforms import Transform
 from carl_cli.weights.folder import Weights
 from carl_cli.workflows.checks import check_distinct, check_suffix
 from carl_cli.workflows.grids import check_fits
+from carl_cli.workflows.recording import circumstances, closed, used
 from carl_cli.workflows.request import DEFAULT_SETTINGS, RunSettings, SeriesOutputs
 
 UNLIKE = 5.0  # robust standard deviations below the median correlation
@@ -82,7 +83,7 @@ def run_series(
         with loaded.watch.stage("pictures"):
             shown = (loaded.series, aligned, found.motion[0], rows, record)
             write_series_report(outputs.report, *shown, replace=settings.overwrite)
-    return _closed(record, outputs, loaded.watch, settings.overwrite)
+    return closed(record, outputs.paths(), loaded.watch, settings.overwrite)
 
 
 def load_series(
@@ -176,19 +177,10 @@ def _record(
         tsnr_after=tsnr[1],
         likeness=[round(value, 6) for value in found.likeness],
     )
-    used = weights and records.WeightsUsed(
-        name=weights.config.name, sha256=weights.sha256, source=weights.source
-    )
     return records.RunRecord(
-        command=process.command_line(),
-        started=loaded.started,
-        environment=records.Environment.current(
-            settings.device, settings.threads, settings.deterministic
-        ),
-        seed=settings.seed,
-        weights=used,
+        **circumstances(settings, loaded.started),
+        weights=weights and used(weights),
         inputs=loaded.inputs,
-        options=dict(settings.noted),
         series=figures,
         warnings=list(_doubts(found, figures)),
         timings_s=loaded.watch.seconds,
@@ -213,18 +205,3 @@ def _doubts(found: Realigned, figures: records.SeriesMetrics) -> Iterator[str]:
     before, after = figures.tsnr_before, figures.tsnr_after
     if before is not None and after is not None and after < before:
         yield f"The series is less steady than before: tSNR {before:.1f} -> {after:.1f}."
-
-
-def _closed(
-    record: records.RunRecord, outputs: SeriesOutputs, watch: Stopwatch, overwrite: bool
-) -> records.RunRecord:
-    written = {role: path for role, path in outputs.paths().items() if role != "json"}
-    last: Mapping[str, Any] = {
-        "outputs": records.output_files(written),
-        "timings_s": watch.seconds,
-        "peak_memory_mib": process.peak_memory_mib(),
-    }
-    record = record.model_copy(update=last)
-    if outputs.json is not None:
-        records.write_record(outputs.json, record, replace=overwrite)
-    return record
