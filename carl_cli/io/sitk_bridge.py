@@ -64,6 +64,14 @@ def execute(reader: sitk.ImageReaderBase, name: Path) -> sitk.Image:
     return image
 
 
+def save(image: sitk.Image, path: Path, compress: bool = False) -> None:
+    """Write by suffix; what libraries below ITK say goes to the log, beside our own error line.
+
+    Raises RuntimeError, whose `cause` tells what went wrong.
+    """
+    overheard(lambda: sitk.WriteImage(image, str(path), useCompression=compress))
+
+
 def overheard(call: Callable[[], Result]) -> tuple[Result, str]:
     """What a call returns, and what C libraries wrote on stderr meanwhile; it goes to the log.
 
