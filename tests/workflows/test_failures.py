@@ -12,8 +12,10 @@ import SimpleITK as sitk
 
 from carl_cli.errors import OutputError
 from carl_cli.io.images import files
+from carl_cli.io.transforms.files import write_transform
 from carl_cli.registration import register
 from carl_cli.report.record import read_record, sha256_of
+from carl_cli.transforms import AffineTransform
 from carl_cli.workflows import outputs
 from tests.cli.conftest import Carl, Outcome
 from tests.workflows.conftest import PairFiles
@@ -178,6 +180,12 @@ def test_a_dry_run_checks_and_writes_nothing(
         outcome = carl("register", pair.fixed, pair.moving, *rest)
     assert (outcome.code, outcome.out) == (0, "")
     assert "nothing was computed" in outcome.err
+    weighed = carl("register", pair.fixed, pair.moving, *rest, "--channel-weights", "2,1")
+    refused(weighed, 2, "--channel-weights 2,1 for 1 channels")
+    write_transform(here / "flat.tfm", AffineTransform(np.diag([1.0, 1.0, 0.0]), np.zeros(3)))
+    flat = carl("register", pair.fixed, pair.moving, *rest, "-i", here / "flat.tfm")
+    refused(flat, 3, "singular")
+    (here / "flat.tfm").unlink()
     refused(carl("register", pair.fixed, here / "absent.nii", *rest), 3, "absent.nii")
     assert list(here.iterdir()) == []
 
