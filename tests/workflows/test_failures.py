@@ -132,6 +132,9 @@ def test_images_of_two_and_three_dimensions(
     rest = ("--weights", smooth_weights, "-o", "t.h5")
     refused(carl("register", pair.fixed, "flat.nrrd", *rest), 3, "dimensions")
     refused(carl("register", "flat.nrrd", pair.moving, *rest), 3, "dimensions")
+    channels = ("--fixed-channel", "flat.nrrd", "--moving-channel", pair.moving)
+    whole = ("register", pair.fixed, pair.moving, "-o", "t.h5", "--dry-run")
+    refused(carl(*whole, *channels), 3, "flat.nrrd", "dimensions")
 
 
 def test_landmarks_that_do_not_match(
@@ -142,6 +145,10 @@ def test_landmarks_that_do_not_match(
     points = ("--fixed-points", pair.fixed_points, "--moving-points", "fewer.csv")
     rest = ("--weights", smooth_weights, "-o", "t.h5", *points)
     refused(carl("register", pair.fixed, pair.moving, *rest), 3, "12 fixed", "10 moving")
+    Path("none.csv").write_text(rows[0] + "\n")
+    none = ("--fixed-points", "none.csv", "--moving-points", "none.csv")
+    rest = ("--weights", smooth_weights, "-o", "t.h5", *none)
+    refused(carl("register", pair.fixed, pair.moving, *rest), 3, "none.csv: no landmark")
 
 
 def test_nothing_is_replaced_unasked(
