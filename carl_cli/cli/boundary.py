@@ -8,8 +8,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TextIO
 
 from carl_cli.errors import as_carl_error
 
@@ -30,6 +31,13 @@ class Terminated(BaseException):
 
 def exit_code_of(call: Callable[[], object]) -> int:
     """Run the call; say on stderr what went wrong; return the exit code of the process."""
+    code = _outcome(call)
+    for stream in (sys.stdout, sys.stderr):
+        _let_go(stream)
+    return code
+
+
+def _outcome(call: Callable[[], object]) -> int:
     try:
         with _ending_by_signal():
             call()
@@ -115,7 +123,16 @@ def _one_line(failure: Exception) -> str:
 
 
 def _say(label: str, text: str) -> None:
-    print(f"{label}: {text}", file=sys.stderr)
+    with suppress(OSError):  # a full disk behind stderr costs the words, not the exit code
+        print(f"{label}: {text}", file=sys.stderr)
+
+
+def _let_go(stream: TextIO) -> None:
+    """What a stream can't take must not be tried again at exit: the code would become 120."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _code_of_exit(stop: SystemExit) -> int:
@@ -134,6 +151,5 @@ def _interrupted() -> int:
 
 
 def _reader_gone() -> int:
-    """`carl … | head` closed the pipe: no message, and nothing more to flush at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """`carl … | head` closed the pipe: no message."""
     return EXIT_BUG

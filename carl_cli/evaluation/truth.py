@@ -47,9 +47,13 @@ class Truth:
 def read_landmarks(
     fixed: Path | None, moving: Path | None, dimension: int
 ) -> tuple[PointSet | None, PointSet | None]:
-    """Both files, or None for what isn't given. Raises InputError unless they are as many."""
+    """Both files, or None for what isn't given. Raises InputError unless they are as many, and
+    where one has no point: means of none are no numbers."""
     paths = (fixed, moving)
     a, b = (None if p is None else read_points(p, dimension=dimension) for p in paths)
+    for path, points in zip(paths, (a, b), strict=True):
+        if points is not None and not len(points.points_lps):
+            raise InputError(f"{path}: no landmark in it", "leave it out, or give some")
     if a is not None and b is not None and len(a.points_lps) != len(b.points_lps):
         raise InputError(
             f"{len(a.points_lps)} fixed landmarks meet {len(b.points_lps)} moving ones",

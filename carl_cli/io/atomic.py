@@ -26,7 +26,8 @@ def full_suffix(path: Path) -> str:
 def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`.
 
-    The temporary name keeps the full suffix, because writers choose the format by it. After
+    The temporary name keeps the full suffix, because writers choose the format by it, in small
+    letters, as ITK knows no others. After
     any failure, an interruption included, the temporary file is removed and a file that
     stood at `path` is untouched. Raises OutputError for a folder that can't be written, for
     any OSError inside the block, for a NIfTI file that a full disk has cut and, unless
@@ -34,7 +35,7 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     _check_folder(path)
-    temporary = path.with_name(f".{secrets.token_hex(6)}.partial{full_suffix(path)}")
+    temporary = path.with_name(f".{secrets.token_hex(6)}.partial{full_suffix(path).lower()}")
     try:
         yield temporary
         _check_whole(temporary, path)

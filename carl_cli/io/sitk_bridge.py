@@ -8,8 +8,8 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -56,7 +56,7 @@ def read_header(path: Path, image_io: str, name: Path) -> sitk.ImageFileReader:
 def execute(reader: sitk.ImageReaderBase, name: Path) -> sitk.Image:
     """The voxels. Raises InputError for what the reader, or a library below it, calls damaged."""
     try:
-        image, said = overheard(reader.Execute)
+        image, said = overheard(reader.Execute, (1, 2) if is_jpeg(name) else (2,))
     except RuntimeError as error:
         raise unreadable(name, error) from None
     if DAMAGE.search(said):
@@ -64,7 +64,20 @@ def execute(reader: sitk.ImageReaderBase, name: Path) -> sitk.Image:
     return image
 
 
-def overheard(call: Callable[[], Result]) -> tuple[Result, str]:
+def save(image: sitk.Image, path: Path, compress: bool = False) -> None:
+    """Write by suffix; what libraries below ITK say goes to the log, beside our own error line.
+
+    Raises RuntimeError, whose `cause` tells what went wrong.
+    """
+    overheard(lambda: sitk.WriteImage(image, str(path), useCompression=compress))
+
+
+def is_jpeg(path: Path) -> bool:
+    """Of damage in these, ITK tells on stdout."""
+    return path.suffix.lower() in (".jpg", ".jpeg")
+
+
+def overheard(call: Callable[[], Result], descriptors: Sequence[int] = (2,)) -> tuple[Result, str]:
     """What a call returns, and what C libraries wrote on stderr meanwhile; it goes to the log.
 
     Libraries write there whatever thread they run in, so one call is heard at a time, and those of
@@ -74,7 +87,9 @@ def overheard(call: Callable[[], Result]) -> tuple[Result, str]:
     with _one_at_a_time, _scratch() as heard:
         if sys.stderr is not None:
             sys.stderr.flush()
-        with _descriptor_2_is(heard.fileno()):
+        with ExitStack() as stack:
+            for number in descriptors:
+                stack.enter_context(_descriptor_is(number, heard.fileno()))
             result = call()
         heard.seek(0)
         said = heard.read().decode("utf-8", "replace").strip()
@@ -87,20 +102,20 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def _descriptor_2_is(other: int) -> Iterator[None]:
-    """Where the process was started without stderr, the other is closed again afterwards."""
+def _descriptor_is(number: int, other: int) -> Iterator[None]:
+    """Where the process was started without this stream, the other is closed again afterwards."""
     try:
-        before = os.dup(2)
+        before = os.dup(number)
     except OSError:
         before = None
-    os.dup2(other, 2)
+    os.dup2(other, number)
     try:
         yield
     finally:
         if before is None:
-            os.close(2)
+            os.close(number)
         else:
-            os.dup2(before, 2)
+            os.dup2(before, number)
             os.close(before)
 
 

@@ -82,7 +82,8 @@ def prepare_pair(
     Raises InputError for images and masks that can't be used, UsageError for options that
     contradict each other.
     """
-    _check_dimensions(fixed, moving)
+    for other in (moving, *channels[0], *channels[1]):
+        _check_dimensions(fixed, other)
     intensities = overridden(rule.intensity, options)
     masked = fixed_mask is not None and moving_mask is not None
     kinds = options.modalities

@@ -136,6 +136,9 @@ def _check(fixed: Image, weights: Weights, options: RegistrationOptions) -> None
         raise UsageError("an initial transform and --init were both given", "give one of them")
     counts = len(options.fixed_channels), len(options.moving_channels)
     check_channels(counts, weights, options.instance)
+    options.shares(1 + len(options.fixed_channels))
+    if options.initial is not None:
+        options.initial.inverse()  # raises where it has none
 
 
 def _initial(

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from carl_cli.errors import WeightsError
+from carl_cli.weights.bounded import bound_client
 from carl_cli.weights.files import CARD, CONFIG, MODEL, check_files, stored_config, stored_hashes
 from carl_cli.weights.registry import HubName
 
@@ -101,17 +102,19 @@ def download(wanted: HubName, force: bool = False) -> Path:
 
 @contextmanager
 def own_words(wanted: HubName, special: Explain | None = None) -> Iterator[None]:
-    """WeightsError for whatever goes wrong between here and the Hub.
+    """WeightsError for whatever goes wrong between here and the Hub; nothing else runs inside.
 
     special: asked first; by default what can go wrong with a download.
     """
+    bound_client()
     try:
         yield
     except WeightsError:
         raise
     except Exception as error:
-        known = (special or _named)(error, wanted) or _by_status(error, wanted)
-        known = known or _by_disk(error) or _no_connection(error)
+        known = next((e for e in _chain(error) if isinstance(e, WeightsError)), None)
+        known = known or (special or _named)(error, wanted) or _by_status(error, wanted)
+        known = known or _by_disk(error) or _no_connection(error) or _no_hub(error)
         if known is None:
             raise
         raise known from error
@@ -146,9 +149,7 @@ def _named(error: BaseException, wanted: HubName) -> WeightsError | None:
             f"branches, tags and commits are listed at {page}/commits/main",
         )
     if any(isinstance(e, errors.FileMetadataError) for e in kinds):
-        return WeightsError(
-            f"{endpoint()} does not answer as a Hub does", "check HF_ENDPOINT and the proxy"
-        )
+        return _not_as_a_hub()
     if any(isinstance(e, errors.HFValidationError) for e in kinds):
         return WeightsError(f"{wanted} is not the name of a repository", "give org/repo[@revision]")
     return None
@@ -207,6 +208,20 @@ def _no_connection(error: BaseException) -> WeightsError | None:
             "carl weights download on the login node first",
         )
     return None
+
+
+def _no_hub(error: BaseException) -> WeightsError | None:
+    """A portal's page in place of JSON, redirects in a circle, JSON without what belongs there."""
+    astray = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
+    circle = any(type(e).__name__ == "TooManyRedirects" for e in _chain(error))
+    return _not_as_a_hub() if circle or isinstance(error, astray) else None
+
+
+def _not_as_a_hub() -> WeightsError:
+    return WeightsError(
+        f"{endpoint()} does not answer as a Hub does",
+        "check HF_ENDPOINT and the proxy, and whether the network wants a log-in first",
+    )
 
 
 def endpoint() -> str:

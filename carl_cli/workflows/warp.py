@@ -12,6 +12,7 @@ import numpy as np
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
+from carl_cli.io.images.dicom_write import check_volume
 from carl_cli.io.images.files import WRITABLE, Image, one_volume, read_any, write_image
 from carl_cli.io.images.image import looks_like_labels
 from carl_cli.io.resample import (
@@ -109,6 +110,8 @@ def warp_files(
         image = as_type(
             read_any(source, series_uid=series_uid, strict=strict), resampling.image_type
         )
+        if dicom_series:
+            check_volume(image)  # before another output is written
         if not resampling.header_only:
             _warn_of_labels(image, resampling.interpolator)
         warped = _each_resampled(image, grid, chains, resampling, dtype)

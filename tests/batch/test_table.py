@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -227,3 +228,19 @@ def test_an_atlas_is_the_fixed_image_of_all(tmp_path: Path) -> None:
     assert [(e.name, e.row.fixed, e.row.moving) for e in entries if e.row] == [
         (name, atlas, folder / f"{name}.nii.gz") for name in "ab"
     ]
+
+
+@pytest.mark.slow
+def test_fifty_thousand_lines_are_checked_in_seconds(folder: Path) -> None:
+    """Of the processor; each line has two files to look for and two cells to read."""
+    body = "".join(
+        f"c{k},a.nii.gz,b.nii.gz,0 100,{'no' if k else 'maybe'}\n" for k in range(50_000)
+    )
+    table = write(folder, "id,fixed,moving,window,io\n" + body)
+    start = time.process_time()
+    entries = read_table(table)
+    assert time.process_time() - start < 10
+    assert [(e.line, e.error) for e in entries if e.error] == [
+        (2, "io 'maybe': expected a valid boolean")
+    ]
+    assert len(entries) == 50_000

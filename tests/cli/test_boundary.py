@@ -124,6 +124,16 @@ def test_a_full_disk_on_stdout_is_an_output_error() -> None:
     assert done.stderr.startswith("error: No space left on device\n")
 
 
+def test_a_full_disk_on_stderr_costs_the_words_and_not_the_code(tmp_path: Path) -> None:
+    """Python ends with 120 where the last words don't fit."""
+    if not Path("/dev/full").exists():
+        pytest.skip("/dev/full is a Linux device")
+    for words, code in ((("info", tmp_path / "absent.nii"), 3), (("cite",), 7)):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(_carl(*map(str, words)), stdout=full, stderr=full)
+        assert done.returncode == code
+
+
 def test_an_interrupt_from_outside_is_130() -> None:
     script = (
         "import sys, types, time\n"

@@ -102,6 +102,8 @@ def test_a_full_disk(heavy: Server, inputs: Path, full: Path, name: str, free: i
     ended = heavy.run(command(WRITING[name], inputs, full), inputs.parent, SECONDS)
     last = WRITING[name][-1]
     refused(ended, 7, str(full) if name == "warp to dicom" else str(full / str(last)))
+    spoken = [line for line in ended.err.splitlines() if not line.startswith(("error: ", "hint: "))]
+    assert not [line for line in spoken if "ERROR" in line or "MetaImage" in line], spoken
     left = {p.name for p in full.iterdir()} - {"filler"}
     assert left <= ({"w.mha"} if name == "warp to dicom" else set())
 

@@ -52,6 +52,8 @@ class Hub:
     """State of the server. cuts: how many transfers of large files break off half way.
     status: what every request is answered with, if it is not 200. swapped: bytes that are
     sent in place of a large file's. refused: part of a path → status that it is answered with.
+    answers: part of a path → status, body and headers in the place of its own. etag: of every file.
+    silent: part of a path that is never answered, until `ended`.
     owners: who may push, with the good token. received: SHA-256 → large file that was put."""
 
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -60,6 +62,10 @@ class Hub:
     status: int = 200
     swapped: bytes | None = None
     refused: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, tuple[int, bytes, dict[str, str]]] = field(default_factory=dict)
+    etag: str | None = None
+    silent: str | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
     owners: tuple[str, ...] = ("org",)
     received: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -81,6 +87,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.ended.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -113,6 +120,11 @@ class _Handler(BaseHTTPRequestHandler):
         status = next(refused, self.hub.status)
         if status != 200:
             return self._error(status, "")
+        if self.hub.silent and self.hub.silent in path:
+            self.hub.ended.wait()
+            return None
+        if odd := next((a for part, a in self.hub.answers.items() if part in path), None):
+            return self._send(*odd)
         parts = path.strip("/").split("/")
         if self.command in ("POST", "PUT"):
             return self._written(parts)
@@ -164,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file not in repository.tree(commit):
             return self._error(404, "EntryNotFound")
         content = repository.tree(commit)[file]
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{_etag(file, content)}"'}
+        headers = {"X-Repo-Commit": commit, "ETag": self.hub.etag or f'"{_etag(file, content)}"'}
         if not file.endswith(LARGE):
             return self._send(200, content, headers)
         headers["X-Linked-ETag"] = headers["ETag"]

@@ -9,11 +9,17 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
+from carl_cli.errors import WeightsError
+from carl_cli.weights import bounded
+from carl_cli.weights.hub import download
+from carl_cli.weights.registry import HubName
 from tests.conftest import REPOSITORY
 from tests.weights.conftest import MODEL_BYTES, Carl, weights_files
 from tests.weights.hub import Hub, Repository
@@ -162,6 +168,59 @@ def test_a_hub_that_refuses_or_fails(carl: Carl, hub: Hub, status: int, said: st
     done = carl("weights", "download", "org/net")
     assert done.returncode == 4
     assert said in done.stderr
+
+
+PORTAL = (200, b"<html>log in</html>", {"Content-Type": "text/html"})
+NO_HUB = {
+    "a portal's page": {"": PORTAL},
+    "a portal's page for files": {"/resolve/": PORTAL},
+    "a circle": {"": (302, b"", {"Location": "/api/models/org/net"})},
+    "a circle for files": {"/resolve/": (302, b"", {"Location": "/org/net/resolve/main/x"})},
+    "a circle for what lies elsewhere": {"/storage/": (302, b"", {"Location": "/storage/x"})},
+    **{
+        f"JSON: {text}": {"/api/": (200, text.encode(), {"Content-Type": "application/json"})}
+        for text in ("{}", "[1]", "null", '{"id": "org/net", "sha": null}')
+    },
+}
+
+
+@pytest.mark.parametrize("name", NO_HUB)
+def test_what_is_no_hub_is_told_so(carl: Carl, hub: Hub, name: str) -> None:
+    hub.answers = NO_HUB[name]
+    done = carl("weights", "download", "org/net")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"error: {hub.url} does not answer as a Hub does" in done.stderr
+
+
+@pytest.mark.parametrize("tag", ["{}/evil", "../../../../../evil", "a" * 5000, ""])
+def test_a_tag_that_is_no_name_of_a_file(carl: Carl, hub: Hub, tmp_path: Path, tag: str) -> None:
+    """huggingface_hub 2.4.0 made a file of that path, outside its cache."""
+    hub.etag = f'"{tag.format(tmp_path)}"'
+    done = carl("weights", "download", "org/net")
+    assert done.returncode == 4
+    assert "does not answer as a Hub does: its etag names no file" in done.stderr
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("part", ["/api/", "/resolve/", "/storage/"])
+def test_a_hub_that_wants_no_request_for_an_hour(carl: Carl, hub: Hub, part: str) -> None:
+    """huggingface_hub would sleep for it."""
+    hub.answers = {part: (429, b"{}", {"Retry-After": "3600"})}
+    started = time.monotonic()
+    done = carl("weights", "download", "org/net")
+    assert done.returncode == 4
+    assert "wants no request for 3600 seconds (it answered 429)" in done.stderr
+    assert time.monotonic() - started < 30
+
+
+def test_a_hub_that_says_nothing(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of huggingface_hub itself the first request waits for ever."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(bounded, "SECONDS", 0.5)
+    hub.silent = "/api/"
+    with pytest.raises(WeightsError, match="no connection: http://127"):
+        download(HubName("org/net", "main"))
 
 
 def test_no_server_is_no_connection(carl: Carl) -> None:

@@ -12,8 +12,10 @@ import SimpleITK as sitk
 
 from carl_cli.errors import OutputError
 from carl_cli.io.images import files
+from carl_cli.io.transforms.files import write_transform
 from carl_cli.registration import register
 from carl_cli.report.record import read_record, sha256_of
+from carl_cli.transforms import AffineTransform
 from carl_cli.workflows import outputs
 from tests.cli.conftest import Carl, Outcome
 from tests.workflows.conftest import PairFiles
@@ -130,6 +132,9 @@ def test_images_of_two_and_three_dimensions(
     rest = ("--weights", smooth_weights, "-o", "t.h5")
     refused(carl("register", pair.fixed, "flat.nrrd", *rest), 3, "dimensions")
     refused(carl("register", "flat.nrrd", pair.moving, *rest), 3, "dimensions")
+    channels = ("--fixed-channel", "flat.nrrd", "--moving-channel", pair.moving)
+    whole = ("register", pair.fixed, pair.moving, "-o", "t.h5", "--dry-run")
+    refused(carl(*whole, *channels), 3, "flat.nrrd", "dimensions")
 
 
 def test_landmarks_that_do_not_match(
@@ -140,6 +145,10 @@ def test_landmarks_that_do_not_match(
     points = ("--fixed-points", pair.fixed_points, "--moving-points", "fewer.csv")
     rest = ("--weights", smooth_weights, "-o", "t.h5", *points)
     refused(carl("register", pair.fixed, pair.moving, *rest), 3, "12 fixed", "10 moving")
+    Path("none.csv").write_text(rows[0] + "\n")
+    none = ("--fixed-points", "none.csv", "--moving-points", "none.csv")
+    rest = ("--weights", smooth_weights, "-o", "t.h5", *none)
+    refused(carl("register", pair.fixed, pair.moving, *rest), 3, "none.csv: no landmark")
 
 
 def test_nothing_is_replaced_unasked(
@@ -178,6 +187,12 @@ def test_a_dry_run_checks_and_writes_nothing(
         outcome = carl("register", pair.fixed, pair.moving, *rest)
     assert (outcome.code, outcome.out) == (0, "")
     assert "nothing was computed" in outcome.err
+    weighed = carl("register", pair.fixed, pair.moving, *rest, "--channel-weights", "2,1")
+    refused(weighed, 2, "--channel-weights 2,1 for 1 channels")
+    write_transform(here / "flat.tfm", AffineTransform(np.diag([1.0, 1.0, 0.0]), np.zeros(3)))
+    flat = carl("register", pair.fixed, pair.moving, *rest, "-i", here / "flat.tfm")
+    refused(flat, 3, "singular")
+    (here / "flat.tfm").unlink()
     refused(carl("register", pair.fixed, here / "absent.nii", *rest), 3, "absent.nii")
     assert list(here.iterdir()) == []
 

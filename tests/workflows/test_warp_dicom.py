@@ -222,6 +222,8 @@ def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage)
     (full / "mine.txt").write_text("keep")
     out = tmp_path / "out"
     out.mkdir()
+    vectors = Image(np.zeros((*image.grid.shape_zyx, 2), np.float32), image.grid, 2)
+    write_image(tmp_path / "v.nii.gz", vectors)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(OutputError, match="not an empty folder"):
         run(tmp_path / "a.nii.gz", "-o", tmp_path / "b.nii.gz", "--dicom-out", full)
@@ -230,6 +232,8 @@ def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage)
             tmp_path / "a.nii.gz", "-o", tmp_path / "b.nii.gz", "--dicom-out", tmp_path / "d",
             "--dicom-identity", "keep",
         )  # fmt: skip
+    with pytest.raises(InputError, match="scalar 3D"):
+        run(tmp_path / "v.nii.gz", "-o", tmp_path / "b.nii.gz", "--dicom-out", tmp_path / "d")
     with pytest.raises(UsageError, match="one input"):
         run(tmp_path / "a.nii.gz", tmp_path / "c.nrrd", "-o", out, "--dicom-out", full)
     with pytest.raises(OutputError, match="does not exist"):

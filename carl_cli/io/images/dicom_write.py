@@ -68,6 +68,12 @@ IDENTITY = (
 )  # fmt: skip
 
 
+def check_volume(image: Image) -> None:
+    """Raise InputError for what slices can't hold."""
+    if image.grid.dimension != 3 or image.channels > 1:
+        raise InputError(f"{image.source}: only a scalar 3D image can be written as DICOM")
+
+
 def write_dicom_series(
     folder: Path,
     image: Image,
@@ -82,8 +88,7 @@ def write_dicom_series(
     without one the modality is OT (other). Stored as int16; an image of small real numbers is
     multiplied by a power of ten, and a warning says by which. Raises OutputError, InputError.
     """
-    if image.grid.dimension != 3 or image.channels > 1:
-        raise InputError(f"{image.source}: only a scalar 3D image can be written as DICOM")
+    check_volume(image)
     check_new_folder(folder)
     series = _series(image, frame_uid or new_uid(), source, keep_identity)
     temporary = folder.with_name(f".{secrets.token_hex(6)}.partial")

@@ -15,7 +15,6 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from carl_cli.errors import InputError, OutputError
 from carl_cli.geometry import Grid
@@ -29,7 +28,7 @@ from carl_cli.io.images.mif import SUFFIXES as MIF
 from carl_cli.io.images.mif import read_mif, read_mif_grid, write_mif
 from carl_cli.io.images.nifti import is_nifti, read_nifti, read_nifti_grid
 from carl_cli.io.images.nifti_header import COLOURS, INTENT_OFFSET, INTENT_TENSOR, NIFTI1_HEADER
-from carl_cli.io.sitk_bridge import cause, grid_of
+from carl_cli.io.sitk_bridge import cause, grid_of, save
 
 __all__ = [
     "ChannelKind",
@@ -233,29 +232,29 @@ def write_image(
     if full_suffix(path).lower() not in WRITABLE:
         raise OutputError(f"{path}: can't write this format", f"use {', '.join(WRITABLE)}")
     with atomic_path(path, replace=replace) as temporary:
-        if _is_nifti_colour(image, path):
-            _write_rgb_nifti(temporary, image)
-        elif image.channel_kind == "tensor":
-            _write_tensors(temporary, image, path)
-        elif path.suffix.lower() in MGH:
-            write_mgh(temporary, image)
-        elif full_suffix(path).lower() in MIF:
-            write_mif(temporary, image)
-        else:
-            _write_sitk(to_sitk(image), temporary, path, compress)
+        try:
+            _save(image, temporary, path, compress)
+        except RuntimeError as error:
+            reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
+            raise OutputError(f"{path}: can't be written: {reason}") from None
+
+
+def _save(image: Image, temporary: Path, path: Path, compress: bool) -> None:
+    if _is_nifti_colour(image, path):
+        _write_rgb_nifti(temporary, image)
+    elif image.channel_kind == "tensor":
+        _write_tensors(temporary, image, path)
+    elif path.suffix.lower() in MGH:
+        write_mgh(temporary, image)
+    elif full_suffix(path).lower() in MIF:
+        write_mif(temporary, image)
+    else:
+        save(to_sitk(image), temporary, compress)
 
 
 def _is_nifti_colour(image: Image, path: Path) -> bool:
     colour = image.channel_kind == "rgb" and image.channels in (3, 4)
     return colour and image.array.dtype == np.uint8 and is_nifti(path)
-
-
-def _write_sitk(image: sitk.Image, temporary: Path, path: Path, compress: bool) -> None:
-    try:
-        sitk.WriteImage(image, str(temporary), useCompression=compress)
-    except RuntimeError as error:
-        reason = cause(error).replace(str(temporary), path.name).rstrip(": ")
-        raise OutputError(f"{path}: can't be written: {reason}") from None
 
 
 def _write_tensors(temporary: Path, image: Image, path: Path) -> None:
@@ -264,7 +263,7 @@ def _write_tensors(temporary: Path, image: Image, path: Path) -> None:
         raise OutputError(f"{path}: tensors are written as NIfTI only", "write .nii.gz")
     with tempfile.TemporaryDirectory() as folder:
         name = Path(folder) / "tensors.nii"
-        sitk.WriteImage(to_sitk(image), str(name))
+        save(to_sitk(image), name)
         data = bytearray(name.read_bytes())
     struct.pack_into("<h", data, INTENT_OFFSET, INTENT_TENSOR)
     temporary.write_bytes(gzip.compress(data, 6) if path.suffix.lower() == ".gz" else data)
@@ -279,7 +278,7 @@ def _write_rgb_nifti(path: Path, image: Image) -> None:
     datatype = next(code for code, count in COLOURS.items() if count == image.channels)
     with tempfile.TemporaryDirectory() as folder:
         name = Path(folder) / "grey.nii"
-        sitk.WriteImage(to_sitk(grey), str(name))
+        save(to_sitk(grey), name)
         header = bytearray(name.read_bytes()[: NIFTI1_HEADER + 4])
     struct.pack_into("<2h", header, 70, datatype, 8 * image.channels)
     data = bytes(header) + np.ascontiguousarray(image.array).tobytes()

@@ -165,6 +165,8 @@ def _voxels(content: bytes, header: Header) -> NDArray[np.generic]:
         octets = np.frombuffer(content, np.uint8, header.claimed_bytes, header.offset)
         return np.unpackbits(octets, count=count)
     flat = np.frombuffer(content, header.dtype, count, header.offset)
+    if header.dtype.itemsize == 2 and header.dtype.kind == "f":
+        return flat.astype(np.float32)  # ITK knows no half precision
     return flat.astype(header.dtype.newbyteorder("="))
 
 

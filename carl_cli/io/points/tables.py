@@ -97,6 +97,9 @@ def read_text(content: bytes, name: str, dimension: int) -> Document:
     if not matches:
         raise InputError(f"{name}: no line with {dimension} numbers", "one point a line: x y z")
     _check_others(lines, matches, name)
+    _check_order(lines[: min(matches)], name, dimension)
+    for k, match in matches.items():
+        _check_separators(match, f"{name}: line {k + 1}")
     numbers = _numbers([list(match.groups()) for match in matches.values()], name, dimension)
 
     def rewrite(values: Array) -> bytes:
@@ -106,6 +109,30 @@ def read_text(content: bytes, name: str, dimension: int) -> Document:
         return "".join(result).encode()
 
     return Document(numbers, None, rewrite)
+
+
+def _check_separators(match: re.Match[str], line: str) -> None:
+    """Decimal commas (1,5 2,0 3,0) and empty cells (1,,2,3) would pass for other numbers."""
+    between = re.findall(r"[\s,;]+", match.group().strip())
+    kinds = {"".join(run.split()) for run in between}
+    follows = match.string[match.end() :]
+    decimal = kinds != {","} and re.match(r",\d", follows)
+    if decimal or len(kinds) > 1 or not kinds <= {"", ",", ";"}:
+        raise InputError(
+            f"{line}: numbers apart by different marks, or a decimal comma",
+            "write decimal points, and one mark between numbers: x y z",
+        )
+
+
+def _check_order(titles: list[str], name: str, dimension: int) -> None:
+    """A title that names the columns must name them as they are read."""
+    for title in titles:
+        words = re.split(r"[\s,;]+", title.strip().strip("#").strip().lower())
+        if set(AXES[:dimension]) <= set(words) and words[:dimension] != [*AXES[:dimension]]:
+            raise InputError(
+                f"{name}: the columns are {' '.join(AXES[:dimension])} in another order",
+                "save it as .csv, whose columns may stand anywhere",
+            )
 
 
 def _check_others(lines: list[str], points: Container[int], name: str) -> None:

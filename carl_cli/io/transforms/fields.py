@@ -27,7 +27,7 @@ from carl_cli.io.images.mif import SUFFIXES as MIF
 from carl_cli.io.images.nifti import read_numbers
 from carl_cli.io.images.text_headers import TEXT_HEADERS, check_numbers, read_text_header
 from carl_cli.io.ras import flip_vectors
-from carl_cli.io.sitk_bridge import read_header
+from carl_cli.io.sitk_bridge import read_header, save
 from carl_cli.io.transforms.sitk import field_to_sitk
 from carl_cli.transforms import DisplacementField
 
@@ -124,7 +124,7 @@ def _check_nifti(path: Path) -> None:
 
 def write_field(path: Path, field: DisplacementField, dtype: DTypeLike) -> None:
     """Numbers on disk in mm LPS; in NIfTI dim = [5, x, y, z, 1, 3], intent 1007."""
-    sitk.WriteImage(field_to_sitk(field, dtype), str(path), useCompression=True)
+    save(field_to_sitk(field, dtype), path, compress=True)
 
 
 def write_ras_field(path: Path, field: DisplacementField, dtype: DTypeLike) -> None:
@@ -157,7 +157,7 @@ def write_vectors(
     held = image if raw else replace(image, array=flip_vectors(image.array))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "field.nii"
-        sitk.WriteImage(to_sitk(held), str(plain))
+        save(to_sitk(held), plain)
         _declare(plain, path, intent, name, extension)
 
 

@@ -13,7 +13,6 @@ import struct
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array, Grid
@@ -23,6 +22,7 @@ from carl_cli.io.images.image import Image, to_sitk
 from carl_cli.io.images.mif import SUFFIXES as MIF
 from carl_cli.io.images.mif import write_mif
 from carl_cli.io.ras import affine_from_ras, affine_to_ras, flip_vectors, voxel_to_ras
+from carl_cli.io.sitk_bridge import save
 from carl_cli.io.transforms.fields import (
     SPM_NAME,
     Extension,
@@ -52,7 +52,7 @@ def write_easyreg(path: Path, field: DisplacementField) -> None:
     if full_suffix(path).lower() in MIF:
         write_mif(path, held)
     else:
-        sitk.WriteImage(to_sitk(held), str(path), True)
+        save(to_sitk(held), path, compress=True)
 
 
 def write_spm(path: Path, field: DisplacementField) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import SimpleITK as sitk
 
 from carl_cli.errors import InputError
 from carl_cli.io.images.files import Image, read_any, read_image, write_image
+from tests.conftest import make_grid
 
 ARRAY = np.random.default_rng(0).integers(1, 1000, (6, 8, 10)).astype("i2")
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+
+GRID = make_grid((4, 3, 2), (1.0, 2.0, 3.0), (5.0, 6.0, 7.0))
 
 
 def save(path: Path, compress: bool) -> Path:
@@ -171,3 +175,27 @@ def test_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a known image format") as refusal:
         read_any(tmp_path / "a.gif")
     assert ".nrrd" in refusal.value.hint
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-400], lambda data: data[:-900] + data[-2:]])
+def test_a_damaged_jpeg(
+    tmp_path: Path, damage: Callable[[bytes], bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """libjpeg fills the rest with grey, and tells of it on stdout."""
+    path = tmp_path / "a.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(noise), str(path))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=r"a\.jpg: damaged: .*Premature|premature"):
+        read_image(path)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["A.NII.GZ", "A.Nii", "A.NRRD", "A.MHA"])
+def test_suffixes_in_capitals(tmp_path: Path, name: str) -> None:
+    """ITK writes none of them, and the message was of a full disk."""
+    image = Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), GRID)
+    write_image(tmp_path / name, image)
+    again = read_image(tmp_path / name)
+    assert again.grid == image.grid
+    np.testing.assert_array_equal(again.array, image.array)

@@ -164,3 +164,18 @@ def test_a_picture_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="a 3D image"):
         write_image(tmp_path / "a.mif", Image(np.zeros((5, 4), np.uint8), flat))
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_becomes_single(tmp_path: Path) -> None:
+    """MRtrix has it, ITK and NIfTI don't."""
+    header = (
+        "mrtrix image\ndim: 3,2,1\nvox: 1,1,1\nlayout: +0,+1,+2\ndatatype: Float16LE\n"
+        "transform: 1,0,0,0\ntransform: 0,1,0,0\ntransform: 0,0,1,0\nfile: . 256\nEND\n"
+    )
+    values = np.array([0.5, -2, 3, 4, 65504, 6], "<f2")
+    (tmp_path / "a.mif").write_bytes(header.encode().ljust(256, b"\0") + values.tobytes())
+    image = read_image(tmp_path / "a.mif")
+    write_image(tmp_path / "a.nii", image)
+    assert image.array.dtype == np.float32
+    stored = nibabel.load(tmp_path / "a.nii").get_fdata()
+    assert stored.ravel(order="F").tolist() == values.astype(float).tolist()

@@ -83,6 +83,33 @@ FILES = {
 }
 
 
+OTHER_NUMBERS = (
+    "x;y;z\n1,0;2,0;3,0\n",
+    "1,5 2,5 3,5\n",
+    "1 2 3,5\n",
+    "1,,2,3\n",
+    "z y x\n1 2 3\n",
+    "x,x,y,z\n9,1,2,3\n",
+    "# t x y z\n0 1 2 3\n",
+)
+
+
+@pytest.mark.parametrize("text", OTHER_NUMBERS)
+def test_a_text_that_would_be_read_as_other_numbers(tmp_path: Path, text: str) -> None:
+    """Decimal commas, empty cells, columns in another order."""
+    (tmp_path / "p.txt").write_text(text)
+    with pytest.raises(InputError, match=r"decimal comma|in another order"):
+        read_points(tmp_path / "p.txt")
+
+
+@pytest.mark.parametrize(
+    "text", ["x y z t\n1 -2.5 3 0\n", "1, -2.5, 3, 0\n", "1;-2.5;3;a, b\n", "# x\n1\t-2.5\t3, a\n"]
+)
+def test_marks_between_numbers(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.txt").write_text(text)
+    assert read_points(tmp_path / "p.txt").points_lps.tolist() == [[1, -2.5, 3]]
+
+
 @pytest.fixture(params=sorted(FILES))
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     content, frame = FILES[request.param]
