@@ -97,7 +97,7 @@ dist: $(VENV)/.dev
 release: $(VENV)/.dev
 	$(BIN)/python .ci/release.py publish
 
-# A whole release in a copy that is thrown away: make rehearse VERSION=0.2.0
+# A whole release in a copy that is thrown away: make rehearse VERSION=0.3.0
 rehearse: $(VENV)/.dev
 	$(BIN)/python .ci/release.py rehearse $(VERSION)
 

@@ -1,9 +1,9 @@
 """The steps of a release, up to the upload; docs/project/releasing.md tells when to take them.
 
-python .ci/release.py bump 0.2.0     version, CITATION.cff, changelog; read them, commit them
+python .ci/release.py bump 0.3.0     version, CITATION.cff, changelog; read them, commit them
 python .ci/release.py check          do the files that name the version agree, is all committed?
 python .ci/release.py publish        check, tag, build, twine check, self-test of the wheel
-python .ci/release.py rehearse 0.2.0 all of that in a copy that is thrown away
+python .ci/release.py rehearse 0.3.0 all of that in a copy that is thrown away
 """
 
 from __future__ import annotations

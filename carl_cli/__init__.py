@@ -14,7 +14,7 @@ when they are first used; torch only with `register`.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name → where it lives, and its name there.
 _PUBLIC = {
