@@ -101,7 +101,7 @@ def _curves(rows: Rows) -> Figure:
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         if kind != "framewise":
-            axes.legend(loc="upper right", ncols=3)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     axes.set_xlabel("volume")
     return figure
 

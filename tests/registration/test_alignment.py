@@ -173,6 +173,18 @@ def test_what_the_masks_leave_out_does_not_pull() -> None:
         assert float(moved[..., 30:].mean()) == pytest.approx(right, abs=within)
 
 
+def test_what_the_masks_leave_out_decides_no_shift() -> None:
+    """A third of the image is moved by eight voxels, the rest stays in place."""
+    grid = identity((SIDE,) * 3, False)
+    third = grid[:, 2:] < 0.35
+    jump = torch.cat([third * 8.0 / SIDE, 0 * grid[:, 1:]], 1)
+    fixed, moving = _waves(grid + jump), _waves(grid)
+    for masks, voxels in (((None, None), 0), ((third, third), 8)):
+        forward, _ = alignment._shifts(Contexts(Pair(fixed, moving, *masks), RULE), False)
+        expected = torch.tensor([voxels, 0, 0]).view(1, 3, 1, 1, 1).expand_as(grid)
+        torch.testing.assert_close((forward.on_grid((SIDE,) * 3) - grid) * SIDE, expected.float())
+
+
 def _waves(points: Tensor) -> Tensor:
     """A pattern without end that nowhere repeats itself, about [0, 1]."""
     draw = torch.Generator().manual_seed(1)
