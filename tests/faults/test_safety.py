@@ -41,7 +41,7 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 """`np.load` reads no pickles unless it is told to."""
 EXTRACTING = ("extractall", "extract")
-NETWORK_ROOMS = {"releases.py", "hub.py", "doctor.py", "publish.py"}
+NETWORK_ROOMS = {"releases.py", "hub.py", "bounded.py", "doctor.py", "publish.py"}
 """The only modules that may open a connection, for weights that were asked for; the diagnosis
 asks where the Hub's cache lies."""
 
