@@ -61,16 +61,16 @@ def _labels(header: list[str], body: list[list[str]]) -> tuple[str, ...]:
 
 
 def _numbers(cells: list[list[str]], name: str, dimension: int) -> Array:
-    try:
-        return np.array(cells, float).reshape(len(cells), dimension)
-    except ValueError:
-        row = next(k for k, found in enumerate(cells, 1) if not _are_numbers(found))
-        raise InputError(f"{name}: point {row}: a coordinate is not a number") from None
+    row = next((k for k, found in enumerate(cells, 1) if not _are_numbers(found)), None)
+    if row is not None:
+        raise InputError(f"{name}: point {row}: a coordinate is not a number")
+    return np.array(cells, float).reshape(len(cells), dimension)
 
 
 def _are_numbers(cells: list[str]) -> bool:
+    """Python takes 1_0 for 10, which nobody else does."""
     try:
-        return len([float(cell) for cell in cells]) > 0
+        return len([float(cell) for cell in cells]) > 0 and "_" not in "".join(cells)
     except ValueError:
         return False
 

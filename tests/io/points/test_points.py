@@ -197,6 +197,7 @@ def test_binary_vtk_changes_nothing_but_its_points(tmp_path: Path, dtype: str, n
         ("a.csv", "x,y,z,y\n1,2,3,4\n", "more than one column y"),
         ("a.fcsv", "# version = 4\0# CoordinateSystem = LPS\n1,1,2,3\n", "zero bytes"),
         ("a.csv", "x,y,z\n1,2,three\n", "not a number"),
+        ("a.csv", "x,y,z\n1,2,1_0\n", "not a number"),
         ("a.csv", "x,y,z\n1,2,nan\n", "not finite"),
         ("a.csv", "x,y,z\n1,2,3\n4,5\n", "row 2 has 2 of 3 columns"),
         ("a.txt", "index\n1\n1 2 3\n", "voxel indices"),
