@@ -282,6 +282,7 @@ def test_killed_at_any_file_it_goes_on_to_the_same_bytes(
     assert bytes_of(out) == bytes_of(calm)
 
 
+@pytest.mark.slow
 def test_what_is_there_already_is_not_lost(quiet_study: Study, tmp_path: Path) -> None:
     out = tmp_path / "t.nii.gz"
     assert template(quiet_study, out, "--rounds", 1).code == 0
