@@ -146,6 +146,7 @@ class _Rounds:
             self._register(Path(scratch), self._first(), fitted=False)
 
     def run(self) -> None:
+        from carl_cli.batch.status import remove_partial
         from carl_cli.workflows.template import Looks, next_template
         from carl_cli.workflows.template_files import deliver, tell
 
@@ -162,6 +163,7 @@ class _Rounds:
             settled = number > 1 and built.figures.mean_displacement_mm < self.wanted.tolerance
             if last or (settled and not self.method.instance.io):
                 break
+        remove_partial(self.files.transforms)  # what a killed run left there
         deliver(built, group, self.files)
         tell(built, group, self.files, figures)
         console.LOGGER.info("%s: the template", self.wanted.output)
