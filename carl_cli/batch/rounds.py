@@ -15,7 +15,7 @@ from carl_cli.batch.status import make_folder, remove_partial, write_rows
 from carl_cli.batch.table import Entry, entry_of, named_once
 from carl_cli.errors import InputError
 from carl_cli.io.atomic import full_suffix
-from carl_cli.io.csv import ExistingFile, cell_told, table_lines
+from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, table_lines
 from carl_cli.io.images.files import Image, write_image
 from carl_cli.workflows.template import Member, Registered
 from carl_cli.workflows.template_files import FIXED
@@ -58,17 +58,14 @@ def _check_labels(rows: Sequence[_Cells], path: Path) -> None:
 
 
 def _cells(path: Path, number: int, header: Sequence[str], cells: Sequence[str]) -> _Cells:
-    if len(cells) != len(header):
-        raise InputError(
-            f"{path}, line {number}: {len(cells)} cells, the header has {len(header)}",
-            "give each line as many cells as the header",
-        )
-    values = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
     try:
+        values = cells_by_column(header, cells)
         return _Cells.model_validate(values, context=path.absolute().parent)
+    except InputError as error:
+        told = error.message
     except ValidationError as error:
         told = cell_told(error.errors()[0])
-        raise InputError(f"{path}, line {number}: {told}", "correct this line") from None
+    raise InputError(f"{path}, line {number}: {told}", "correct this line")
 
 
 def members_of_files(paths: Sequence[Path]) -> list[Member]:

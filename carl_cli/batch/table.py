@@ -21,7 +21,7 @@ from pydantic import (
 
 from carl_cli.batch.naming import default_name
 from carl_cli.errors import InputError
-from carl_cli.io.csv import ExistingFile, cell_told, table_lines
+from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, table_lines
 from carl_cli.preprocessing.options import ImageOptions, cells_of
 from carl_cli.registration.options import ChannelOptions, GuideOptions, StartOptions
 from carl_cli.weights.options import InstanceChoices
@@ -144,9 +144,10 @@ def _header(path: Path, cells: Sequence[str]) -> list[str]:
 def _entry(
     line: int, cells: list[str], header: list[str], folder: Path, defaults: Mapping[str, str]
 ) -> Entry:
-    if len(cells) != len(header):
-        return refused(line, f"{len(cells)} cells, the header has {len(header)}")
-    own = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    try:
+        own = cells_by_column(header, cells)
+    except InputError as error:
+        return refused(line, error.message)
     return entry_of(line, {**defaults, **own}, folder)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from carl_cli.errors import InputError
-from carl_cli.io.csv import ExistingFile, cell_told, table_lines
+from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, table_lines
 from carl_cli.io.transforms import split_program
 from carl_cli.io.transforms.chain import parse_item
 from carl_cli.report.record import InputFile, OutputFile, RunRecord, read_record
@@ -100,10 +100,7 @@ def _of_table(path: Path) -> list[CaseFiles]:
 
 
 def _row(number: int, header: Sequence[str], cells: Sequence[str], folder: Path) -> CaseFiles:
-    if len(cells) != len(header):
-        raise InputError(f"{len(cells)} cells, the header has {len(header)}")
-    values = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
-    return one_case({"id": str(number - 1), **values}, folder)
+    return one_case({"id": str(number - 1), **cells_by_column(header, cells)}, folder)
 
 
 def _of_batch(folder: Path) -> list[CaseFiles]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +42,13 @@ def table_lines(path: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: {error}", "correct this line") from error
     return [(number, cells) for number, cells in found if any(cells)]
+
+
+def cells_by_column(header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """Those of a line that are not empty. Raises InputError unless they are as many."""
+    if len(cells) != len(header):
+        raise InputError(f"{len(cells)} cells, the header has {len(header)}")
+    return {name: cell for name, cell in zip(header, cells, strict=True) if cell}
 
 
 def _delimiter(path: Path, text: str) -> str:

@@ -116,6 +116,12 @@ class CaseInputs:
         return [item for item in self.initial_transform or [] if not is_identity(item)]
 
 
+ReportPath = Annotated[Path | None, Field(description="Self-contained HTML page.")]
+RecordPath = Annotated[
+    Path | None, Field(description="Record of the run: figures, hashes and times.")
+]
+
+
 @option_group
 class CaseOutputs:
     """Paths of what is wanted. forward: fixed → moving points; inverse the other way.
@@ -147,10 +153,8 @@ class CaseOutputs:
         Field(description="Spread of the match in mm on the fixed grid; large where it is unsure."),
     ] = None
     figure: Annotated[Path | None, Field(description="Picture: .png, .svg or .pdf.")] = None
-    report: Annotated[Path | None, Field(description="Self-contained HTML page.")] = None
-    json: Annotated[
-        Path | None, Field(description="Record of the run: figures, hashes and times.")
-    ] = None
+    report: ReportPath = None
+    json: RecordPath = None
 
     def paths(self) -> dict[str, Path]:
         return _paths(self)
@@ -177,10 +181,8 @@ class SeriesOutputs:
             "volume."
         ),
     ] = None
-    report: Annotated[Path | None, Field(description="Self-contained HTML page.")] = None
-    json: Annotated[
-        Path | None, Field(description="Record of the run: figures, hashes and times.")
-    ] = None
+    report: ReportPath = None
+    json: RecordPath = None
 
     def paths(self) -> dict[str, Path]:
         return _paths(self)
