@@ -1,5 +1,5 @@
 # Two commands set everything up on a machine with Python 3.10-3.13 and nothing else:
-#   make demo    registers a phantom pair and says where the picture lies
+#   make demo    registers two brains and says where the picture lies
 #   make test    runs the test suite
 # `make PYTHON=python3.12 …` picks the interpreter, `make PIP_FLAGS=… ` passes flags to pip.
 

@@ -15,41 +15,38 @@ import numpy as np
 import carl_cli as carl
 
 TARGET = Path(__file__).parent / "pictures" / "demo.png"
-ORGANS = (5, 6, 7, 8, 9, 10)  # soft organs: bones and lungs show by themselves
+OUTLINED = (4, 43, 10, 49, 12, 51, 17, 53, 2, 41)  # FreeSurfer's labels; ventricles first
+HIPPOCAMPUS = (17, 53)
 FIXED, WARPED = "#4fc3f7", "#ffb300"
+NAMES = ("fixed_labels", "moving", "moving_labels", "warped", "warped_labels")
 Array = np.ndarray[Any, Any]
 
 
 def main(folder: Path) -> None:
+    """Coronal slices through the hippocampus, all on the fixed grid."""
     fixed = carl.read_image(folder / "fixed.nii.gz")
     read = {name: carl.read_image(folder / f"{name}.nii.gz") for name in NAMES}
     onto = {
-        name: carl.warp(image, fixed, interpolator=how, background=out)
-        for name, image, how, out in (
-            ("moving", read["moving"], "linear", -1024),
-            ("moving_labels", read["moving_labels"], "genericlabel", 0),
-        )
+        "moving": carl.warp(read["moving"], fixed),
+        "moving_labels": carl.warp(read["moving_labels"], fixed, interpolator="genericlabel"),
     }
-    shown = {**read, **onto, "fixed": fixed}
-    middle = int(np.median(np.nonzero(read["fixed_labels"].array == ORGANS[1])[1]))
-    slices = {name: image.array[::-1, middle, :] for name, image in shown.items()}
-    draw(slices, aspect=fixed.grid.spacing_mm[2] / fixed.grid.spacing_mm[0])
+    images = {**read, **onto, "fixed": fixed}
+    hippocampus = np.isin(read["fixed_labels"].array, HIPPOCAMPUS)
+    middle = int(np.median(np.nonzero(hippocampus)[0]))
+    draw({name: image.array[middle] for name, image in images.items()})
 
 
-NAMES = ("fixed_labels", "moving", "moving_labels", "warped", "warped_labels")
-
-
-def draw(slices: dict[str, Array], aspect: float) -> None:
+def draw(slices: dict[str, Array]) -> None:
     tiles = (
         ("fixed", "fixed", ()),
         ("moving", "moving", ()),
-        ("before: organs of both", "fixed", ("moving_labels",)),
-        ("after: organs of both", "fixed", ("warped_labels",)),
+        ("before: structures of both", "fixed", ("moving_labels",)),
+        ("after: structures of both", "fixed", ("warped_labels",)),
         ("moving, warped", "warped", ()),
     )
     figure, axes = plt.subplots(1, len(tiles), figsize=(14, 3.2), facecolor="black")
     for axis, (title, image, labels) in zip(axes, tiles, strict=True):
-        axis.imshow(slices[image], cmap="gray", vmin=-250, vmax=350, aspect=aspect)
+        axis.imshow(slices[image], cmap="gray", vmin=0, vmax=np.percentile(slices[image], 99.5))
         for name in labels:
             outline(axis, slices["fixed_labels"], FIXED)
             outline(axis, slices[name], WARPED)
@@ -60,9 +57,9 @@ def draw(slices: dict[str, Array], aspect: float) -> None:
 
 
 def outline(axis: Any, labels: Array, colour: str) -> None:
-    for organ in ORGANS:
-        if (labels == organ).any():
-            axis.contour(labels == organ, levels=[0.5], colors=colour, linewidths=1.2)
+    for label in OUTLINED:
+        if (labels == label).any():
+            axis.contour(labels == label, levels=[0.5], colors=colour, linewidths=1.0)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from benchmarks.contest.brains import STRUCTURES, rendered
 from benchmarks.contest.recoloured import as_mr, as_t2, foreground, thousand
 
 BRAINS = ("subject10", "subject11", "subject12")
+PEOPLE = Path(__file__).parents[2] / "examples" / "brains"
 LUNGS = ("0004", "0006", "0007")
 SLABS = ("1", "2", "3")
 CT_DRAWS = (1, 2, 3)
@@ -89,6 +90,23 @@ def _brains_in(contrast: str) -> Callable[[Path, Path], Iterator[Pair]]:
             yield _with_moving(pair, f"-{contrast}")
 
     return make
+
+
+def _people(_data: Path, _folder: Path) -> Iterator[Pair]:
+    """The real brains of two people, each onto the other; no setting is chosen on them."""
+    for fixed, moving in (("fixed", "moving"), ("moving", "fixed")):
+        files = [
+            PEOPLE / f"{name}{end}.nii.gz" for end in ("", "_labels") for name in (fixed, moving)
+        ]
+        yield Pair(f"{moving} to {fixed}", *files, STRUCTURES)
+
+
+def _people_as_t2(data: Path, folder: Path) -> Iterator[Pair]:
+    for pair in _people(data, folder):
+        recoloured = folder / f"{pair.moving.name.removesuffix('.nii.gz')}-t2.nii.gz"
+        image = sitk.ReadImage(str(pair.moving), sitk.sitkFloat32)
+        _write(as_t2(image), str(recoloured))
+        yield replace(pair, moving=recoloured)
 
 
 def _with_moving(pair: Pair, end: str) -> Pair:
@@ -240,12 +258,14 @@ SETS = {
     s.name: s
     for s in (
         PairSet("brains", "Brains: T1-like renderings of three heads, 30 structures", _brains),
+        PairSet("people", "Brains: real T1 of two people, 30 structures", _people),
         PairSet("lungs", "Lungs: MR of three people, five lobes", _lungs),
         PairSet("slabs", "Slabs: 18 slices of three people's T1, four tissues", _slabs),
         PairSet("ct", "CT: an abdomen, bent by a known map and moved", _ct, error=True),
         PairSet("t2", "Contrast: brains, T1-like against T2-like", _brains_in("t2")),
         PairSet("flair", "Contrast: brains, T1-like against FLAIR-like", _brains_in("flair")),
         PairSet("slabs-t2", "Contrast: slabs, the moving T1 recoloured as a T2", _slabs_as_t2),
+        PairSet("people-t2", "Contrast: the same, the moving T1 recoloured as a T2", _people_as_t2),
         PairSet("t1-t2", "Contrast: a real T1, and itself as a T2, bent", _t1_as_t2, error=True),
         PairSet("templates", "Contrast: T1 and T1-T2* templates, bent", _templates, error=True),
         PairSet("ct-mr", "Contrast: a CT, and an MR-like view of it, bent", _ct_as_mr, error=True),

@@ -1,4 +1,4 @@
-"""`carl demo`: the whole way on a synthetic pair whose true deformation is known."""
+"""`carl demo`: the whole way on two real brains, or on a phantom with a known deformation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from carl_cli.cli import console
 from carl_cli.cli.options.completion import weights as weights_names
 from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose, check_outputs
+from carl_cli.errors import InputError
 
 if TYPE_CHECKING:
     from carl_cli.report.record import ErrorSummary, Metrics
@@ -30,19 +31,28 @@ def demo(
     instance: Annotated[
         bool, typer.Option("--io/--no-io", help="With instance optimisation (minutes on a CPU).")
     ] = False,
+    phantom: Annotated[
+        bool,
+        typer.Option(
+            "--phantom", help="A synthetic torso instead, whose true deformation is known."
+        ),
+    ] = False,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Seed of the pair: each gives another patient.")
-    ] = 0,
+        int | None,
+        typer.Option("--seed", min=0, help="Of the phantom: each seed gives another patient."),
+    ] = None,
     overwrite: Overwrite = False,
     threads: Threads = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Register a synthetic torso pair and score the result against the known truth.
+    """Register two real brains and score the result by the overlap of their structures.
 
-    The two images differ in position, shape, field of view, spacing and orientation. Writes the
-    pair, its labels and true transform, all outputs of `carl register`, a picture and a report.
+    Both are T1-weighted MRI at 2 mm, of two people. Writes the pair, its labels, all outputs of
+    `carl register`, a picture and a report; with `--phantom` also the true transform.
     """
+    if seed is not None and not phantom:
+        raise InputError("--seed is of the phantom alone", "add --phantom")
     count = console.start(verbose, quiet, threads=threads)
     started = time.perf_counter()
     from carl_cli.cli.options.method import MethodArguments
@@ -50,15 +60,17 @@ def demo(
     from carl_cli.weights.options import NetworkOptions
     from carl_cli.workflows.demo import DemoFiles, run_demo
 
-    network, fit = NetworkOptions(weights=weights, seed=seed), InstanceArguments(io=instance)
+    drawn = (seed or 0) if phantom else None
+    network = NetworkOptions(weights=weights, seed=seed or 0)
+    fit = InstanceArguments(io=instance)
     method = MethodArguments(network=network, instance=fit)
     files = DemoFiles.within(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    check_outputs(files, overwrite)
+    check_outputs([*files, files.truth] if phantom else files, overwrite)
     chosen = method.load(network.device)
     options = method.options(chosen, match_spread=True)
     with console.progress() as progress:
-        scores = run_demo(folder, chosen, options, seed, count, progress)
+        scores = run_demo(folder, chosen, options, drawn, count, progress)
     _print(scores)
     typer.echo(f"\n{time.perf_counter() - started:.0f} s in all; everything is in {folder}/")
     typer.echo(f"picture: {files.picture}")
@@ -69,23 +81,29 @@ def demo(
 
 def _print(scores: DemoScores) -> None:
     metrics = scores.record.metrics
-    typer.echo(f"{'Dice':<16} {'before':>8} {'after':>8}")
-    for organ, (before, after) in scores.dice.items():
-        typer.echo(f"{organ:<16} {before:>8.3f} {after:>8.3f}")
-    typer.echo(f"{'mean':<16} {metrics.mean_of('dice_before'):>8.3f} {metrics.mean_dice:>8.3f}\n")
-    typer.echo(f"{'error, mm':<16} {'before':>8} {'after':>8}")
-    for name in ("mean", "p95", "max"):
-        typer.echo(f"{name:<16} {_mm(scores.error_before_mm, name)} {_mm(scores.error_mm, name)}")
-    typer.echo("")
+    typer.echo(f"{'Dice':<24} {'before':>8} {'after':>8}")
+    for structure, (before, after) in scores.dice.items():
+        typer.echo(f"{structure:<24} {before:>8.3f} {after:>8.3f}")
+    mean = f"mean of {len(metrics.structures)}"
+    typer.echo(f"{mean:<24} {metrics.mean_of('dice_before'):>8.3f} {metrics.mean_dice:>8.3f}\n")
+    if scores.errors_mm is not None:
+        _print_errors(*scores.errors_mm)
     _print_map(metrics)
+
+
+def _print_errors(before_mm: ErrorSummary, after_mm: ErrorSummary) -> None:
+    typer.echo(f"{'error, mm':<24} {'before':>8} {'after':>8}")
+    for name in ("mean", "p95", "max"):
+        typer.echo(f"{name:<24} {_mm(before_mm, name)} {_mm(after_mm, name)}")
+    typer.echo("")
 
 
 def _print_map(metrics: Metrics) -> None:
     before, after = metrics.similarity_before.lncc, metrics.similarity_after.lncc
-    typer.echo(f"{'LNCC':<16} {before:>8.3f} {after:>8.3f}")
-    typer.echo(f"{'folded, %':<25} {metrics.folded_percent:>8.3f}")
+    typer.echo(f"{'LNCC':<24} {before:>8.3f} {after:>8.3f}")
+    typer.echo(f"{'folded, %':<33} {metrics.folded_percent:>8.3f}")
     if metrics.inverse_residual_mm is not None:
-        typer.echo(f"{'inverse, mean mm':<25} {_mm(metrics.inverse_residual_mm, 'mean')}")
+        typer.echo(f"{'inverse, mean mm':<33} {_mm(metrics.inverse_residual_mm, 'mean')}")
 
 
 def _mm(spread: ErrorSummary, name: str) -> str:

@@ -1,7 +1,9 @@
-"""The demo: a phantom pair as files, registered, and compared with what is true about it."""
+"""The demo: a pair as files, registered and scored: two real brains, or the phantom, whose true
+deformation is known."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,14 +26,21 @@ if TYPE_CHECKING:
     from carl_cli.workflows.request import CaseInputs, CaseOutputs
 
 
+PACKAGE = Path(__file__).parents[1]
+INSTALLED = PACKAGE / "_brains"
+BRAINS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "examples" / "brains"
+PAIR = ("fixed.nii.gz", "moving.nii.gz", "fixed_labels.nii.gz", "moving_labels.nii.gz")
+SIDES = ("left ", "right ")
+
+
 class DemoFiles(NamedTuple):
-    """Paths in the folder of a demo: first what is synthesised, then what is made of it."""
+    """Paths in the folder of a demo: first the pair, then what is made of it."""
 
     fixed: Path
     moving: Path
     fixed_labels: Path
     moving_labels: Path
-    truth: Path
+    label_names: Path
     warped: Path
     warped_labels: Path
     jacobian: Path
@@ -41,56 +50,85 @@ class DemoFiles(NamedTuple):
     picture: Path
     report: Path
     record: Path
-    label_names: Path
 
     @classmethod
     def within(cls, folder: Path) -> DemoFiles:
-        names = [f"{name}.nii.gz" for name in cls._fields[:9]]
+        names = [*PAIR, "labels.tsv"]
+        names += [f"{name}.nii.gz" for name in cls._fields[5:9]]
         names += ["forward.h5", "inverse.h5", "demo.png", "report.html", "record.json"]
-        names.append("labels.tsv")
         return cls(*(folder / name for name in names))
+
+    @property
+    def truth(self) -> Path:
+        """The true transform: of the phantom alone."""
+        return self.fixed.with_name("truth.nii.gz")
 
 
 @dataclass(frozen=True)
 class DemoScores:
     """Before is the pair as the scanner left it: both images in their own physical space.
 
-    dice: label by name → overlap on the fixed grid, before and after. errors: distance to the true
-    position. record: of the run, as `carl register --json` has it.
+    dice: structure → overlap on the fixed grid before and after, the mean of left and right ones.
+    record: of the run, as `carl register --json` has it. errors_mm: distance to the true position
+    before and after; None where no truth is known.
     """
 
     dice: dict[str, tuple[float, float]]
-    error_before_mm: ErrorSummary
-    error_mm: ErrorSummary
     record: RunRecord
+    errors_mm: tuple[ErrorSummary, ErrorSummary] | None
 
 
 def run_demo(
     folder: Path,
     weights: Weights,
     options: RegistrationOptions,
-    seed: int = 0,
+    phantom_seed: int | None = None,
     threads: int = 1,
     progress: Progress = silent,
 ) -> DemoScores:
-    """Synthesise a pair, write it, register the files as `carl register` does, score them."""
+    """Write the pair, the phantom if there is a seed for it, else the brains; register the files as
+    `carl register` does, and score them."""
     from carl_cli.workflows.register import run_case
     from carl_cli.workflows.request import RunSettings
 
     files = DemoFiles.within(folder)
-    progress("synthesis", 0.0)
-    pair = make_phantom(seed)
-    write_phantom(pair, files)
-    progress("synthesis", 1.0)
-    settings = RunSettings(device=weights.device, threads=threads, seed=seed)
+    phantom = _written(files, phantom_seed, progress)
+    settings = RunSettings(device=weights.device, threads=threads, seed=phantom_seed or 0)
     inputs, outputs = _case(files, match_spread=weights.config.model.coarse == "attention")
     record = run_case(inputs, outputs, weights, options, settings, progress)
     forward = read_transform(files.forward)
     fixed, labels = read_image(files.fixed), read_image(files.moving_labels)
     warped = resample(labels, fixed.grid, forward, interpolator="genericlabel")
     write_image(files.warped_labels, warped)
+    return DemoScores(dice_by_structure(record), record, _errors_mm(phantom, forward))
+
+
+def _written(files: DemoFiles, seed: int | None, progress: Progress) -> PhantomPair | None:
+    """The phantom, where there is a seed for it, once the pair is written."""
+    if seed is None:
+        copy_brains(files)
+        return None
+    progress("synthesis", 0.0)
+    pair = make_phantom(seed)
+    write_phantom(pair, files)
+    progress("synthesis", 1.0)
+    return pair
+
+
+def copy_brains(files: DemoFiles) -> None:
+    """The pair of brains of the package, its labels and their names."""
+    for path in files[:5]:
+        with atomic_path(path) as temporary:
+            shutil.copyfile(BRAINS / path.name, temporary)
+
+
+def _errors_mm(
+    pair: PhantomPair | None, forward: Transform
+) -> tuple[ErrorSummary, ErrorSummary] | None:
+    if pair is None:
+        return None
     before, after = (ErrorSummary.of(true_errors_mm(pair, t)) for t in (identity(3), forward))
-    return DemoScores(dice_by_name(record), before, after, record)
+    return before, after
 
 
 def _case(files: DemoFiles, match_spread: bool) -> tuple[CaseInputs, CaseOutputs]:
@@ -116,9 +154,13 @@ def _case(files: DemoFiles, match_spread: bool) -> tuple[CaseInputs, CaseOutputs
     return inputs, outputs
 
 
-def dice_by_name(record: RunRecord) -> dict[str, tuple[float, float]]:
-    """Label → Dice before and after."""
-    return {s.name: (s.dice_before or 0.0, s.dice or 0.0) for s in record.metrics.structures}
+def dice_by_structure(record: RunRecord) -> dict[str, tuple[float, float]]:
+    """Structure → Dice before and after, the mean of a left and a right one."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for s in record.metrics.structures:
+        name = s.name.removeprefix(SIDES[0]).removeprefix(SIDES[1])
+        found.setdefault(name, []).append((s.dice_before or 0.0, s.dice or 0.0))
+    return {name: tuple(np.mean(dice, axis=0)) for name, dice in found.items()}
 
 
 def write_phantom(pair: PhantomPair, files: DemoFiles) -> None:
