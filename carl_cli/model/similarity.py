@@ -47,9 +47,7 @@ def local_correlation(
     # Apart, so that a backward pass to `a` alone blurs no gradients of b's moments.
     mean_a, aa, ab = blur(torch.cat([a, a * a, a * b], dim=1), sigma).chunk(3, dim=1)
     mean_b, bb = blur(torch.cat([b, b * b], dim=1), sigma).chunk(2, dim=1)
-    var_a = torch.relu(aa - mean_a**2) + variance_floor
-    var_b = torch.relu(bb - mean_b**2) + variance_floor
-    return (ab - mean_a * mean_b) / torch.sqrt(var_a * var_b)
+    return _correlation(mean_a, mean_b, aa, bb, ab, variance_floor)
 
 
 def _correlation_within(
@@ -57,7 +55,13 @@ def _correlation_within(
 ) -> Tensor:
     share = blur(seen, sigma).clamp_min(1e-6)  # of the window; 0 only far from what is seen
     moments = (blur(seen * x, sigma) / share for x in (a, b, a * a, b * b, a * b))
-    mean_a, mean_b, aa, bb, ab = moments
+    return _correlation(*moments, variance_floor)
+
+
+def _correlation(
+    mean_a: Tensor, mean_b: Tensor, aa: Tensor, bb: Tensor, ab: Tensor, variance_floor: float
+) -> Tensor:
+    """From the means in windows: of both, of their squares and of their product."""
     var_a = torch.relu(aa - mean_a**2) + variance_floor
     var_b = torch.relu(bb - mean_b**2) + variance_floor
     return (ab - mean_a * mean_b) / torch.sqrt(var_a * var_b)

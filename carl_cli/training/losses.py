@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
+from carl_cli.model import similarity
 from carl_cli.model.fields import Shape, sample, voxels_per_unit
 from carl_cli.training.synthesis.chance import Chance
 
@@ -53,12 +54,10 @@ def soft_dice(
 
     fixed_labels, moving_labels, visible (where labels count): (1, 1, D, H, W); labels (K,).
     """
-    space = tuple(range(2, fixed_labels.dim()))
-    choice = labels.reshape(1, -1, *[1] * len(space))
+    choice = labels.reshape(1, -1, *[1] * (fixed_labels.dim() - 2))
     ours = (fixed_labels == choice).float() * visible
     theirs = sample((moving_labels == choice).float(), phi_unit, align_corners) * visible
-    both = 2 * (ours * theirs).sum(space)
-    return 1 - (both / (ours.sum(space) + theirs.sum(space) + 1e-6)).mean()
+    return similarity.soft_dice(ours, theirs)
 
 
 def common_labels(chance: Chance, fixed: Tensor, moving: Tensor, count: int) -> Tensor:
