@@ -55,7 +55,8 @@ def _correlation_within(
 ) -> Tensor:
     share = blur(seen, sigma).clamp_min(1e-6)  # of the window; 0 only far from what is seen
     moments = (blur(seen * x, sigma) / share for x in (a, b, a * a, b * b, a * b))
-    return _correlation(*moments, variance_floor)
+    mean_a, mean_b, aa, bb, ab = moments
+    return _correlation(mean_a, mean_b, aa, bb, ab, variance_floor)
 
 
 def _correlation(
