@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -57,7 +58,9 @@ def main() -> None:
 
 def row(part: str, weights: Weights, pairs: list[Pair]) -> tuple[str, str, str, str]:
     dice, folded = zip(*(measured(weights, pair) for pair in pairs), strict=True)
-    return part, f"{np.mean(dice):.3f}", f"{min(dice):.3f}", f"{np.mean(folded):.4f}"
+    found = part, f"{np.mean(dice):.3f}", f"{min(dice):.3f}", f"{np.mean(folded):.4f}"
+    print(*found, file=sys.stderr, flush=True)
+    return found
 
 
 class Still(Registrar):
