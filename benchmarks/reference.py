@@ -26,16 +26,22 @@ from tests.model.reference import drawn_weight
 NOT_NEEDED = ("torchvision", "footsteps", "torch.utils.tensorboard", "tqdm")
 
 
-def theirs(folder: Path, shape: Sequence[int], device: str) -> Any:
-    """Their network for images of that shape, with its loss, drawn weights, in eval mode."""
+def theirs(folder: Path, shape: Sequence[int], device: str, extra_step: bool = False) -> Any:
+    """Their network for images of that shape, with its loss, drawn weights, in eval mode.
+
+    extra_step: with the U-Net at full resolution that their second training appends.
+    """
     with _stand_ins(), _gpu_calls_taken_out(device):
         sys.path.insert(0, str(folder))
-        from icon_registration import losses
+        import icon_registration as icon
         from icon_registration.carl import make_network_final_final
 
-        whole = make_network_final_final([1, 1, *shape], len(shape))
+        network = make_network_final_final([1, 1, *shape], len(shape)).regis_net
+    if extra_step:
+        unet = icon.networks.tallUNet2(dimension=len(shape))
+        network = icon.TwoStepRegistration(network, icon.FunctionFromVectorField(unet))
     # The sparse regulariser is what their code for pairs uses, and what ours computes.
-    whole = losses.GradientICONSparse(whole.regis_net, losses.LNCC(4), 1.5)
+    whole = icon.losses.GradientICONSparse(network, icon.LNCC(4), 1.5)
     whole.assign_identity_map([1, 1, *shape])
     drawn = {k: drawn_weight(k, list(v.shape)) for k, v in whole.regis_net.state_dict().items()}
     kept = {k: v for k, v in whole.regis_net.state_dict().items() if k.endswith("identity_map")}
@@ -75,6 +81,37 @@ def their_steps(whole: Any, fixed: Tensor, moving: Tensor, steps: int, rate: flo
             optimiser.zero_grad()
             whole(moving, fixed)[0].backward()
             optimiser.step()
+
+
+def their_objectives(whole: Any, fixed: Tensor, moving: Tensor, noise: Tensor) -> dict[str, Any]:
+    """Loss, similarity and regularity of their two trainings, of the diffusion one for both
+    orders of the pair, fixed → moving first. noise: what moves the voxels of GradICON."""
+    from icon_registration import losses
+
+    stages = [losses.DiffusionRegularizedNet, losses.GradientICON]
+    nets = [stage(whole.regis_net, losses.LNCC(4), 1.5) for stage in stages]
+    for net in nets:
+        net.assign_identity_map([1, 1, *fixed.shape[2:]])
+        net.train()
+    with torch.no_grad(), _sdp_of_any_kind("cpu"), _drawn(noise):
+        orders = [nets[0](moving, fixed), nets[0](fixed, moving)]
+        return {"diffusion": [_told(o) for o in orders], "gradicon": _told(nets[1](moving, fixed))}
+
+
+def _told(loss: Any) -> dict[str, float]:
+    whole, regularity, similarity = (float(value) for value in loss[:3])
+    return {"loss": whole, "similarity": similarity, "regularity": regularity}
+
+
+@contextlib.contextmanager
+def _drawn(noise: Tensor) -> Any:
+    """torch.randn gives this, as their GradICON takes no generator."""
+    kept = torch.randn
+    torch.randn = lambda *_: noise  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.randn = kept
 
 
 @contextlib.contextmanager

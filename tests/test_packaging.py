@@ -47,6 +47,15 @@ def test_embedded_weights_byte_for_byte(wheel: zipfile.ZipFile) -> None:
         assert wheel.read(inside) == path.read_bytes(), inside
 
 
+@pytest.mark.parametrize("folder", ["training", "protocols"])
+def test_examples_byte_for_byte(folder: str, wheel: zipfile.ZipFile) -> None:
+    shipped = list((ROOT / "examples" / folder).glob("*.toml"))
+    assert shipped
+    for path in shipped:
+        inside = "_examples" if folder == "training" else "_protocols"
+        assert wheel.read(f"carl_cli/{inside}/{path.name}") == path.read_bytes(), path.name
+
+
 def test_nothing_else_is_packed(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"carl_cli"}

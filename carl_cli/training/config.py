@@ -61,6 +61,9 @@ class TrainConfig(Strict):
         counts = [len(model_at(self, k).refine_scales) for k in range(len(self.stages))]
         if counts != sorted(counts):
             raise ValueError(f"refinements must not become fewer; they are {counts} by stage")
+        for stage, count in zip(self.stages, counts, strict=True):
+            if stage.train == "refinements" and not count:
+                raise ValueError(f"stage {stage.name}: no refinements (Ψ) in this network to learn")
         return self
 
     def _check(self, stage: StageConfig) -> None:

@@ -105,6 +105,8 @@ class FineTuning:
     def _stage(self, source: WeightsConfig) -> dict[str, Any]:
         """The paper's loss with the weights' metric, and soft Dice where there are labels."""
         metric, sigma = source.instance.metric, source.instance.sigma
+        if metric == "auto":  # what it chooses for images of one contrast, as those of a set are
+            metric = "lncc"
         return {
             "name": "fine-tuning",
             "steps": self.steps,

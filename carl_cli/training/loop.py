@@ -187,7 +187,8 @@ class Run:
         better = False
         if count and journal is not None:
             network: Any = work.average.module
-            scores = validate(network, work.held_out, count, self.config.model.align_corners)
+            corners = self.config.model.align_corners
+            scores = validate(network, work.held_out, count, corners, work.alignment)
             journal.write("validation", self.at.total, stage=work.stage.name, **scores)
             better = scores["score"] > self.best
             if better:

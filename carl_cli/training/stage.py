@@ -23,6 +23,7 @@ from carl_cli.training.optimiser import averaged_model, scheduler, speed_up
 from carl_cli.training.refining import KeptPairs, RefinementObjective, tied_refinements
 from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.tables import StageConfig
+from carl_cli.training.validation import alignment_of
 
 MOST_BAD_STEPS = 20
 
@@ -50,6 +51,7 @@ class Work:
         self.bad_steps = 0
         self.batches, objective = self._source_and_loss()
         self.held_out = validation_pairs(config, self.stage, here.device)
+        self.alignment = alignment_of(config, self.stage)
         _choose_parameters(network, self.stage)
         # Before its calls are replaced: a copy would still call the network's.
         self.average = averaged_model(network, config.keeping.average_decay)

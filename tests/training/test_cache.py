@@ -33,6 +33,22 @@ def test_the_cache_holds_what_the_network_would_see(data: ImageData) -> None:
     np.testing.assert_allclose(cached.images[1], expected, atol=5e-4)  # float16
 
 
+def test_each_set_has_a_modality_of_its_own(tmp_path: Path) -> None:
+    """The same values, as CT between -1000 and 1000 HU, as MR between their own limits."""
+    values = np.random.default_rng(0).uniform(-500, 500, (16, 16, 16)).astype(np.float32)
+    grid = Grid((16,) * 3, (2.0,) * 3, (0.0,) * 3, tuple(np.eye(3).flatten()))
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        write_image(tmp_path / "images" / f"{name}.nii.gz", Image(values, grid))
+    sets = [{"images": tmp_path / "images", "modality": m} for m in ("ct", "mr")]
+    data = images_data(sets=sets, cache=tmp_path / "cache")
+    fill_cache(data, RULE)
+    ct, mr = (one.images[0].astype(np.float32) for one in read_cache(data, RULE))
+    np.testing.assert_allclose(ct, (values + 1000) / 2000, atol=1e-3)
+    assert mr.min() == pytest.approx(0, abs=1e-3)
+    assert mr.max() == pytest.approx(1, abs=1e-3)
+
+
 def test_what_is_cached_is_made_again_only_when_files_or_rule_change(
     data: ImageData, folder: Path
 ) -> None:

@@ -11,13 +11,23 @@ import pytest
 import torch
 
 from carl_cli.cli.app import main
+from carl_cli.errors import UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.images.files import Image, write_image
 from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.preprocessing.rule import PreprocessRule
+from carl_cli.training.finetuning import FineTuning
 from carl_cli.training.start import parts
+from carl_cli.training.validation import alignment_of
 from carl_cli.weights.files import sha256_of
-from carl_cli.weights.folder import InstanceDefaults, WeightsConfig, load_weights, save_weights
+from carl_cli.weights.folder import (
+    InstanceDefaults,
+    WeightsConfig,
+    load_weights,
+    read_config,
+    save_weights,
+)
+from carl_cli.weights.locate import locate
 from tests.training.conftest import TINY_MODEL
 from tests.training.test_loop import records
 
@@ -65,7 +75,7 @@ def weights(folder: Path, family: str) -> Path:
         licence="CC0-1.0",
         model=described,
         preprocess=rule,
-        instance=InstanceDefaults(sigma=2, steps=7),
+        instance=InstanceDefaults(sigma=2, steps=7, metric="auto" if family == "carl" else "lncc"),
     )
     save_weights(folder, build_network(described), config, "A card.\n")
     return folder
@@ -114,6 +124,18 @@ def test_refinements_alone_learn_on_a_small_grid(images: Path, tmp_path: Path) -
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     ours, theirs = a.state_dict(), b.state_dict()
     return all(torch.allclose(ours[key], theirs[key], atol=1e-7) for key in ours)
+
+
+def test_the_weights_of_the_package_can_be_trained_further(images: Path, tmp_path: Path) -> None:
+    """Their metric follows the pair; images of one set are of one contrast."""
+    config = FineTuning("carl-base", images, tmp_path / "cache").config("mine")
+    (stage,) = config.stages
+    assert (stage.loss.metric, stage.loss.sigma, config.initial) == ("lncc", 2, "carl-base")
+    assert alignment_of(config, stage) == read_config(locate("carl-base")).alignment
+    with pytest.raises(UsageError, match="no refinements"):
+        FineTuning("carl-base", images, tmp_path / "cache", learn="refinements").config("mine")
+    with pytest.raises(UsageError, match="2D"):
+        FineTuning("carl-base-2d", images, tmp_path / "cache").config("mine")
 
 
 def test_it_ends_when_nothing_is_gained(images: Path, tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ from carl_cli.cli.app import main
 from carl_cli.geometry import Grid
 from carl_cli.io.images.files import Image, write_image
 from tests.cli.weights_folder import untrained_weights
+from tests.weights.conftest import Carl, carl, forks, hub  # noqa: F401 (fixtures)
+from tests.weights.hub import Hub
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "training.md"
+PUSHED = "org/abdomen-ct"  # where the page has ORG
 CASES = ("0001", "0002", "0199", "0200")
 
 
@@ -37,13 +40,18 @@ def write_hospital(folder: Path) -> None:
         write_image(folder / "seg" / f"{name}.nii.gz", Image(ball.astype(np.uint8), grid))
 
 
-def test_the_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands, but for fewer steps and smaller weights to begin with."""
+def test_the_walk(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    carl: Carl,  # noqa: F811
+    hub: Hub,  # noqa: F811
+) -> None:
+    """As it stands, but for fewer steps, smaller weights to begin with, and the hub on loopback."""
     monkeypatch.chdir(tmp_path)
     write_hospital(tmp_path)
     untrained_weights(tmp_path / "carl-small")
     walked = lines()
-    assert len(walked) == 8
+    assert len(walked) == 9
     for line in walked:
         words = shlex.split(line)[1:]
         if "--from" in words:
@@ -51,10 +59,17 @@ def test_the_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             words += ["--steps", "2", "--max-voxels", "16384"]
         if words[:2] == ["train", "small.toml"]:
             shorten(tmp_path / "small.toml")
+        if words[:2] == ["weights", "push"]:
+            done = carl(*words[:-1], PUSHED, HF_TOKEN=hub.token)
+            assert done.returncode == 0, done.stderr
+            continue
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert not stop.value.code, line
     assert "dice" in json.dumps(json.loads((tmp_path / "scores.json").read_text()))
+    pushed = hub.repositories[PUSHED]
+    ours = (tmp_path / "runs/ct/weights/model.safetensors").read_bytes()
+    assert pushed.tree(pushed.revisions["main"])["model.safetensors"] == ours
 
 
 def shorten(path: Path) -> None:
