@@ -32,6 +32,7 @@ from carl_cli.weights.options import NetworkOptions
 
 if TYPE_CHECKING:
     from carl_cli.batch.summary import Totals
+    from carl_cli.batch.workers import Crew
     from carl_cli.io.images.files import Image
     from carl_cli.workflows.template import Built, Member, Registered
     from carl_cli.workflows.template_files import TemplateFiles
@@ -68,17 +69,20 @@ def template(
         carl template subjects --labels segmentations -o template.nii.gz --resume
         carl template study.csv -o template.nii.gz --executor slurm --tasks 8 --mem 8G
     """
+    from carl_cli.batch.workers import Crew
+
     method = MethodArguments(
         network=network, instance=instance, images=images, start=start, run=run
     )
     threads = method.begin()
     members = _members(group)
-    rounds = _Rounds(members, wanted, work, cluster, method, threads)
-    rounds.check()
-    if run.dry_run:
-        rounds.try_out()
-        return
-    rounds.run()
+    with Crew() as crew:
+        rounds = _Rounds(members, wanted, work, cluster, method, threads, crew)
+        rounds.check()
+        if run.dry_run:
+            rounds.try_out()
+        else:
+            rounds.run()
 
 
 def _members(group: GroupArguments) -> list[Member]:
@@ -113,6 +117,7 @@ class _Rounds:
     cluster: ClusterArguments
     method: MethodArguments
     threads: int
+    crew: Crew
 
     @property
     def files(self) -> TemplateFiles:
@@ -203,7 +208,8 @@ class _Rounds:
 
         entries = read_entries(table, method)
         if self.cluster.executor == "local" or method.run.dry_run:
-            return batch_work.do_part(entries, Shard(), folder, self.schedule, method, self.threads)
+            part = entries, Shard(), folder, self.schedule, method, self.threads, self.crew
+            return batch_work.do_part(*part)
         if not batch_work.all_finished(entries, folder, method):
             self._submit(table, folder, method)
         return batch_work.summarised(folder, entries)
