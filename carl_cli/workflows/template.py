@@ -170,7 +170,7 @@ def _blocks(grid: Grid) -> Grid:
 
 def _moved(grid: Grid, mean: MeanMap) -> Grid:
     """Where the middle goes, so that the template stays in view; the axes keep their directions."""
-    shift = mean.affine(grid.centre_mm) - grid.centre_mm
+    shift = mean.map(grid.centre_mm) - grid.centre_mm
     return replace(grid, origin_mm=tuple((np.array(grid.origin_mm) + shift).tolist()))
 
 
