@@ -19,6 +19,7 @@ from carl_cli.batch.workers import _Worker
 from carl_cli.errors import InputError
 from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.io.transforms.files import read_transform
+from carl_cli.report.record import read_record
 from carl_cli.transforms import AffineTransform, Deformation, Transform, dense
 from carl_cli.transforms.means import mean_displacement
 from carl_cli.workflows.request import CaseOutputs
@@ -298,6 +299,16 @@ def test_one_worker_serves_all_rounds_and_reads_nothing_for_trial(
     told = template(quiet_study, tmp_path / "t.nii.gz")
     assert told.code == 0, told.err
     assert len(begun) == 1
+
+
+@pytest.mark.slow
+def test_all_rounds_but_the_last_are_rough(quiet_study: Study, tmp_path: Path) -> None:
+    """Identity maps settle at once: of at most four rounds the third is the last, as told."""
+    told = template(quiet_study, tmp_path / "t.nii.gz", "--rounds", 4, "--tolerance", 100)
+    assert told.code == 0, told.err
+    records = sorted(tmp_path.glob("t_work/*/a/*.json"))
+    rough = [read_record(path).options.get("rough", False) for path in records]
+    assert rough == [True, True, False]
 
 
 @pytest.mark.slow
