@@ -1,7 +1,7 @@
 """Templates of rendered brains: carl beside antspyx's build_template, and pairs through a template
 beside pairs that were registered to each other.
 
-    python benchmarks/template.py [ants] [pairs] [--rounds 3] [--spacing 4]
+    python benchmarks/template.py [--only ants|pairs] [--rounds 3] [--spacing 4]
 
 ants: five brains, both programs on the same files in one run. Seconds of one thread's processor,
 start and reading included. Dice is the mean over all pairs of images and all structures, labels
@@ -48,11 +48,11 @@ ants.image_write(made, target)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--only", choices=list(PARTS), help="one of the two tables")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spacing", type=float, default=4.0, help="mm")
     arguments = parser.parse_args()
-    for part in arguments.parts:
+    for part in [arguments.only] if arguments.only else PARTS:
         with tempfile.TemporaryDirectory() as scratch:
             PARTS[part](Path(scratch), arguments.rounds, arguments.spacing)
 
