@@ -146,6 +146,12 @@ def keep_freed_memory() -> None:
     libc.mallopt(_TRIM_THRESHOLD, -1)
 
 
+def give_back_memory() -> None:
+    """What `keep_freed_memory` has kept so far goes back to the system."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _cgroup_folders(root: Path, process: Path, controller: str) -> list[Path]:
     """The groups of this process and their ancestors; lines read `id:controllers:path`."""
     folders = [root, root / controller]  # inside a container the group's own path is often hidden

@@ -15,7 +15,7 @@ from carl_cli.batch.status import make_folder, remove_partial, write_rows
 from carl_cli.batch.table import Entry, entry_of, named_once
 from carl_cli.errors import InputError
 from carl_cli.io.atomic import full_suffix
-from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, table_lines
+from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, header_of, table_lines
 from carl_cli.io.images.files import Image, write_image
 from carl_cli.workflows.template import Member, Registered
 from carl_cli.workflows.template_files import FIXED
@@ -39,7 +39,7 @@ def members_of_table(path: Path) -> list[Member]:
     Raises InputError, naming the first line that can't be used.
     """
     lines = table_lines(path)
-    header = [cell.lower() for cell in lines[0][1]] if lines else []
+    header = header_of(path, lines)
     if "image" not in header:
         columns = ", ".join(_Cells.model_fields)
         raise InputError(f"{path}, line 1: no column 'image'", f"columns are {columns}")

@@ -19,7 +19,7 @@ from carl_cli.batch.job import Job, Outcome, fingerprint, finished
 from carl_cli.batch.shards import Shard
 from carl_cli.batch.status import StatusRow, StatusTable, done, read_rows
 from carl_cli.batch.table import Entry
-from carl_cli.batch.workers import Setup, do_jobs
+from carl_cli.batch.workers import Crew, Setup
 from carl_cli.errors import OutputError
 from carl_cli.weights.folder import Weights
 
@@ -59,8 +59,8 @@ class Batch:
         self.earlier: dict[str, StatusRow] = {}
         self.fingerprints: dict[str, str] = {}
 
-    def run(self, setups: list[Setup]) -> list[StatusRow]:
-        """Do what is to be done, in a process for each of the setups.
+    def run(self, setups: list[Setup], crew: Crew) -> list[StatusRow]:
+        """Do what is to be done, in a process of the crew for each of the setups.
 
         Returns the final rows. Raises OutputError before any work when results are in the way
         or another run does this part, and later when another run has taken it over.
@@ -69,16 +69,16 @@ class Batch:
         with self.claim:
             self.earlier = read_rows(self.claim.out_dir) if self.policy.resume else {}
             self.table.open(self._first_rows())
-            self._work(setups)
+            self._work(setups, crew)
             self.claim.check()
             self.table.close()
         return list(self.table.rows.values())
 
-    def _work(self, setups: list[Setup]) -> None:
+    def _work(self, setups: list[Setup], crew: Crew) -> None:
         for row in self.table.rows.values():
             if row.state == "failed":
                 LOGGER.error("%s: %s", row.id, row.error)
-        do_jobs(self._needed(), setups, self)
+        crew.do(self._needed(), setups, self)
 
     def _check_free(self) -> None:
         if self.policy.resume or self.policy.overwrite:

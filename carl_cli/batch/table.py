@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import (
 
 from carl_cli.batch.naming import default_name
 from carl_cli.errors import InputError
-from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, table_lines
+from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, header_of, table_lines
 from carl_cli.preprocessing.options import ImageOptions, cells_of
 from carl_cli.registration.options import ChannelOptions, GuideOptions, StartOptions
 from carl_cli.weights.options import InstanceChoices
@@ -117,7 +116,7 @@ def read_table(path: Path, defaults: Mapping[str, Path] | None = None) -> list[E
     lines = table_lines(path)
     if not lines:
         raise InputError(f"{path} is empty", "the first line names the columns: fixed,moving")
-    header = _header(path, lines[0][1])
+    header = _header(path, lines)
     if len(lines) == 1:
         raise InputError(f"{path} has a header but no pairs", "add a line for each pair")
     folder = path.absolute().parent
@@ -125,16 +124,13 @@ def read_table(path: Path, defaults: Mapping[str, Path] | None = None) -> list[E
     return named_once(_entry(number, cells, header, folder, filled) for number, cells in lines[1:])
 
 
-def _header(path: Path, cells: Sequence[str]) -> list[str]:
-    header = [cell.lower() for cell in cells]
+def _header(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[str]:
+    header = header_of(path, lines)
     unknown = [name for name in header if name not in COLUMNS]
     if unknown:
         raise InputError(
             f"{path}, line 1: unknown column {unknown[0]!r}", f"columns are {', '.join(COLUMNS)}"
         )
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise InputError(f"{path}, line 1: column {twice[0]!r} occurs twice", "keep one of them")
     missing = [name for name in ("fixed", "moving") if name not in header]
     if missing:
         raise InputError(f"{path}, line 1: no column {missing[0]!r}", "name the columns in line 1")

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from carl_cli.batch.job import Job, Outcome
 from carl_cli.batch.pipeline import Watcher, run_jobs
-from carl_cli.system import keep_freed_memory, limit_threads
+from carl_cli.system import give_back_memory, keep_freed_memory, limit_threads
 from carl_cli.weights.folder import load_weights
 
 _PR_SET_PDEATHSIG = 1
@@ -45,21 +45,33 @@ class Setup:
     deterministic: bool
 
 
-def do_jobs(jobs: Iterator[Job], setups: Sequence[Setup], watcher: Watcher) -> None:
-    """Do all the jobs, by a process for each setup. The watcher is told in this one."""
-    queue = _Queue(jobs)
-    workers = [_Worker(setup) for setup in setups]
-    try:
-        busy = [worker for worker in workers if worker.begin(queue)]
+class Crew:
+    """Processes that stay until the end of the `with` block: a start costs seconds, and a template
+    has round after round of cases."""
+
+    def __init__(self) -> None:
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def do(self, jobs: Iterator[Job], setups: Sequence[Setup], watcher: Watcher) -> None:
+        """Do all the jobs, by a process for each setup. The watcher is told in this one."""
+        if [worker.setup for worker in self._workers] != list(setups):
+            self.__exit__()
+            self._workers = [_Worker(setup) for setup in setups]
+        queue = _Queue(jobs)
+        busy = [worker for worker in self._workers if worker.begin(queue)]
         while busy:
             ready = wait([worker.connection for worker in busy])
             for worker in [w for w in busy if w.connection in ready]:
                 worker.listen(queue, watcher)
                 if not worker.jobs and not worker.begin(queue):
                     busy.remove(worker)
-    finally:
-        for worker in workers:
-            worker.stop()
 
 
 class _Queue:
@@ -211,6 +223,7 @@ def _serve(connection: Connection, setup: Setup, parent: int) -> None:
         try:
             first = connection.recv()
             run_jobs(chain([first], iter(connection.recv, None)), weights, reporter)
+            give_back_memory()  # others may need it until the next round
         except EOFError:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
             return

@@ -79,9 +79,11 @@ def run_batch(
         submit(cluster, len(entries), table, folder, schedule, method)
         return
     from carl_cli.batch.shards import chosen_shard
+    from carl_cli.batch.workers import Crew
 
     shard = chosen_shard(schedule.shard)
-    totals = do_part(entries, shard, folder, schedule, method, threads)
+    with Crew() as crew:
+        totals = do_part(entries, shard, folder, schedule, method, threads, crew)
     if totals is not None:
         _conclude(totals)
         check_doubts(folder, shard.of(entries), method.run)

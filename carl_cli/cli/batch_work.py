@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from carl_cli.batch.shards import Shard
     from carl_cli.batch.summary import Totals
     from carl_cli.batch.table import Entry
-    from carl_cli.batch.workers import Setup
+    from carl_cli.batch.workers import Crew, Setup
     from carl_cli.weights.folder import Weights
 
 
@@ -31,6 +31,7 @@ def do_part(
     schedule: ScheduleArguments,
     method: MethodArguments,
     threads: int,
+    crew: Crew,
 ) -> Totals | None:
     """Register the cases of a shard here, and sum up if it is all of them; None: only checked."""
     setups = _setups(method.network, threads, schedule)
@@ -43,7 +44,8 @@ def do_part(
         return None
     _check_request(jobs, weights)
     refused = [entry for entry in mine if entry.row is None]
-    return _run(folder, shard, jobs, refused, weights, _policy(folder, schedule), setups, entries)
+    policy = _policy(folder, schedule)
+    return _run(folder, shard, jobs, refused, weights, policy, setups, crew, entries)
 
 
 def _jobs(
@@ -122,6 +124,7 @@ def _run(
     weights: Weights,
     policy: Policy,
     setups: list[Setup],
+    crew: Crew,
     entries: Sequence[Entry],
 ) -> Totals:
     from carl_cli.batch.run import Batch
@@ -130,7 +133,7 @@ def _run(
     with live_table(len(setups)) as listener:
         work = Batch(folder.out_dir, shard, jobs, refused, weights, policy, listener)
         console.LOGGER.info("%d cases, status in %s", len(work.jobs), work.table.path)
-        rows = work.run(setups)
+        rows = work.run(setups, crew)
     if shard.count == 1:
         return summarised(folder, entries)
     states = [row.state for row in rows]

@@ -120,7 +120,7 @@ def _register(
     from carl_cli.batch.run import Batch, Policy
     from carl_cli.batch.shards import Shard
     from carl_cli.batch.table import read_table
-    from carl_cli.batch.workers import Setup
+    from carl_cli.batch.workers import Crew, Setup
     from carl_cli.model.devices import chosen_device
 
     device = chosen_device(method.network.device)
@@ -137,7 +137,8 @@ def _register(
     ]
     refused = [entry for entry in entries if entry.row is None]
     batch = Batch(results, Shard(), jobs, refused, weights, Policy(resume=True))
-    return sum(row.state == "failed" for row in batch.run([setup]))
+    with Crew() as crew:
+        return sum(row.state == "failed" for row in batch.run([setup], crew))
 
 
 def _tell(described: Protocol, what: ProtocolArguments) -> None:

@@ -32,6 +32,7 @@ from carl_cli.weights.options import NetworkOptions
 
 if TYPE_CHECKING:
     from carl_cli.batch.summary import Totals
+    from carl_cli.batch.workers import Crew
     from carl_cli.io.images.files import Image
     from carl_cli.workflows.template import Built, Member, Registered
     from carl_cli.workflows.template_files import TemplateFiles
@@ -55,8 +56,8 @@ def template(
     """Build an unbiased template of a group of images.
 
     Each round registers all images to the template, averages them through these maps and takes
-    the mean map out, so that no image shapes the template more than another. With --io the last
-    round is fitted to the images; the others never are.
+    the mean map out, so that no image shapes the template more than another. All rounds but the
+    last are rough ones, with fewer steps; with --io the last one is fitted to the images.
 
     Every round is a batch in a folder of its own: a run that was killed continues with --resume,
     to the same bytes, and --executor slurm submits the registrations of each round and waits.
@@ -68,17 +69,20 @@ def template(
         carl template subjects --labels segmentations -o template.nii.gz --resume
         carl template study.csv -o template.nii.gz --executor slurm --tasks 8 --mem 8G
     """
+    from carl_cli.batch.workers import Crew
+
     method = MethodArguments(
         network=network, instance=instance, images=images, start=start, run=run
     )
     threads = method.begin()
     members = _members(group)
-    rounds = _Rounds(members, wanted, work, cluster, method, threads)
-    rounds.check()
-    if run.dry_run:
-        rounds.try_out()
-        return
-    rounds.run()
+    with Crew() as crew:
+        rounds = _Rounds(members, wanted, work, cluster, method, threads, crew)
+        rounds.check()
+        if run.dry_run:
+            rounds.try_out()
+        else:
+            rounds.run()
 
 
 def _members(group: GroupArguments) -> list[Member]:
@@ -113,6 +117,7 @@ class _Rounds:
     cluster: ClusterArguments
     method: MethodArguments
     threads: int
+    crew: Crew
 
     @property
     def files(self) -> TemplateFiles:
@@ -143,7 +148,7 @@ class _Rounds:
     def try_out(self) -> None:
         """Check that every image can be registered to the first template."""
         with tempfile.TemporaryDirectory() as scratch:
-            self._register(Path(scratch), self._first(), fitted=False)
+            self._register(Path(scratch), self._first(), rough=True)
 
     def run(self) -> None:
         from carl_cli.batch.status import remove_partial
@@ -154,14 +159,14 @@ class _Rounds:
         current, figures, settled = self._first(), [], False
         for number in range(1, self.wanted.rounds + 1):
             last = settled or number == self.wanted.rounds
-            group = self._register(self.files.round(number), current, fitted=last)
+            group = self._register(self.files.round(number), current, rough=not last)
             console.LOGGER.info("round %d: the new template", number)
             built = next_template(number, current, group, looks)
             figures.append(built.figures)
             _print(built)
             current = built.template
             settled = number > 1 and built.figures.mean_displacement_mm < self.wanted.tolerance
-            if last or (settled and not self.method.instance.io):
+            if last:
                 break
         remove_partial(self.files.transforms)  # what a killed run left there
         deliver(built, group, self.files)
@@ -180,15 +185,15 @@ class _Rounds:
             path = nearest.image
         return first_template(read_image(path, average=True))
 
-    def _register(self, path: Path, current: Image, *, fitted: bool) -> list[Registered]:
-        """All images to a template, by the engine of `carl batch`. fitted: with --io, if asked."""
+    def _register(self, path: Path, current: Image, *, rough: bool) -> list[Registered]:
+        """All images to a template, by the engine of `carl batch`. rough: quickly, without --io."""
         from carl_cli.batch.rounds import begin_round, registered_in
         from carl_cli.workflows.template_files import FIXED
 
         table = TableArguments(pairs=begin_round(path, current, self.members))
         method = self.method.suited_to(path / FIXED)
-        if not fitted:
-            method = replace(method, instance=InstanceArguments())
+        if rough:
+            method = replace(method, instance=InstanceArguments(), rough=True)
         console.LOGGER.info("%s: %d images", path.name, len(self.members))
         totals = self._done(table, self.folder(path), method)
         if totals is not None:
@@ -203,7 +208,8 @@ class _Rounds:
 
         entries = read_entries(table, method)
         if self.cluster.executor == "local" or method.run.dry_run:
-            return batch_work.do_part(entries, Shard(), folder, self.schedule, method, self.threads)
+            part = entries, Shard(), folder, self.schedule, method, self.threads, self.crew
+            return batch_work.do_part(*part)
         if not batch_work.all_finished(entries, folder, method):
             self._submit(table, folder, method)
         return batch_work.summarised(folder, entries)

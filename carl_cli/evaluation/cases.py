@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from carl_cli.errors import InputError
-from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, table_lines
+from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, header_of, table_lines
 from carl_cli.io.transforms import split_program
 from carl_cli.io.transforms.chain import parse_item
 from carl_cli.report.record import InputFile, OutputFile, RunRecord, read_record
@@ -83,7 +83,7 @@ def cases_of(source: Path) -> list[CaseFiles]:
 
 def _of_table(path: Path) -> list[CaseFiles]:
     lines = table_lines(path)
-    header = [cell.lower() for cell in lines[0][1]] if lines else []
+    header = header_of(path, lines)
     unknown = [name for name in header if name not in COLUMNS]
     if len(lines) < 2 or unknown:
         found = f"unknown column {unknown[0]!r}" if unknown else "no case"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +43,16 @@ def table_lines(path: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: {error}", "correct this line") from error
     return [(number, cells) for number, cells in found if any(cells)]
+
+
+def header_of(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[str]:
+    """The columns' names in small letters, none of an empty table. Raises InputError for one that
+    occurs twice: nobody could tell which counts."""
+    header = [cell.lower() for cell in lines[0][1]] if lines else []
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}, line 1: column {twice[0]!r} occurs twice", "keep one of them")
+    return header
 
 
 def cells_by_column(header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:

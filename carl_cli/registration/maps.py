@@ -8,6 +8,7 @@ asked for, the map that they lead to is smoothed as a whole, too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -37,6 +38,7 @@ from carl_cli.weights.folder import AlignmentRule, Weights
 # Times the usual at regularity 0 and 1. Below 0.7 steps get lost in noise: their map is no softer.
 SOFTEST, STIFFEST = 0.7, 4.0
 SIGMA = 2.0  # voxels, of the whole map, for each unit of stiffness above the usual
+ROUGH = 1 / 3  # of the steps, for a rough map
 LEAST_SMOOTHING = 0.1  # voxels: below it a Gaussian does nothing
 
 
@@ -72,13 +74,15 @@ def find_maps(
     weights: Weights,
     instance: InstanceOptions | None,
     regularity: float,
+    rough: bool,
     freedom: Freedom | None,
     watch: Stopwatch,
     progress: Progress,
 ) -> FoundMaps:
     """The network's maps, aligned where the weights ask for it, fitted where `instance` does.
 
-    regularity: from 0, soft, over 0.5, the usual, to 1, stiff. freedom: where not all may move.
+    regularity: from 0, soft, over 0.5, the usual, to 1, stiff. rough: in fewer steps of alignment.
+    freedom: where not all may move.
     """
     losses: list[float] = []
     align_corners, stiff = weights.config.model.align_corners, stiffness(regularity)
@@ -98,7 +102,7 @@ def find_maps(
         maps = limited(network_maps(network, pair, "network", progress))
     known = None
     if weights.config.alignment is not None:
-        known = Contexts(pair, _stiff_rule(weights.config.alignment, stiff))
+        known = Contexts(pair, _rule(weights.config.alignment, stiff, rough))
         with watch.stage("alignment"):
             maps, known = align(maps, known, align_corners, progress, steps)
             pair = known.pair  # perhaps with masks
@@ -130,9 +134,11 @@ def _stiffened(options: InstanceOptions, stiff: float) -> InstanceOptions:
     )
 
 
-def _stiff_rule(rule: AlignmentRule, stiff: float) -> AlignmentRule:
+def _rule(rule: AlignmentRule, stiff: float, rough: bool) -> AlignmentRule:
     smoothing = max(rule.smoothing * stiff, LEAST_SMOOTHING)
-    return rule.model_copy(update={"smoothing": smoothing, "elasticity": rule.elasticity * stiff})
+    stiffer = {"smoothing": smoothing, "elasticity": rule.elasticity * stiff}
+    steps = math.ceil(rule.steps * ROUGH) if rough else rule.steps
+    return rule.model_copy(update={"steps": steps, **stiffer})
 
 
 def _smoothed(maps: Maps, pair: Pair, align_corners: bool, stiff: float) -> Maps:

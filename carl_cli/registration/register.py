@@ -49,6 +49,7 @@ class RegistrationOptions(ChannelOptions, GuideOptions, StartOptions, ImageOptio
     known: InstanceOf[Known] = Known()  # labels and landmarks that guide where they have a weight
     instance: InstanceOptions | None = None  # None: the forward pass alone
     match_spread: bool = False  # whether Registration.spread_mm is wanted
+    rough: bool = False  # a map to begin with, in a fraction of the steps of alignment
 
 
 DEFAULT_OPTIONS = RegistrationOptions()
@@ -96,7 +97,8 @@ def register(
     instance = None if options.linear is not None else options.instance
     align = weights.config.model.align_corners
     freedom = freedom_of(options, fixed.grid, prepared.fixed.grid, align)
-    found = find_maps(pair, weights, instance, options.regularity, freedom, watch, progress)
+    looks = options.regularity, options.rough
+    found = find_maps(pair, weights, instance, *looks, freedom, watch, progress)
     with watch.stage("transform"), torch.inference_mode():
         forward, backward = _physical(
             found.forward, found.backward, prepared, fixed, moving, weights

@@ -8,8 +8,10 @@ image.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -36,10 +38,16 @@ class Side:
 
     @property
     def grid(self) -> Tensor:
-        return identity(self.image.shape[2:], self.align_corners, self.image.device)
+        return _voxels(self.image.shape[2:], self.align_corners, self.image.device)
 
     def moved(self, points: Tensor) -> Tensor:
         return points + sample(self.u, points, self.align_corners)
+
+
+@lru_cache(maxsize=4)  # asked for ten times a step: both sides of a scale, and of the next one
+def _voxels(shape: torch.Size, align_corners: bool, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it is kept, and a backward pass may need it later
+        return identity(shape, align_corners, device)
 
 
 class Sides(NamedTuple):

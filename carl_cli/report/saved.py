@@ -84,6 +84,12 @@ def load_run(
     read.
     """
     record = None if record_path is None else read_record(record_path)
+    if record is not None and record.series is not None:
+        page = record.outputs.get("report")
+        raise UsageError(
+            f"{record_path} is the record of a motion correction, not of a registration",
+            f"its page is {page.path}" if page else "its page is what carl series --report writes",
+        )
     paths = _paths(record, record_path, given)
     missing = [words for role, words in NEEDED.items() if role not in paths]
     if missing:

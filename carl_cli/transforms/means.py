@@ -67,39 +67,39 @@ def as_affine(transform: Transform) -> AffineTransform | None:
 
 @dataclass(frozen=True, eq=False)
 class MeanMap:
-    """The mean of maps of one space to several others, LPS mm: x → affine(warp(x))."""
+    """The mean of maps of one space to several others, LPS mm: x → pose(shape(x))."""
 
-    affine: AffineTransform  # mean of the maps' affine parts
-    warp: DisplacementField  # mean displacement of what these leave
+    pose: AffineTransform  # mean of the maps' rigid parts
+    shape: DisplacementField  # mean displacement of what these leave
 
     @property
     def map(self) -> CompositeTransform:
-        return CompositeTransform((self.affine, self.warp))
+        return CompositeTransform((self.pose, self.shape))
 
 
 def mean_map(maps: Iterable[Transform], grid: Grid, points: Array, weights: Array) -> MeanMap:
-    """Each map T is split into A ∘ W, A being the affine transform nearest to it.
+    """Each map T is split into R ∘ S, R being the rigid transform nearest to it.
 
-    points (N, D) LPS mm with weights (N,): where A is fitted, robustly. grid: where W is averaged.
-    The matrices of the affine parts have a log-Euclidean mean, and the points' centre goes to the
-    mean of its places: where images lie in space does not mix with how they are turned. Maps
-    x → T(M⁻¹(x)), M being the mean map, have no mean displacement but for terms of second order
-    of the matrices' differences.
-    Raises InputError for an affine part without a logarithm.
+    points (N, D) LPS mm with weights (N,): where R is fitted, robustly. grid: where S is averaged.
+    Rotations have a log-Euclidean mean: that of their displacements would shrink. The points'
+    centre goes to the mean of its places: where images lie in space does not mix with how they
+    are turned. Sizes and all else of the shape have the mean of their displacements, so that maps
+    x → T(M⁻¹(x)), M being the mean map, have none left beside their poses.
+    Raises InputError for poses half a turn apart.
     """
-    affines: list[AffineTransform] = []
+    poses: list[AffineTransform] = []
     total = np.zeros((*grid.shape_zyx, grid.dimension))
     for transform in maps:
-        affines.append(fit_affine(transform, points, weights))
-        _add_displacement(total, affines[-1].inverse() @ transform, grid)
-    warp = DisplacementField(grid, (total / len(affines)).astype(np.float32))
+        poses.append(fit_affine(transform, points, weights, "rigid"))
+        _add_displacement(total, poses[-1].inverse() @ transform, grid)
+    shape = DisplacementField(grid, (total / len(poses)).astype(np.float32))
     centre = np.average(points, axis=0, weights=weights)
-    return MeanMap(_mean_about(affines, centre), warp)
+    return MeanMap(_mean_about(poses, centre), shape)
 
 
-def _mean_about(affines: Sequence[AffineTransform], centre: Array) -> AffineTransform:
-    matrix = exponential(np.mean([logarithm(affine.matrix) for affine in affines], axis=0))
-    target = np.mean([affine(centre) for affine in affines], axis=0)
+def _mean_about(poses: Sequence[AffineTransform], centre: Array) -> AffineTransform:
+    matrix = exponential(np.mean([logarithm(pose.matrix) for pose in poses], axis=0))
+    target = np.mean([pose(centre) for pose in poses], axis=0)
     return AffineTransform(matrix, target - matrix @ centre)
 
 

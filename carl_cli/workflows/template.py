@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from carl_cli.evaluation import metrics
 from carl_cli.geometry import Grid, block_grid
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.resample import resample
-from carl_cli.io.transforms.files import natural_grid, read_transform
+from carl_cli.io.transforms.files import natural_grid, read_written
 from carl_cli.preprocessing.foreground import foreground_weight
 from carl_cli.registration.averaging import How, average, gradient_energy, sharpened
 from carl_cli.report.record import RunRecord, read_record
@@ -52,7 +53,7 @@ class Registered:
     member: Member
     outputs: CaseOutputs
 
-    @property
+    @cached_property
     def record(self) -> RunRecord:
         assert self.outputs.json is not None, "a round keeps the record of every case"
         return read_record(self.outputs.json)
@@ -61,7 +62,7 @@ class Registered:
     def transform(self) -> Transform:
         """Template points → image points, LPS mm."""
         assert self.outputs.forward is not None, "a round keeps the transform of every case"
-        return read_transform(self.outputs.forward)
+        return read_written(self.outputs.forward, self.record.outputs["forward"].sha256)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _blocks(grid: Grid) -> Grid:
 
 def _moved(grid: Grid, mean: MeanMap) -> Grid:
     """Where the middle goes, so that the template stays in view; the axes keep their directions."""
-    shift = mean.affine(grid.centre_mm) - grid.centre_mm
+    shift = mean.map(grid.centre_mm) - grid.centre_mm
     return replace(grid, origin_mm=tuple((np.array(grid.origin_mm) + shift).tolist()))
 
 

@@ -327,6 +327,7 @@ def test_tables_that_are_none(carl: Carl, tmp_path: Path) -> None:  # noqa: F811
         "unknown.csv": ("id,fixd\n1,a\n", "unknown column 'fixd'"),
         "lines.csv": ("id,fixed\n1,a.nii\n2,b.nii\n", "line 3: fixed: no such file"),
         "empty.csv": ("id,fixed\n", "no case"),
+        "twice.csv": ("id,fixed,Fixed\n1,a,b\n", "column 'fixed' occurs twice"),
     }
     for name, (text, words) in cases.items():
         (tmp_path / name).write_text(text)

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from carl_cli.registration.instance import InstanceOptions
-from carl_cli.registration.maps import _stiff_rule, _stiffened, stiffness
+from carl_cli.registration.maps import _rule, _stiffened, stiffness
 from carl_cli.weights.folder import AlignmentRule
 from tests.cli.conftest import Carl
 from tests.workflows.conftest import PairFiles, Register
@@ -55,7 +55,12 @@ def test_the_middle_is_what_it_was() -> None:
     assert [stiffness(r) for r in (0, 0.5, 0.75, 1)] == [0.7, 1, 2, 4]
     options, rule = InstanceOptions(smoothing=1.7, regularisation=1.3), AlignmentRule()
     assert _stiffened(options, stiffness(0.5)) == options
-    assert _stiff_rule(rule, stiffness(0.5)) == rule
+    assert _rule(rule, stiffness(0.5), rough=False) == rule
+
+
+def test_a_rough_map_takes_a_third_of_the_steps() -> None:
+    assert _rule(AlignmentRule(steps=24), 1, rough=True) == AlignmentRule(steps=8)
+    assert _rule(AlignmentRule(steps=1), 1, rough=True).steps == 1
 
 
 def test_a_fit_is_smoother(

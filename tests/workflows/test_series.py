@@ -65,6 +65,9 @@ def test_all_outputs_belong_together(
     text = page.read_text()
     assert f"{figures['tsnr_before']:.1f} → {figures['tsnr_after']:.1f}" in text
     assert text.count("data:image/png") == 2
+    told = carl("report", record, "-o", tmp_path / "other.html")
+    assert (told.code, "record of a motion correction" in told.err) == (2, True)
+    assert f"its page is {page}" in told.err.replace("\n", "")
 
 
 def _check_aligned(aligned: Path, source: Path, h5: Path) -> None:

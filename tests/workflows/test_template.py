@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from carl_cli.batch.workers import _Worker
 from carl_cli.errors import InputError
 from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.io.transforms.files import read_transform
+from carl_cli.report.record import read_record
 from carl_cli.transforms import AffineTransform, Deformation, Transform, dense
 from carl_cli.transforms.means import mean_displacement
 from carl_cli.workflows.request import CaseOutputs
@@ -283,6 +285,33 @@ def test_killed_at_any_file_it_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.slow
+def test_one_worker_serves_all_rounds_and_reads_nothing_for_trial(
+    quiet_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, start = [], _Worker._start
+
+    def counted(worker: _Worker) -> None:
+        begun.append(worker)
+        start(worker)
+
+    monkeypatch.setattr(_Worker, "_start", counted)
+    monkeypatch.setattr("carl_cli.io.transforms.files.try_out", None)
+    told = template(quiet_study, tmp_path / "t.nii.gz")
+    assert told.code == 0, told.err
+    assert len(begun) == 1
+
+
+@pytest.mark.slow
+def test_all_rounds_but_the_last_are_rough(quiet_study: Study, tmp_path: Path) -> None:
+    """Identity maps settle at once: of at most four rounds the third is the last, as told."""
+    told = template(quiet_study, tmp_path / "t.nii.gz", "--rounds", 4, "--tolerance", 100)
+    assert told.code == 0, told.err
+    records = sorted(tmp_path.glob("t_work/*/a/*.json"))
+    rough = [read_record(path).options.get("rough", False) for path in records]
+    assert rough == [True, True, False]
+
+
+@pytest.mark.slow
 def test_what_is_there_already_is_not_lost(quiet_study: Study, tmp_path: Path) -> None:
     out = tmp_path / "t.nii.gz"
     assert template(quiet_study, out, "--rounds", 1).code == 0
@@ -298,6 +327,7 @@ def test_what_is_there_already_is_not_lost(quiet_study: Study, tmp_path: Path) -
     [
         (("id,picture", "a,a.nii.gz"), "line 1: no column 'image'"),
         (("image", "a.nii.gz", "gone.nii.gz"), "line 3: image: no such file"),
+        (("image,Image", "a.nii.gz,b.nii.gz"), "line 1: column 'image' occurs twice"),
         (("id,image", "x,a.nii.gz", "x,b.nii.gz"), "image 2: line 1 is called 'x' too"),
         (("id,image", "../x,a.nii.gz", "y,b.nii.gz"), "can't name a folder"),
         (("image", "a.nii.gz"), "a template of one image is that image"),

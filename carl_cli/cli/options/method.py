@@ -52,6 +52,7 @@ class MethodArguments:
     guide: GuideOptions = field(default_factory=GuideOptions)
     channels: ChannelOptions = field(default_factory=ChannelOptions)
     run: RunArguments = field(default_factory=RunArguments)
+    rough: bool = False  # see RegistrationOptions
 
     def begin(self) -> int:
         """Logging, thread limits, contradictions: before anything heavy. Returns the threads."""
@@ -110,6 +111,7 @@ class MethodArguments:
             **asdict(self.channels),
             instance=_instance(weights, fit.chosen.values, seed) if fit.io else None,
             match_spread=match_spread,
+            rough=self.rough,
         )
 
     def settings(
@@ -158,7 +160,7 @@ class MethodArguments:
         used = options.instance
         fit = {} if used is None else noted(used)
         unused = () if used is None else [o.name for o in _unused(used.scope)]
-        values |= {"io": used is not None} | volume
+        values |= {"io": used is not None} | volume | ({"rough": True} if self.rough else {})
         return values | {name: value for name, value in fit.items() if name not in unused}
 
 

@@ -80,7 +80,8 @@ class TemplateArguments:
             "--tolerance",
             min=0,
             metavar="MM",
-            help="From the second round on, stop once the mean map moves the template by less.",
+            help="Once the mean map of the second or a later round moves the template by less, the "
+            "next round is the last.",
         ),
     ] = 0.3
     average: Annotated[

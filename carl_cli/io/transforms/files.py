@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.geometry import Grid
-from carl_cli.io.atomic import atomic_path, full_suffix
+from carl_cli.io.atomic import atomic_path, full_suffix, sha256_of
 from carl_cli.io.images.general import check_directions
 from carl_cli.io.images.mgh import SUFFIXES as MGH
 from carl_cli.io.sitk_bridge import cause, overheard
@@ -112,6 +112,14 @@ def read_transform(
             raise
         raise InputError(f"{path}: {error.message}", error.hint) from error
     return transform
+
+
+def read_written(path: Path, sha256: str) -> Transform:
+    """The transform of an .h5 that this program wrote, by the hash in its record: such bytes are
+    sound, and need no trial in a process of its own. Raises InputError for any others."""
+    if not path.is_file() or sha256_of(path) != sha256:
+        raise InputError(f"{path} is not the file that was written", "do the registration again")
+    return from_sitk_transform(sitk.ReadTransform(str(path)))
 
 
 def read_series(path: str | Path, pair: Pair | None = None) -> list[Transform]:

@@ -1,4 +1,4 @@
-"""Rounds of a template on Slurm, seen through programs that stand for sbatch, srun and squeue."""
+"""Rounds of a template on Slurm: on a real one, and seen through programs that stand for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from carl_cli.batch.slurm.jobs import submissions
+from carl_cli.batch.slurm.jobs import submissions, task_states
 from carl_cli.cli import template as command
 from tests.batch.conftest import Study, digests
 from tests.batch.slurm.test_submit import SBATCH, SRUN
@@ -72,4 +72,24 @@ def test_rounds_on_a_cluster_end_with_the_bytes_of_local_ones(
     there.unlink()
     assert built(quiet, there, *asked, "--resume").code == 0
     assert programs.read_text().splitlines() == sent
+    assert digests(there.parent, *FILES) == digests(here.parent, *FILES)
+
+
+@pytest.mark.cluster
+def test_a_real_cluster_builds_the_template_of_a_local_run(
+    study: Study,
+    identity_weights: Path,  # noqa: F811
+    slurm_cores: int,
+    tmp_path: Path,
+) -> None:
+    """Two rounds of one task, all by Slurm: the same bytes, transforms of the rounds included."""
+    assert slurm_cores > 0
+    quiet = Study(study.folder, identity_weights, study.carl)
+    here, there = tmp_path / "here" / "t.nii.gz", tmp_path / "there" / "t.nii.gz"
+    assert built(quiet, here).code == 0
+    told = built(quiet, there, "--executor", "slurm", "--tasks", 1, "--cpus", 1, "--mem", "2G")
+    assert told.code == 0, told.err
+    for name in ("round-01", "round-02"):
+        (job,) = submissions(there.parent / "t_work" / name)
+        assert set(task_states(job).values()) == {"COMPLETED"}
     assert digests(there.parent, *FILES) == digests(here.parent, *FILES)

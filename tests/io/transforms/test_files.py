@@ -16,7 +16,13 @@ import SimpleITK as sitk
 
 from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.geometry import Grid
-from carl_cli.io.transforms.files import from_sitk_transform, read_transform, write_transform
+from carl_cli.io.atomic import sha256_of
+from carl_cli.io.transforms.files import (
+    from_sitk_transform,
+    read_transform,
+    read_written,
+    write_transform,
+)
 from carl_cli.transforms import AffineTransform, Transform, dense, spaced_grid
 from tests.conftest import GRIDS
 from tests.fields import TRANSLATION, constant_field, field_on, inner_points
@@ -367,3 +373,16 @@ def test_what_a_format_can_not_hold_is_said(
     with pytest.raises(OutputError):
         write_transform(tmp_path / "missing" / "a.h5", affine)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_own_files_are_known_by_their_hash(tmp_path: Path) -> None:
+    """The same map as with a trial beforehand; a byte more, and it is not the file any more."""
+    grid = GRIDS["oblique"]
+    path, points = tmp_path / "own.h5", inner_points(grid)
+    write_transform(path, SHIFT @ field_on(grid))
+    own = read_written(path, sha256_of(path))
+    np.testing.assert_array_equal(own(points), read_transform(path)(points))
+    known = sha256_of(path)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(InputError, match="is not the file that was written"):
+        read_written(path, known)
