@@ -28,7 +28,7 @@ def demo(
         ),
     ] = "carl-base",
     instance: Annotated[
-        bool, typer.Option("--io/--no-io", help="With instance optimisation (minutes on a CPU).")
+        bool, typer.Option("--io/--no-io", help="Fit the result to this pair.")
     ] = False,
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Seed of the pair: each gives another patient.")
