@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperGroup
 
+from carl_cli.cli.usage import in_plain_words
+
 ALL = "--help-all"
 FEW = {
     "register": "fixed moving forward inverse warped report overwrite weights io modality "
@@ -60,7 +62,8 @@ class BriefCommand(TyperCommand):
         if ALL in args:
             ctx.meta[ALL] = True
             args = ["--help"]
-        return list(super().parse_args(ctx, args))
+        with in_plain_words():
+            return list(super().parse_args(ctx, args))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         whole, self.help = self.help, reflowed(self.help or "")

@@ -119,6 +119,10 @@ def score(
         "moving_points": moving_points,
     }
     listed = _cases(cases, {name: value for name, value in files.items() if value})
+    for one, other in (("fixed_seg", "moving_seg"), ("fixed_points", "moving_points")):
+        if bool(files[one]) != bool(files[other]):
+            missing = (one if files[other] else other).replace("_", "-")
+            LOGGER.warning("--%s is missing: no score without both sides", missing)
 
     from carl_cli.evaluation.tables import case_table, summary_table
 

@@ -211,6 +211,25 @@ def test_what_one_segmentation_lacks_is_undefined(files: Files, tmp_path: Path) 
     assert math.isnan(gone["hd95_mm"])
 
 
+def test_what_is_no_label_map_is_told(files: Files, carl: Carl, tmp_path: Path) -> None:  # noqa: F811
+    """An image has a Dice too; fractions would be cut off; one side alone has no score."""
+    array = np.random.default_rng(0).integers(0, 900, grid().shape_zyx).astype(np.int16)
+    write_image(tmp_path / "image.nii.gz", Image(array, grid()))
+    write_image(tmp_path / "soft.nii.gz", Image(boxes((0, 0, 0)) / np.float32(3), grid()))
+    write_image(tmp_path / "float.nii.gz", Image(boxes((0, 0, 0)).astype(np.float32), grid()))
+
+    def said(*words: object) -> str:
+        return str(
+            carl("evaluate", "-t", files.shift, "--moving-seg", files.moving_seg, *words).err
+        )
+
+    doubt = "image.nii.gz: its voxels don't look like labels"
+    assert doubt in said("--fixed-seg", tmp_path / "image.nii.gz")
+    assert said("--fixed-seg", tmp_path / "float.nii.gz") == ""
+    assert "soft.nii.gz: voxels with fractions" in said("--fixed-seg", tmp_path / "soft.nii.gz")
+    assert "--fixed-seg is missing" in said()
+
+
 def test_chains_follow_ants(files: Files) -> None:
     """-t A -t B: a fixed point meets A first; an inverse is marked."""
     turn = files.shift.with_name("turn.txt")
