@@ -100,6 +100,8 @@ def _of_system(failure: OSError) -> CarlError | None:
         return OutputError(f"{where}{failure.strerror}", "free some space or write elsewhere")
     if not where:
         return None
+    if isinstance(failure, FileExistsError | NotADirectoryError):
+        return OutputError(f"{where}a file, where a folder was expected", "choose another name")
     hint = "check the path and its permissions"
     return InputError(f"{where}can't be read: {failure.strerror}", hint)
 

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 from typer.main import get_command
 
 from carl_cli import __version__
 from carl_cli.cli.boundary import exit_code_of
-from carl_cli.cli.brief import BriefCommand
+from carl_cli.cli.brief import BriefCommand, ReadableGroup
 from carl_cli.cli.commands import COMMANDS, CONTEXT, CommandEntry
 from carl_cli.cli.options.once import refuse_repeats
 
@@ -44,7 +44,7 @@ def _leave_reading_to(commands: typer.Typer) -> None:
         command.callback.__annotations__ = hints  # else Typer would work them out anew
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(ReadableGroup):
     """Lists its commands from the table; imports the one that is run or completed."""
 
     def __init__(self, **settings: Any) -> None:
@@ -73,7 +73,7 @@ app = typer.Typer(
     context_settings=CONTEXT,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Register 3D medical images: carl register FIXED MOVING -o forward.h5 -w warped.nii.gz",
+    help="Register medical images.\n\n    carl register FIXED MOVING -o forward.h5 -w W.nii.gz",
     epilog="Help for each command: carl COMMAND --help",
 )
 

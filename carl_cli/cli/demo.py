@@ -29,7 +29,7 @@ def demo(
         ),
     ] = "carl-base",
     instance: Annotated[
-        bool, typer.Option("--io/--no-io", help="With instance optimisation (minutes on a CPU).")
+        bool, typer.Option("--io/--no-io", help="Fit the result to this pair.")
     ] = False,
     phantom: Annotated[
         bool,

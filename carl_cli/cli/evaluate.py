@@ -29,10 +29,17 @@ _input = partial(described_as, CaseInputs, panel=FILES)
 # `carl evaluate CASES` is short for `carl evaluate score CASES`.
 app = application(
     default="score",
-    help="Score registrations, whoever made them: carl evaluate CASES.csv, a folder of carl batch, "
-    "or one case by its files. Compare two runs: carl evaluate compare A.csv B.csv. How a network "
-    "follows images that move: carl evaluate equivariance, carl evaluate shifts. A published "
-    "experiment: carl evaluate protocol.",
+    help="""Score registrations, whoever made them, and compare them.
+
+    What follows carl evaluate directly goes to carl evaluate score: its options are shown here.
+
+    Examples:
+
+        carl evaluate -t T.h5 --fixed-seg F.nii.gz --moving-seg M.nii.gz
+        carl evaluate results -o ours.csv             the folder of carl batch
+        carl evaluate cases.csv -o theirs.csv         a table of files
+        carl evaluate compare theirs.csv ours.csv     do the two differ?
+    """,
 )
 
 Boxes = Annotated[
@@ -91,9 +98,9 @@ def score(
 
     Examples:
 
+        carl evaluate -f F.nii.gz -m M.nii.gz -t T.h5
         carl evaluate -t T.h5 --fixed-seg F.nii.gz --moving-seg M.nii.gz
         carl evaluate results -o scores.csv
-        carl evaluate compare theirs.csv ours.csv
     """
     from carl_cli.cli.console import LOGGER, start
 
@@ -112,6 +119,10 @@ def score(
         "moving_points": moving_points,
     }
     listed = _cases(cases, {name: value for name, value in files.items() if value})
+    for one, other in (("fixed_seg", "moving_seg"), ("fixed_points", "moving_points")):
+        if bool(files[one]) != bool(files[other]):
+            missing = (one if files[other] else other).replace("_", "-")
+            LOGGER.warning("--%s is missing: no score without both sides", missing)
 
     from carl_cli.evaluation.tables import case_table, summary_table
 

@@ -52,7 +52,7 @@ def points(
     Examples:
 
         carl points fixed.csv -t forward.h5 --from fixed -o in_moving.csv
-        carl points marks.mrk.json -t forward.h5 --from moving -o in_fixed.mrk.json
+        carl points m.mrk.json -t forward.h5 --from moving -o in_fixed.mrk.json
         carl points surface.gii -t forward.h5 --from fixed -o moved.gii
     """
     from carl_cli.cli.console import start

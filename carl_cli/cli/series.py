@@ -65,8 +65,8 @@ def series(
     Examples:
 
         carl series bold.nii.gz -o aligned.nii.gz --table motion.csv
-        carl series bold.nii.gz -o aligned.nii.gz --reference sbref.nii.gz --report page.html
-        carl series ct4d.nii.gz -o still.nii.gz --transform deformable --reference 0
+        carl series bold.nii.gz -o still.nii.gz --reference sbref.nii.gz
+        carl series ct4d.nii.gz -o still.nii.gz --transform deformable
         carl series bold.nii.gz --transforms motion.h5
     """
     started = time.perf_counter()

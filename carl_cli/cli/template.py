@@ -65,9 +65,9 @@ def template(
     Examples:
 
         carl template subjects -o template.nii.gz
-        carl template a.nii.gz b.nii.gz c.nii.gz -o template.nii.gz --rounds 3 --sharpen 0.5
+        carl template a.nii.gz b.nii.gz c.nii.gz -o template.nii.gz --rounds 3
         carl template subjects --labels segmentations -o template.nii.gz --resume
-        carl template study.csv -o template.nii.gz --executor slurm --tasks 8 --mem 8G
+        carl template study.csv -o template.nii.gz --executor slurm --mem 8G
     """
     from carl_cli.batch.workers import Crew
 

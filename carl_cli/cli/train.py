@@ -23,9 +23,17 @@ FURTHER = "Training further (--from)"
 # `carl train CONFIG` is short for `carl train run CONFIG`.
 app = application(
     default="run",
-    help="Train a network from a config file: carl train CONFIG. Train weights further on images "
-    "of your own: carl train --from WEIGHTS IMAGES. Make a weights folder of a run: carl train "
-    "export RUN -o FOLDER.",
+    help="""Train a network from a config file, or train weights further on images of your own.
+
+    What follows carl train directly goes to carl train run: its options are shown here.
+
+    Examples:
+
+        carl train example base -o config.toml   a config to change
+        carl train config.toml
+        carl train --from carl-base images
+        carl train export runs/base -o weights   a weights folder of a run
+    """,
 )
 
 
@@ -71,7 +79,9 @@ def run(
             rich_help_panel=FURTHER,
         ),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, rich_help_panel=FURTHER)] = 300,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, rich_help_panel=FURTHER, help="How long to train.")
+    ] = 300,
     learn: Annotated[
         str,
         typer.Option(
@@ -118,8 +128,10 @@ def run(
     quiet: options.Quiet = False,
     log_file: options.LogFile = None,
 ) -> None:
-    """Train a network. SIGTERM saves a checkpoint and exits with code 75: run again with
-    --resume."""
+    """Train a network.
+
+    SIGTERM saves a checkpoint and exits with code 75: run again with --resume.
+    """
     from carl_cli.cli import console
 
     count = console.start(verbose, quiet, log_file, threads)

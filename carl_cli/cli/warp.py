@@ -136,8 +136,8 @@ def warp(
     Examples:
 
         carl warp moving.nii.gz -r fixed.nii.gz -t forward.h5 -o warped.nii.gz
-        carl warp labels.nii.gz -r fixed.nii.gz -t T.h5 -n genericlabel -o L.nii.gz
-        carl warp fixed.nii.gz -r moving.nii.gz -t [affine.mat,1] -o back.nii.gz
+        carl warp seg.nii.gz -r fixed.nii.gz -t T.h5 -n genericlabel -o L.nii.gz
+        carl warp fixed.nii.gz -r moving.nii.gz -t '[affine.mat,1]' -o W.nii.gz
         carl warp image.nii.gz --spacing 2 -o coarse.nii.gz
     """
     from carl_cli.cli.console import start

@@ -6,10 +6,11 @@ empty surface, a constant image) is nan, never a number that could be averaged i
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,7 @@ Map = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 WINDOW = 9  # voxels, the side of LNCC's window
 BINS = 64
+PART_VALUES = 1 << 20
 SMALLEST_DETERMINANT, LARGEST_DETERMINANT = 1e-9, 1e9
 
 
@@ -146,27 +148,40 @@ def _summary(distances: NDArray[np.float64]) -> Distances:
     )
 
 
-def folded_percent(determinant: Values) -> float:
-    """Per cent of voxels whose Jacobian determinant is 0 or less."""
-    return 100 * float(np.mean(np.asarray(determinant) <= 0)) if np.size(determinant) else np.nan
+class Folds(NamedTuple):
+    percent: float  # of voxels whose Jacobian determinant is 0 or less
+    sdlogj: float  # standard deviation of the determinant's logarithm, clipped to [1e-9, 1e9]
 
 
-def sdlogj(determinant: Values) -> float:
-    """Standard deviation of the logarithm of the Jacobian determinant, clipped to [1e-9, 1e9].
+def folds(determinants: Iterable[Values]) -> Folds:
+    """Of a Jacobian determinant in parts; nan without a voxel.
 
-    Learn2Reg's smoothness figure, without the 3 that its code adds to the determinant.
+    sdlogj is Learn2Reg's smoothness figure, without the 3 that its code adds to the determinant.
     """
-    clipped = np.clip(np.asarray(determinant, float), SMALLEST_DETERMINANT, LARGEST_DETERMINANT)
-    return float(np.log(clipped).std()) if clipped.size else np.nan
+    count = folded = 0
+    mean = scatter = 0.0  # scatter: sum of squares about the mean
+    for part in filter(np.size, determinants):
+        logs = np.log(np.clip(part, SMALLEST_DETERMINANT, LARGEST_DETERMINANT, dtype=float))
+        away, share = float(logs.mean()) - mean, part.size / (count + part.size)
+        mean += away * share
+        scatter += float(logs.var()) * part.size + away**2 * count * share
+        count, folded = count + part.size, folded + int(np.count_nonzero(part <= 0))
+    if not count:
+        return Folds(np.nan, np.nan)
+    return Folds(100 * folded / count, math.sqrt(scatter / count))
 
 
 def ncc(fixed: Values, warped: Values, mask: NDArray[np.bool_] | None = None) -> float:
     """Pearson's correlation of intensities, in [-1, 1]; nan where one image is constant."""
     _same_shape(fixed, warped)
-    a, b = (_counted(array, mask) for array in (fixed, warped))
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale > 0 else np.nan
+    a, b = (array if mask is None else array[mask] for array in (fixed, warped))
+    means = [array.mean(dtype=float) for array in (a, b)]
+    sums = np.zeros((2, 2))
+    for part in _parts(a.shape, 1):
+        centred = np.stack([(a[part] - means[0]).ravel(), (b[part] - means[1]).ravel()])
+        sums += centred @ centred.T
+    scale = float(np.sqrt(sums[0, 0] * sums[1, 1]))
+    return float(sums[0, 1]) / scale if scale > 0 else np.nan
 
 
 def lncc(fixed: Values, warped: Values, mask: NDArray[np.bool_] | None = None) -> float:
@@ -177,18 +192,40 @@ def lncc(fixed: Values, warped: Values, mask: NDArray[np.bool_] | None = None) -
     """
     _same_shape(fixed, warped)
     side = min(WINDOW, *fixed.shape)
-    a, b = (array.astype(float) - array.mean() for array in (fixed, warped))
+    means = [array.mean(dtype=float) for array in (fixed, warped)]
+    floors = [1e-9 * float(array.var(dtype=float)) for array in (fixed, warped)]
+    total = count = 0.0
+    for part in _parts(fixed.shape, side):
+        pair = fixed[part] - means[0], warped[part] - means[1]
+        valid, found = _window_correlations(*pair, side, floors)
+        if mask is not None:
+            middle = tuple(slice(side // 2, side // 2 + n) for n in valid.shape)
+            valid &= mask[part][middle]
+        total, count = total + found[valid].sum(), count + valid.sum()
+    return float(total / count) if count else np.nan
+
+
+def _window_correlations(
+    a: Values, b: Values, side: int, floors: list[float]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """For each window inside the arrays whether both vary in it, and their correlation."""
     mean_a, mean_b = _window_mean(a, side), _window_mean(b, side)
     covariance = _window_mean(a * b, side) - mean_a * mean_b
     variances = [
         _window_mean(array * array, side) - mean**2 for array, mean in ((a, mean_a), (b, mean_b))
     ]
-    floors = [1e-9 * float(np.mean(array * array)) for array in (a, b)]
     valid = (variances[0] > floors[0]) & (variances[1] > floors[1])
-    if mask is not None:
-        valid &= mask[tuple(slice(side // 2, side // 2 + n) for n in valid.shape)]
-    product = variances[0][valid] * variances[1][valid]
-    return _quiet_mean(covariance[valid] / np.sqrt(product))
+    scale = np.sqrt(np.where(valid, variances[0] * variances[1], 1))
+    return valid, covariance / scale
+
+
+def _parts(shape: tuple[int, ...], side: int) -> Iterator[slice]:
+    """Of the first axis: together they hold each window of `side` once, and each about
+    PART_VALUES values, since an image in double precision may be too much."""
+    windows = shape[0] - side + 1
+    step = max(1, PART_VALUES * shape[0] // max(1, math.prod(shape)))
+    for start in range(0, windows, step):
+        yield slice(start, min(start + step, windows) + side - 1)
 
 
 def _window_mean(array: Values, side: int) -> NDArray[np.float64]:
@@ -206,21 +243,19 @@ def nmi(fixed: Values, warped: Values, mask: NDArray[np.bool_] | None = None) ->
     1 for independent images, 2 where one determines the other; nan where one is constant.
     """
     _same_shape(fixed, warped)
-    a, b = (_counted(array, mask) for array in (fixed, warped))
+    a, b = (array if mask is None else array[mask] for array in (fixed, warped))
     if not a.size or np.ptp(a) == 0 or np.ptp(b) == 0:
         return np.nan
-    joint = np.histogram2d(a, b, BINS)[0]
+    ends = [(float(array.min()), float(array.max())) for array in (a, b)]
+    joint = np.zeros((BINS, BINS))
+    for part in _parts(a.shape, 1):
+        joint += np.histogram2d(a[part].ravel(), b[part].ravel(), BINS, ends)[0]
     return (_entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))) / _entropy(joint)
 
 
 def _entropy(counts: NDArray[np.float64]) -> float:
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())
-
-
-def _counted(array: Values, mask: NDArray[np.bool_] | None) -> NDArray[np.float64]:
-    flat: NDArray[np.float64] = (array if mask is None else array[mask]).astype(float).ravel()
-    return flat
 
 
 def _quiet_mean(values: NDArray[np.float64]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,13 +20,9 @@ from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.report.record import ErrorSummary, Landmark, Similarity, StructureScore
-from carl_cli.transforms import (
-    Deformation,
-    Transform,
-    identity,
-    jacobian_determinant,
-)
+from carl_cli.transforms import Deformation, Transform, determinant_slabs, identity
 
+MOST_VOXELS = 1 << 23  # of similarity: a second for each million
 MOST_POINTS = 50_000  # of the inverse-consistency error, spread evenly
 
 
@@ -72,11 +68,52 @@ def score_files(case: CaseFiles) -> Scores:
         inverse_consistency_mm=_inverse_error(loaded),
     )
     if loaded.has_transform and loaded.grid is not None:
-        determinant = jacobian_determinant(loaded.transform, loaded.grid)
-        inside = determinant if loaded.mask is None else determinant[loaded.mask]
-        result.folded_percent = metrics.folded_percent(inside)
-        result.sdlogj = metrics.sdlogj(inside)
+        folds = folds_of(loaded.transform, loaded.grid, loaded.mask)
+        result.folded_percent, result.sdlogj = folds
     return result
+
+
+def folds_of(transform: Transform, grid: Grid, mask: NDArray[np.bool_] | None) -> metrics.Folds:
+    """At all voxels of `grid`, or those of its mask (z, y, x)."""
+    return metrics.folds(
+        values if mask is None else values[mask[part]]
+        for part, values in determinant_slabs(transform, grid)
+    )
+
+
+def similarity_of(
+    fixed: Image, moving: Image, transform: Transform | None, mask: NDArray[np.bool_] | None
+) -> Similarity:
+    """Of the fixed image and the moving one seen through a transform (None: as its header places
+    it) on the fixed grid, intensities as stored; outside it, its darkest value.
+
+    mask: (z, y, x) of the fixed grid, where to measure. Of a fixed image above MOST_VOXELS every
+    second voxel counts along the axis with the finest spacing, again until there are so few.
+    """
+    fixed, mask = _thinned(fixed, mask)
+    darkest = float(moving.array.min())
+    seen = resample(moving, fixed.grid, transform, background=darkest, dtype=np.float32)
+    pair = (fixed.array.astype(np.float32), seen.array, mask)
+    return Similarity(
+        lncc=_known(metrics.lncc(*pair)),
+        ncc=_known(metrics.ncc(*pair)),
+        nmi=_known(metrics.nmi(*pair)),
+    )
+
+
+def _thinned(
+    fixed: Image, mask: NDArray[np.bool_] | None
+) -> tuple[Image, NDArray[np.bool_] | None]:
+    array, grid = fixed.array, fixed.grid
+    while array.size > MOST_VOXELS:
+        axis = int(np.argmin(grid.spacing_mm))
+        every = tuple(
+            slice(None, None, 2 if k == array.ndim - 1 - axis else 1) for k in range(array.ndim)
+        )
+        array, mask = array[every], None if mask is None else mask[every]
+        spacing = [mm * (2 if k == axis else 1) for k, mm in enumerate(grid.spacing_mm)]
+        grid = replace(grid, size_xyz=array.shape[::-1], spacing_mm=tuple(spacing))
+    return replace(fixed, array=array, grid=grid), mask
 
 
 def _load(case: CaseFiles) -> _Loaded:
@@ -92,7 +129,7 @@ def _load(case: CaseFiles) -> _Loaded:
     landmarks = read_landmarks(case.fixed_points, case.moving_points, dimension)
     return _Loaded(
         grid,
-        None if mask is None or grid is None else _on_grid(mask, grid),
+        None if mask is None or grid is None else mask_on(mask, grid),
         fixed,
         moving,
         Truth(fixed_seg, moving_seg, *landmarks),
@@ -121,7 +158,8 @@ def _dimension(case: CaseFiles, grid: Grid | None, transform: Transform | None) 
     return known.dimension
 
 
-def _on_grid(mask: Image, grid: Grid) -> NDArray[np.bool_]:
+def mask_on(mask: Image, grid: Grid) -> NDArray[np.bool_]:
+    """(z, y, x) where a mask of any grid is not 0. Raises InputError where it is so nowhere."""
     inside: NDArray[np.bool_] = resample(mask, grid, interpolator="nearest").array != 0
     if not inside.any():
         raise InputError(f"{mask.source}: the mask is empty on the fixed grid", "check its header")
@@ -129,18 +167,9 @@ def _on_grid(mask: Image, grid: Grid) -> NDArray[np.bool_]:
 
 
 def _similarity(loaded: _Loaded, transform: Transform | None) -> Similarity | None:
-    """Of the fixed image and the moving one on its grid; outside, its darkest value."""
     if loaded.fixed is None or loaded.moving is None:
         return None
-    grid = loaded.fixed.grid
-    moving, darkest = loaded.moving, float(loaded.moving.array.min())
-    seen = resample(moving, grid, transform, background=darkest, dtype=np.float32)
-    pair = (loaded.fixed.array.astype(np.float32), seen.array.astype(np.float32), loaded.mask)
-    return Similarity(
-        lncc=_known(metrics.lncc(*pair)),
-        ncc=_known(metrics.ncc(*pair)),
-        nmi=_known(metrics.nmi(*pair)),
-    )
+    return similarity_of(loaded.fixed, loaded.moving, transform, loaded.mask)
 
 
 def _known(value: float) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from carl_cli.errors import InputError
 from carl_cli.evaluation import metrics
 from carl_cli.io.images.files import Image
+from carl_cli.io.images.image import looks_like_labels
 from carl_cli.io.label_names import LabelName
 from carl_cli.io.points.files import PointSet, read_points
 from carl_cli.io.resample import resample
@@ -33,6 +34,12 @@ class Truth:
     moving_points: PointSet | None = None
     label_names: Mapping[int, LabelName] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises InputError for segmentations with fractions, warns of what is no label map."""
+        for image in (self.fixed_seg, self.moving_seg):
+            if image is not None:
+                _check_labels(image)
+
     @property
     def known(self) -> Known:
         """What both images have, to guide a registration by."""
@@ -42,6 +49,18 @@ class Truth:
         if self.fixed_points is not None and self.moving_points is not None:
             points = self.fixed_points.points_lps, self.moving_points.points_lps
         return Known(labels, points)
+
+
+def _check_labels(image: Image) -> None:
+    """Fractions would be cut off, and an image that is taken for its labels has a Dice too."""
+    whole = image.array.astype(np.int64)
+    if np.any(whole != image.array):
+        raise InputError(
+            f"{image.source or 'a segmentation'}: voxels with fractions, labels were expected",
+            "name the label map, or resample it with nearest neighbour",
+        )
+    if whole.min() < 0 or not looks_like_labels(replace(image, array=whole)):
+        log.warning("%s: its voxels don't look like labels", image.source or "a segmentation")
 
 
 def read_landmarks(

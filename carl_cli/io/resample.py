@@ -38,7 +38,8 @@ LABELLERS = ("nearest", "genericlabel", "multilabel")
 GAUSSIANS = {"gaussian": 1.0, "multilabel": 4.0}
 """And how far they reach, in sigmas: ANTs' defaults. sigma is a voxel unless it is given."""
 WITH_NUMBERS = re.compile(r"(gaussian|multilabel)\[([-+.\dex]+)(?:,([-+.\de]+))?\]")
-ALIASES = {"nearestneighbor": "nearest", "genericlabel[linear]": "genericlabel"}
+ALIASES = dict.fromkeys(("nearestneighbor", "nearestneighbour"), "nearest")
+ALIASES["genericlabel[linear]"] = "genericlabel"
 KERNEL_VOXELS, KERNEL_CUT = 255, 1e-3
 MOST_LABELS = 2**16
 

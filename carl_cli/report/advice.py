@@ -13,7 +13,7 @@ from carl_cli.report.record import Metrics
 from carl_cli.transforms import Transform
 
 LEAST_OVERLAP_PERCENT = 20.0
-MOST_FOLDED_PERCENT = 0.1
+MOST_FOLDED_PERCENT = 0.03  # of the image: 0.1 of a body that fills a third of it
 MOST_INVERSE_ERROR_MM = 5.0
 MOST_ROTATION_DEGREES = 45.0
 MOST_SPREAD_MM = 20.0

@@ -91,8 +91,8 @@ def section(title: str, content: str, kind: str = "") -> str:
 
 
 DEFINED = (
-    "Measured on the network's grid with intensities as the network sees them; folds and the log "
-    "Jacobian in the fixed foreground. carl evaluate measures on the fixed image's own grid."
+    "Similarity, folds and the log Jacobian on the fixed image's grid, all of it or inside its "
+    "mask, with intensities as stored: the figures that carl evaluate tells of the same files."
 )
 
 

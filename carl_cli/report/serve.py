@@ -10,33 +10,58 @@ import secrets
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 from carl_cli.errors import UsageError
+from carl_cli.report.page import asset
 
 LOOPBACK = "127.0.0.1"
 
 
 class _Pages(SimpleHTTPRequestHandler):
-    """Hands out the HTML pages in and below one folder: no listing, nothing else."""
+    """Hands out the HTML pages in and below one folder: no listing, nothing else.
 
-    def __init__(self, *args: Any, token: str, **more: Any) -> None:
-        self.token = token
+    / asks for the token, and /?token=… and /token/ lead to the page that was named.
+    """
+
+    def __init__(self, *args: Any, token: str, page: str, **more: Any) -> None:
+        self.token, self.page = token, page
         super().__init__(*args, **more)
 
     def send_head(self) -> Any:
         # A foreign host name means that a web page elsewhere points its own name here.
         local = self.headers.get("Host", "").split(":")[0] in (LOOPBACK, "localhost")
-        _, token, page = [*self.path.split("/", 2), "", ""][:3]
+        path, _, query = self.path.partition("?")
+        if local and self.path == "/":
+            return self._entrance()
+        _, token, page = [*path.split("/", 2), "", ""][:3]
+        token = token or parse_qs(query).get("token", [""])[0].strip()
         known = secrets.compare_digest(token.encode(), self.token.encode())
         self.path = f"/{page}"
+        if local and known and not page:
+            return self._lead()
         if not (local and known and self._is_page()):
             hint = "Open the whole address that carl view printed: it tells who may look."
             self.send_error(HTTPStatus.NOT_FOUND, explain=hint)
             return None
         return super().send_head()
+
+    def _entrance(self) -> BytesIO:
+        form = asset("entrance.html").encode()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(form)))
+        self.end_headers()
+        return BytesIO(form)
+
+    def _lead(self) -> None:
+        self.send_response(HTTPStatus.FOUND)
+        self.send_header("Location", f"/{self.token}/{quote(self.page)}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _is_page(self) -> bool:
         try:
@@ -62,7 +87,7 @@ def page_server(page: Path, port: int = 0) -> PageServer:
     Raises UsageError when the port can't be had.
     """
     token = secrets.token_urlsafe(24)
-    handler = partial(_Pages, token=token, directory=str(page.resolve().parent))
+    handler = partial(_Pages, token=token, page=page.name, directory=str(page.resolve().parent))
     try:
         server = PageServer((LOOPBACK, port), handler)
     except (OSError, OverflowError) as error:

@@ -17,7 +17,7 @@ from carl_cli.transforms.core import (
     identity,
 )
 from carl_cli.transforms.folds import FoldRepair, repair_folds
-from carl_cli.transforms.jacobian import jacobian_determinant
+from carl_cli.transforms.jacobian import determinant_slabs, jacobian_determinant
 from carl_cli.transforms.sampling import (
     covering_grid,
     dense,
@@ -40,6 +40,7 @@ __all__ = [
     "composed",
     "covering_grid",
     "dense",
+    "determinant_slabs",
     "extend",
     "from_homogeneous",
     "from_network",

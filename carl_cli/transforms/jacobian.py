@@ -9,6 +9,7 @@ derivative on millions of voxels is three matrix products instead of millions of
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,15 +36,21 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> Floats:
     axis of one voxel is differenced by evaluating T half a voxel to each side.
     """
     result = np.empty(grid.shape_zyx, np.float32)
+    for part, values in determinant_slabs(transform, grid):
+        result[part] = values
+    return result
+
+
+def determinant_slabs(transform: Transform, grid: Grid) -> Iterator[tuple[slice, Floats]]:
+    """`jacobian_determinant` slab by slab: ranges of the first array axis, and their values."""
     aligned = aligned_field(transform, grid)
     if aligned is not None:
         for part in slabs(grid, CACHED_POINTS):
-            result[part] = _aligned_determinant(aligned, grid, part)
-        return result
+            yield part, _aligned_determinant(aligned, grid, part)
+        return
     scale = np.linalg.det(grid.lps_to_index[:-1, :-1])
     for part in slabs(grid):
-        result[part] = determinant(_by_index(transform, grid, part)) * scale
-    return result
+        yield part, determinant(_by_index(transform, grid, part)) * scale
 
 
 def jacobian_matrix(transform: Transform, grid: Grid, part: slice) -> Array:

@@ -64,7 +64,8 @@ def register(
         chosen = replace(chosen, instance=InstanceOptions(**asdict(ready.config.instance)))
     found = straight.register(first, second, ready, chosen, progress)
     known = {f.name: getattr(found, f.name) for f in fields(found)}
-    return Registration(**known, fixed=first, moving=second, weights=ready, truth=truth)
+    known |= {"fixed": first, "moving": second, "fixed_mask": chosen.fixed_mask}
+    return Registration(**known, weights=ready, truth=truth)
 
 
 def warp(

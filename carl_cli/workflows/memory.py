@@ -42,7 +42,8 @@ FITTING_FEATURE_MAPS = 20  # feature maps of the encoder: what its blocks start 
 FITTING_WINDOW_FEATURE_MAPS = 40  # the same of window attention, which sees warped images too
 GPU_SHARE = 0.75  # tensors alone; on a CPU libraries take scratch memory beside them
 COPIES_OF_PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
-SCORING_BYTES_PER_VOXEL = 220
+SCORING_BYTES_PER_VOXEL = 72
+COMPARING_BYTES_PER_VOXEL, COMPARING_MIB = 110, 200.0  # of the fixed image; at most
 RETAINED_SHARE = 0.35  # of the network's memory is not given back to the system
 KEPT_BYTES_PER_VOXEL = 130  # of a result, with what scoring leaves behind
 LIBRARIES_MIB = 130.0  # ITK's transforms: beside what the network used, which is kept
@@ -101,13 +102,14 @@ def need_of(plan: Plan, fixed: Grid, moving: Grid, weights: Weights) -> Need:
     """Of registering two images of these grids."""
     sizes = Sizes.of(fixed, moving, weights.config.preprocess)
     voxels, network = prod(sizes.network_shape), _network_bytes(plan, sizes, weights)
+    compared = min(COMPARING_BYTES_PER_VOXEL * sizes.fixed, COMPARING_MIB * MIB)
     on_gpu = plan.settings.device.startswith("cuda")
     here = 0.0 if on_gpu else network
     left = min(RETAINED_SHARE * here, KEPT_BYTES_PER_VOXEL * voxels)
     stages = (
         PREPARING_BYTES_PER_VOXEL * max(sizes.fixed, sizes.moving),
         here,
-        SCORING_BYTES_PER_VOXEL * voxels + left,
+        SCORING_BYTES_PER_VOXEL * voxels + compared + left,
         _writing(plan, sizes),
     )
     main = (sizes.images + _beside(plan, sizes) + max(stages)) / MIB + LIBRARIES_MIB

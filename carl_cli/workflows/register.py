@@ -107,7 +107,7 @@ def compute_case(loaded: LoadedCase, weights: Weights, progress: Progress = sile
     result = register(*pair, weights, loaded.options, progress)
     watch.seconds.update(result.seconds)
     with watch.stage("scoring"):
-        metrics = score(*pair, result, loaded.truth)
+        metrics = score(*pair, result, loaded.truth, loaded.options.fixed_mask)
     return ComputedCase(loaded, result, metrics, used(weights), process.peak_memory_mib())
 
 

@@ -38,6 +38,7 @@ class Registration(straight.Registration):
     moving: Image
     weights: Weights
     truth: Truth = field(default_factory=Truth)
+    fixed_mask: Image | None = None  # where `metrics` measures similarity and folds
 
     @cached_property
     def warped(self) -> Image:
@@ -47,7 +48,7 @@ class Registration(straight.Registration):
     @cached_property
     def metrics(self) -> records.Metrics:
         """Similarity before and after, folds, inverse consistency; Dice where labels were given."""
-        return score(self.fixed, self.moving, self, self.truth)
+        return score(self.fixed, self.moving, self, self.truth, self.fixed_mask)
 
     @property
     def warnings(self) -> list[str]:

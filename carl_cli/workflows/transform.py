@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from carl_cli.errors import InputError, UsageError
+from carl_cli.evaluation import metrics
 from carl_cli.geometry import Array, Grid, apply_affine
 from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image, read_grid, write_image
@@ -212,11 +213,12 @@ def write_jacobian(
     logged = np.log(np.maximum(determinant, SMALLEST_LOG_ARGUMENT))
     image = Image(logged if logarithm else determinant, grid)
     write_image(output, image, replace=overwrite)
+    folds = metrics.folds([determinant])
     return {
         "smallest": float(determinant.min()),
         "largest": float(determinant.max()),
         "mean": float(determinant.mean(dtype=float)),
-        "sd_of_log": float(logged.std(dtype=float)),
+        "sd_of_log": folds.sdlogj,
         "folded_voxels": int((determinant <= 0).sum()),
-        "folded_percent": 100 * float((determinant <= 0).mean()),
+        "folded_percent": folds.percent,
     }

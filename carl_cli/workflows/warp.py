@@ -30,6 +30,7 @@ from carl_cli.io.transforms.sitk import covering
 from carl_cli.preprocessing.intensity import AIR_HU, NO_MASS_HU, detect_modality
 from carl_cli.transforms import CompositeTransform, InverseField, Transform, identity, log_residual
 from carl_cli.workflows.dicom_series import DicomSeries
+from carl_cli.workflows.direction import check_direction
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def warp_files(
     items = [item for item in transforms if not is_identity(item)]
     pair = Pair(fixed, inputs[0])
     found = parse_series(items, pair) if items else []
+    check_direction(found, grid, inputs[0], series_uid)
     sampled = [sampled_inverses(chain, grid) for chain in found]
     chains: list[Transform | None] = [*sampled] or [None]
     for source, target in zip(inputs, outputs, strict=True):

@@ -68,6 +68,7 @@ def test_expected_failures(carl: Carl, failing, kind, code) -> None:  # type: ig
         (ValueError("two\nlines"), 1, "error: ValueError: two lines\nhint: this is a bug in carl"),
         (RuntimeError("shape mismatch"), 1, "this is a bug"),
         (FileNotFoundError(2, "No such file", "/y"), 3, "/y: can't be read: No such file"),
+        (FileExistsError(17, "File exists", "/y"), 7, "/y: a file, where a folder was expected"),
         (PermissionError(13, "Permission denied", "/y"), 3, "/y: can't be read: Permission denied"),
         (FileNotFoundError(2, "No such file"), 1, "this is a bug"),
     ],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from inspect import cleandoc
 
 import pytest
+from typer.main import get_command
 
-from carl_cli.cli.app import load, main
-from carl_cli.cli.brief import FEW, reflowed
+from carl_cli.cli.app import app, load, main
+from carl_cli.cli.brief import FEW, plain_kind, reflowed
 from carl_cli.cli.commands import COMMANDS
 from carl_cli.preprocessing.options import options_of
 from carl_cli.weights.folder import read_config
@@ -49,6 +51,49 @@ def test_a_beginner_sees_about_ten_options_and_an_example(
     assert "    carl " in brief.partition("Examples:")[2].partition("╭")[0]
 
 
+PAGES = [
+    (*entry.name.split(), *sub)
+    for entry in COMMANDS.values()
+    for sub in [(), *((name,) for name in getattr(load(entry), "commands", {}))]
+]
+
+
+def _source(words: tuple[str, ...]) -> str:
+    """The text that a page is made of."""
+    entry = COMMANDS.get(" ".join(words)) or COMMANDS.get(words[0] if words else "")
+    command = get_command(app) if entry is None else load(entry)
+    for name in words[1:] if entry and entry.name == words[0] else ():
+        command = command.commands[name]
+    return cleandoc(command.help or "")
+
+
+@pytest.mark.parametrize("words", [(), *PAGES], ids=" ".join)
+def test_a_page_of_help_speaks_to_users(words: tuple[str, ...], help_of: Help) -> None:
+    """Flags take nothing, kinds are plain words, and no example is broken by the terminal."""
+    page = help_of(*words, "--help")
+    assert re.findall(r"<bool>|list\[|\w+ range|Path", page) == []
+    assert re.search(r"--help +-h +Show this message", page)
+    assert max(map(len, page.splitlines())) <= 80
+    examples = [line for line in _source(words).splitlines() if line.startswith("    ")]
+    assert [line for line in examples if line.strip() not in page] == []
+
+
+def test_choices_are_broken_between_them() -> None:
+    assert plain_kind("<list[Path]>") == "<path>"
+    assert plain_kind("<int range>") == "<int>"
+    assert plain_kind("<str>") == "<text>"
+    assert plain_kind("<auto|ct|mr>") == "<auto|ct|mr>"
+    broken = plain_kind("<none|centers|moments|rigid|affine>")
+    assert broken == "<none|centers|\nmoments|rigid|\naffine>"
+    assert plain_kind(broken) == broken
+
+
+def test_the_help_of_evaluate_shows_how_to_score(help_of: Help) -> None:
+    page = help_of("evaluate", "--help")
+    for option in ("--fixed-seg", "--transform", "carl evaluate compare theirs.csv ours.csv"):
+        assert option in page
+
+
 def test_what_is_hidden_in_the_help_still_works(help_of: Help) -> None:
     command = load(COMMANDS["register"])
     help_of("register", "--help")
@@ -69,7 +114,7 @@ def test_lines_are_broken_by_the_terminal_alone(help_of: Help) -> None:
 
 
 def test_brackets_are_shown(help_of: Help) -> None:
-    assert "-t [affine.mat,1] -o back.nii.gz" in help_of("warp", "--help")
+    assert "-t '[affine.mat,1]' -o W.nii.gz" in help_of("warp", "--help")
     assert reflowed("one\ntwo [@revision]\n\n    a  b") == "one two \\[@revision]\n\n    a  b"
 
 

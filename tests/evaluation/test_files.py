@@ -15,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage, stats
 
+from carl_cli.evaluation import scores
 from carl_cli.evaluation.cases import one_case
 from carl_cli.evaluation.scores import row_of, score_files
 from carl_cli.geometry import Grid
@@ -137,6 +138,31 @@ def test_similarity_equals_scipy(files: Files) -> None:
     assert row["nmi"] > row["nmi_before"]
 
 
+def test_similarity_of_large_images_takes_every_second_voxel_of_the_finest_axes(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spacing 2 x 1.5 x 1 mm: a third of the voxels is reached by halving z, then y."""
+    monkeypatch.setattr(scores, "MOST_VOXELS", 30 * 32 * 34 // 3)
+    row = scored(fixed=files.fixed, moving=files.moving, transform=[str(files.shift)])
+    a, b = (np.asanyarray(nibabel.load(p).dataobj).T for p in (files.fixed, files.moving))
+    seen = np.full_like(a, b.min())
+    seen[:-2, 2:, :-2] = b[2:, :-2, 2:]
+    kept = (slice(None, None, 2), slice(None, None, 2), slice(None))
+    for when, other in (("_before", b), ("", seen)):
+        expected, whole = (
+            stats.pearsonr(a[k].ravel(), other[k].ravel())[0] for k in (kept, (...,))
+        )
+        assert abs(expected - whole) > 1e-4
+        assert row[f"ncc{when}"] == pytest.approx(expected, abs=1e-5)
+    inside = np.zeros(a.shape, np.uint8)
+    inside[10:20, 11:25] = 1
+    mask = files.fixed.with_name("inside.nii.gz")
+    write_image(mask, Image(inside, grid()))
+    row = scored(fixed=files.fixed, moving=files.moving, fixed_mask=mask)
+    expected = stats.pearsonr(a[10:20:2, 12:25:2].ravel(), b[10:20:2, 12:25:2].ravel())[0]
+    assert row["ncc_before"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_inverse_consistency_inside_the_moving_image(files: Files) -> None:
     """The inverse is 0.5 mm off everywhere; points that leave the moving image don't count."""
     pair = {"fixed": files.fixed, "moving": files.moving}
@@ -183,6 +209,25 @@ def test_what_one_segmentation_lacks_is_undefined(files: Files, tmp_path: Path) 
     gone = scored(fixed_seg=files.fixed_seg, moving_seg=files.moving_seg, transform=[str(away)])
     assert gone["dice"] == 0
     assert math.isnan(gone["hd95_mm"])
+
+
+def test_what_is_no_label_map_is_told(files: Files, carl: Carl, tmp_path: Path) -> None:  # noqa: F811
+    """An image has a Dice too; fractions would be cut off; one side alone has no score."""
+    array = np.random.default_rng(0).integers(0, 900, grid().shape_zyx).astype(np.int16)
+    write_image(tmp_path / "image.nii.gz", Image(array, grid()))
+    write_image(tmp_path / "soft.nii.gz", Image(boxes((0, 0, 0)) / np.float32(3), grid()))
+    write_image(tmp_path / "float.nii.gz", Image(boxes((0, 0, 0)).astype(np.float32), grid()))
+
+    def said(*words: object) -> str:
+        return str(
+            carl("evaluate", "-t", files.shift, "--moving-seg", files.moving_seg, *words).err
+        )
+
+    doubt = "image.nii.gz: its voxels don't look like labels"
+    assert doubt in said("--fixed-seg", tmp_path / "image.nii.gz")
+    assert said("--fixed-seg", tmp_path / "float.nii.gz") == ""
+    assert "soft.nii.gz: voxels with fractions" in said("--fixed-seg", tmp_path / "soft.nii.gz")
+    assert "--fixed-seg is missing" in said()
 
 
 def test_chains_follow_ants(files: Files) -> None:

@@ -148,13 +148,23 @@ def test_tre_by_hand() -> None:
 def test_folds_and_sdlogj() -> None:
     determinant = np.ones((10, 10, 10))
     determinant[:2, 0, 0] = (0.0, -0.5)
-    assert metrics.folded_percent(determinant) == pytest.approx(0.2)
+    assert metrics.folds([determinant]).percent == pytest.approx(0.2)
     spread = np.exp(RNG.normal(0, 0.13, (40, 40, 40)))
-    assert metrics.sdlogj(spread) == pytest.approx(0.13, rel=0.01)
-    assert metrics.sdlogj(np.full((5, 5), 3.7)) == pytest.approx(0)
+    assert metrics.folds([spread]).sdlogj == pytest.approx(0.13, rel=0.01)
+    assert metrics.folds([np.full((5, 5), 3.7)]).sdlogj == pytest.approx(0)
     half = np.array([-1.0, 1.0])
-    assert metrics.sdlogj(half) == pytest.approx(math.log(1e9) / 2)
-    assert math.isnan(metrics.folded_percent(np.empty(0)))
+    assert metrics.folds([half]).sdlogj == pytest.approx(math.log(1e9) / 2)
+    assert math.isnan(metrics.folds([np.empty(0)]).percent)
+
+
+def test_folds_of_parts_are_those_of_the_whole() -> None:
+    """Parts of other sizes and means, one of them empty, against numpy on all."""
+    whole = np.concatenate([np.exp(RNG.normal(k, 0.2, 100 * (k + 1))) for k in range(3)])
+    whole[::7] *= -1
+    parts = np.split(whole, (30, 30, 250))
+    found = metrics.folds(parts)
+    assert found.percent == pytest.approx(100 * np.mean(whole <= 0), rel=1e-12)
+    assert found.sdlogj == pytest.approx(np.log(whole.clip(1e-9)).std(), rel=1e-12)
 
 
 def test_inverse_consistency_error() -> None:
@@ -168,6 +178,13 @@ def test_inverse_consistency_error() -> None:
     assert (found.count, found.mean_mm) == (120, pytest.approx(0.5))
 
 
+@pytest.fixture(params=["whole", "in parts"])
+def part_values(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "in parts":
+        monkeypatch.setattr(metrics, "PART_VALUES", 2000)
+
+
+@pytest.mark.usefixtures("part_values")
 def test_ncc_equals_scipy() -> None:
     a, b = RNG.normal(size=(2, 20, 21, 22))
     b = b + 0.7 * a
@@ -178,6 +195,7 @@ def test_ncc_equals_scipy() -> None:
     assert math.isnan(metrics.ncc(a, np.ones_like(a)))
 
 
+@pytest.mark.usefixtures("part_values")
 def test_lncc_equals_scipy() -> None:
     a, b = (ndimage.gaussian_filter(RNG.normal(size=(24, 25, 26)), 1.5) for _ in range(2))
     b = b + 0.8 * a
@@ -206,6 +224,7 @@ def test_lncc_does_not_see_local_gain_and_leaves_flat_regions_out() -> None:
     assert math.isnan(metrics.lncc(a, b, inside))
 
 
+@pytest.mark.usefixtures("part_values")
 def test_nmi_closed_forms_and_scipy() -> None:
     a, b = RNG.normal(size=(2, 60, 60, 60))
     assert metrics.nmi(a, a) == pytest.approx(2)

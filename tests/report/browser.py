@@ -85,11 +85,14 @@ class Browser:
         return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def open(self, page: Path | str) -> None:
-        url = page if isinstance(page, str) else page.resolve().as_uri()
+        self.go(page if isinstance(page, str) else page.resolve().as_uri())
+        self.wait_for("return document.body.dataset.ready === 'true'")
+
+    def go(self, url: str) -> None:
+        """To a page of any kind; `open` waits until a report has drawn itself."""
         self.console()
         self.requests()
         self._call("POST", "/url", {"url": url})
-        self.wait_for("return document.body.dataset.ready === 'true'")
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self._call("POST", "/execute/sync", {"script": script, "args": list(arguments)})

@@ -216,7 +216,6 @@ def test_server_hands_out_pages_of_its_folder_to_this_machine_only(tmp_path: Pat
         assert fetch(server.address_of_page) == (200, b"index")
         assert fetch(f"{base}/case/r.html") == (200, b"case")
         for path in (
-            "/",
             "/image.nii.gz",
             "/../outside.html",
             "/%2e%2e/outside.html",
@@ -229,10 +228,18 @@ def test_server_hands_out_pages_of_its_folder_to_this_machine_only(tmp_path: Pat
         assert fetch(f"{base}/case/r.html", "evil.example")[0] == HTTPStatus.NOT_FOUND
         for path in ("/in%20dex.html", f"/{'x' * 32}/in%20dex.html", "//in%20dex.html", "/é"):
             assert fetch(host + quote(path, safe="/%"))[0] == HTTPStatus.NOT_FOUND, path
+        token = base.rpartition("/")[2]
+        for address in (base, f"{base}/", f"{host}/?token={token}"):
+            assert fetch(address) == (200, b"index"), address
+        for address in (f"{host}/?token=", f"{host}/?token={'x' * 32}", f"{host}/?{token}"):
+            status, told = fetch(address)
+            assert status == HTTPStatus.NOT_FOUND, address
+            assert b"the whole address that carl view printed" in told
         status, told = fetch(f"{host}/")
-        assert status == HTTPStatus.NOT_FOUND
-        assert b"the whole address that carl view printed" in told
-        assert base.rpartition("/")[2].encode() not in told  # not to whoever asks
+        assert status == HTTPStatus.OK
+        assert b'name="token"' in told
+        assert token.encode() not in told  # not to whoever asks
+        assert fetch(f"{host}/", "evil.example")[0] == HTTPStatus.NOT_FOUND
         with pytest.raises(UsageError, match=f"port {server.server_port}"):
             page_server(folder / "in dex.html", server.server_port)
         server.shutdown()

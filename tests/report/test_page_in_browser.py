@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,11 +22,12 @@ from carl_cli.io.label_names import LabelName
 from carl_cli.report.html import write_report
 from carl_cli.report.record import RunRecord
 from carl_cli.report.scene import build_scene
+from carl_cli.report.serve import PageServer, page_server
 from carl_cli.transforms import identity
 from tests.report.browser import Browser
 from tests.report.conftest import Pair
 
-RIGHT, LEFT, UP, SPACE, TAB = "\ue014", "\ue012", "\ue013", " ", "\ue004"
+RIGHT, LEFT, UP, SPACE, TAB, ENTER = "\ue014", "\ue012", "\ue013", " ", "\ue004", "\ue007"
 WIDTHS = {"phone": (390, 844, True), "tablet": (820, 1180, True), "small": (760, 800, False),
           "desktop": (1360, 900, False)}  # fmt: skip
 
@@ -81,6 +84,27 @@ ATTEMPTS = (
     "const f = Object.assign(document.createElement('form'), {action: url});"
     "document.body.append(f); f.submit()",
 )
+
+
+@pytest.fixture
+def served(report_page: Path) -> Iterator[PageServer]:
+    with page_server(report_page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_the_root_of_a_served_report_asks_for_the_token(
+    browser: Browser, served: PageServer
+) -> None:
+    host, token = re.fullmatch(r"(http://[^/]+)/([^/]+)/.+", served.address_of_page).groups()
+    browser.go(f"{host}/")
+    assert browser.run("return document.activeElement.name") == "token"
+    browser.run("document.activeElement.value = ` ${arguments[0]} `", token)
+    browser.press(ENTER)
+    browser.wait_for("return document.body.dataset.ready === 'true'")
+    assert browser.run("return location.href") == served.address_of_page
+    assert browser.console() == []
 
 
 def test_the_policy_stops_what_a_script_could_try(browser: Browser, report_page: Path) -> None:

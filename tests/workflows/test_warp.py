@@ -260,6 +260,23 @@ def test_labels_and_a_mean_are_warned_of(
     assert "genericlabel keeps them" not in said_by(files, how)
 
 
+def test_images_that_were_exchanged_are_warned_of(files: dict[str, Path]) -> None:
+    """A field on the fixed image's grid, with an affine before it, resamples the moving image."""
+    fixed, moving = files["fixed"], files["moving"]
+    both = ("-t", files["field"], "-t", files["affine"])
+
+    def said(source: Path, reference: Path, *chain: object) -> str:
+        words = ("--overwrite", "-o", files["out"])
+        return run(source, "-r", reference, *chain, *words).stderr
+
+    doubt = f"fixed image seems to be {fixed}"
+    assert doubt in said(fixed, moving, *both)
+    for right in (said(moving, fixed, *both), said(fixed, moving, "-t", files["affine"])):
+        assert doubt not in right
+        assert "no transform" not in right
+    assert f"no transform: the header of {moving} alone" in said(moving, fixed)
+
+
 def said_by(files: dict[str, Path], how: str) -> str:
     common = (files["moving"], "-r", files["fixed"], "-o", files["out"], "--overwrite")
     return run(*common, "-t", files["affine"], "-n", how).stderr

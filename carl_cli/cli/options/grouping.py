@@ -20,7 +20,6 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import (
     Annotated,
     Any,
-    ClassVar,
     Generic,
     NamedTuple,
     TypeVar,
@@ -30,8 +29,8 @@ from typing import (
 )
 
 import typer
-from typer.core import TyperGroup
 
+from carl_cli.cli.brief import ReadableGroup
 from carl_cli.cli.commands import CONTEXT
 from carl_cli.cli.options.described import described
 from carl_cli.preprocessing.options import Option, options_of
@@ -127,10 +126,8 @@ def _parts(kind: Any) -> dict[str, Any]:
     return {n: t for n, t in hints.items() if is_dataclass(get_origin(t) or t)}
 
 
-class DefaultGroup(TyperGroup):
+class DefaultGroup(ReadableGroup):
     """A group one of whose commands may go unnamed: it is meant where no command is named."""
-
-    default: ClassVar[str]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
@@ -141,7 +138,7 @@ class DefaultGroup(TyperGroup):
 def application(help: str, default: str = "") -> typer.Typer:
     """A command that has commands of its own; default: the one that may go unnamed."""
     return typer.Typer(
-        cls=type("Group", (DefaultGroup,), {"default": default}) if default else None,
+        cls=type("Group", (DefaultGroup,), {"default": default}) if default else ReadableGroup,
         no_args_is_help=True,
         add_completion=False,
         context_settings=CONTEXT,

@@ -81,7 +81,7 @@ class RunArguments:
         typer.Option(
             "--strict",
             help="Exit with code 8 when similarity did not improve, less than 20 % overlaps, or "
-            "more than 0.1 % folds; all outputs are written. Images with a tilted gantry, uneven "
+            "more than 0.03 % folds; all outputs are written. Images with a tilted gantry, uneven "
             "slices or a sheared header are refused, not resampled.",
         ),
     ] = False
