@@ -7,9 +7,9 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from carl_cli.batch.status import make_folder, remove_partial
+from carl_cli.batch.status import remove_partial
 from carl_cli.errors import CarlError, OutputError, as_carl_error
-from carl_cli.io.atomic import sha256_of
+from carl_cli.io.atomic import make_folder, sha256_of
 from carl_cli.registration.register import RegistrationOptions
 from carl_cli.report.record import RunRecord, read_record
 from carl_cli.weights.folder import Weights

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from carl_cli.batch.bids import pair_dataset
 from carl_cli.batch.folders import pair_atlas
 from carl_cli.batch.naming import case_outputs
-from carl_cli.batch.status import make_folder, remove_partial, write_rows
+from carl_cli.batch.status import remove_partial, write_rows
 from carl_cli.batch.table import Entry, entry_of, named_once
 from carl_cli.errors import InputError
-from carl_cli.io.atomic import full_suffix
+from carl_cli.io.atomic import full_suffix, make_folder
 from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, header_of, table_lines
 from carl_cli.io.images.files import Image, write_image
 from carl_cli.workflows.template import Member, Registered

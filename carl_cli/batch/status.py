@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carl_cli.batch.shards import Shard
 from carl_cli.errors import OutputError
-from carl_cli.io.atomic import atomic_path
+from carl_cli.io.atomic import atomic_path, make_folder
 from carl_cli.io.csv import inert
 from carl_cli.report.record import RunRecord
 
@@ -165,15 +165,6 @@ def _rows(path: Path) -> dict[str, StatusRow]:
         return {name: StatusRow.model_validate(row) for name, row in last.items()}
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValidationError):
         return {}
-
-
-def make_folder(folder: Path) -> None:
-    """The folder and those above it. Raises OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        hint = "choose another --out-dir"
-        raise OutputError(f"{folder} can't be made: {error.strerror}", hint) from error
 
 
 def remove_partial(folder: Path, age_s: float = 0.0) -> None:

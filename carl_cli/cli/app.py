@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from math import isfinite
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
@@ -17,6 +18,7 @@ from carl_cli.cli.boundary import exit_code_of
 from carl_cli.cli.brief import BriefCommand, ReadableGroup
 from carl_cli.cli.commands import COMMANDS, CONTEXT, CommandEntry
 from carl_cli.cli.options.once import refuse_repeats
+from carl_cli.errors import UsageError
 
 
 def load(entry: CommandEntry) -> Any:
@@ -25,23 +27,32 @@ def load(entry: CommandEntry) -> Any:
     if not isinstance(target, typer.Typer):
         function, target = target, typer.Typer(add_completion=False)
         target.command(entry.name, cls=BriefCommand, context_settings=CONTEXT)(function)
-    _leave_reading_to(target)
+    _leave_checking_to(target)
     command = get_command(target)
     command.name = entry.name
     refuse_repeats(command)
     return command
 
 
-def _leave_reading_to(commands: typer.Typer) -> None:
+def _leave_checking_to(commands: typer.Typer) -> None:
     """Typer takes a file that may not be read for a wrong option (code 2); where a command
-    reads it, that is an error of input, with a hint and a code of its own. Help is brief."""
+    reads it, that is an error of input, with a hint and a code of its own. A number with a lower
+    bound is finite. Help is brief."""
     for command in commands.registered_commands:
         command.cls = BriefCommand
         hints = get_type_hints(command.callback, include_extras=True)
         for parameter in hints.values():
             for declared in getattr(parameter, "__metadata__", ()):
                 declared.readable = False
+                if getattr(declared, "min", None) is not None:
+                    declared.callback = declared.callback or _finite
         command.callback.__annotations__ = hints  # else Typer would work them out anew
+
+
+def _finite(param: typer.CallbackParam, value: Any) -> Any:
+    if value is not None and not isfinite(value):
+        raise UsageError(f"{param.opts[0]} {value}: a finite number was expected")
+    return value
 
 
 class LazyGroup(ReadableGroup):

@@ -57,6 +57,7 @@ def demo(
     started = time.perf_counter()
     from carl_cli.cli.options.method import MethodArguments
     from carl_cli.cli.options.register import InstanceArguments
+    from carl_cli.io.atomic import make_folder
     from carl_cli.weights.options import NetworkOptions
     from carl_cli.workflows.demo import DemoFiles, run_demo
 
@@ -65,9 +66,9 @@ def demo(
     fit = InstanceArguments(io=instance)
     method = MethodArguments(network=network, instance=fit)
     files = DemoFiles.within(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    check_outputs([*files, files.truth] if phantom else files, overwrite)
     chosen = method.load(network.device)
+    make_folder(folder)
+    check_outputs([*files, files.truth] if phantom else files, overwrite)
     options = method.options(chosen, match_spread=True)
     with console.progress() as progress:
         scores = run_demo(folder, chosen, options, drawn, count, progress)

@@ -165,8 +165,8 @@ def _submit(described: Protocol, what: ProtocolArguments) -> None:
         return
     from carl_cli.evaluation.cases import cases_of
     from carl_cli.evaluation.submission import submit_case
+    from carl_cli.io.atomic import make_folder
 
-    folder = what.out_dir / described.submission.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(what.out_dir / described.submission.folder)
     for case in cases_of(what.out_dir / "results"):
         submit_case(case, folder)

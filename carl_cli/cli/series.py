@@ -77,11 +77,11 @@ def series(
     from carl_cli.workflows.request import RunSettings
     from carl_cli.workflows.series import load_series, run_series
 
+    weights = _weights(network) if options.transform == "deformable" else None
     if run.dry_run:
         load_series(what.moving, outputs, options)
         console.LOGGER.info("all inputs can be used; nothing was computed (--dry-run)")
         return
-    weights = _weights(network) if options.transform == "deformable" else None
     settings = RunSettings(
         device="cpu" if weights is None else weights.device,
         threads=threads,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from carl_cli.workflows.template import Built, Member, Registered
     from carl_cli.workflows.template_files import TemplateFiles
 
+READ = ("image", "labels", "mask")  # of each member
 POLL_S = 10.0
 """How often Slurm is asked whether a round is done."""
 
@@ -134,6 +135,8 @@ class _Rounds:
 
     def check(self) -> None:
         """Before any work: outputs that are in the way, options that contradict each other."""
+        from carl_cli.workflows.checks import check_distinct
+
         files, goes_on = self.files, self.work.resume or self.work.retry_failed
         check_cluster(self.cluster, self.folder(files.round(1)), self.schedule)
         replaced = self.wanted.overwrite or goes_on
@@ -142,8 +145,14 @@ class _Rounds:
                 f"{files.round(1).parent} exists already",
                 "finish what was begun with --resume, or do everything again with --overwrite",
             )
-        outputs = (files.template, files.variance, files.labels, files.convergence, files.pairs)
-        check_outputs((*outputs, files.report), replaced)
+        check_distinct(self._read(), files.paths())
+        check_outputs(files.paths().values(), replaced)
+
+    def _read(self) -> dict[str, Path]:
+        """Role → file that the rounds read."""
+        files = {f"{kind} of {m.name}": vars(m)[kind] for m in self.members for kind in READ}
+        files["the first template"] = self.wanted.initial
+        return {role: path for role, path in files.items() if path is not None}
 
     def try_out(self) -> None:
         """Check that every image can be registered to the first template."""

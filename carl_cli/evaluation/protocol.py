@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from carl_cli.errors import InputError, UsageError
+from carl_cli.io.atomic import regular
 from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule
 
 if sys.version_info >= (3, 11):
@@ -178,12 +179,12 @@ def locate_protocol(name: str) -> Path:
 def read_protocol(path: Path) -> Protocol:
     """Raises InputError (no such file, not TOML), UsageError (a key that is wrong; names it)."""
     try:
-        return Protocol.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Protocol.model_validate(tomllib.loads(regular(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "name a protocol (TOML)") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(f"{path}: {place}: {first['msg']}", "see examples/protocols") from error
+    except (ValueError, RecursionError) as error:  # of a number of 5,000 digits, too
+        raise InputError(f"{path} is not TOML: {error}") from error

@@ -14,7 +14,7 @@ from carl_cli.errors import InputError, UsageError
 from carl_cli.evaluation.protocol import Pair, Preprocess, Protocol
 from carl_cli.evaluation.protocol_pairs import pairs_of
 from carl_cli.geometry import apply_affine
-from carl_cli.io.atomic import atomic_path
+from carl_cli.io.atomic import atomic_path, make_folder
 from carl_cli.io.images.files import read_grid, read_image, write_image
 from carl_cli.io.resample import resample
 
@@ -32,7 +32,7 @@ def prepared_table(protocol: Protocol, data: Path, out: Path, as_the_paper: bool
     pairs = pairs_of(protocol, data)
     check_complete(protocol, data, pairs)
     rows: list[Row] = [_row(protocol, data, pair) for pair in pairs]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if protocol.points == "voxels from 1":
         rows = [_with_lps_points(row, out / "landmarks", k) for k, row in enumerate(rows, 1)]
     if as_the_paper:
@@ -85,7 +85,7 @@ def _row(protocol: Protocol, data: Path, pair: Pair) -> Row:
 
 
 def _with_lps_points(row: Row, folder: Path, number: int) -> Row:
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     changed = dict(row)
     for side in SIDES:
         name = f"{side}_points"
@@ -136,7 +136,7 @@ def _write_masked(image: Path, mask: Path, outside: float, out: Path) -> None:
     inside = resample(drawn, found.grid, interpolator="nearest").array != 0
     if not inside.any():
         raise InputError(f"{mask}: the mask is empty on the grid of {image}", "check its header")
-    out.parent.mkdir(exist_ok=True)
+    make_folder(out.parent)
     values = np.where(inside, found.array.astype(np.float32), np.float32(outside))
     write_image(out, replace(found, array=values))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from carl_cli.errors import InputError
 from carl_cli.evaluation.protocol import Draw, Files, Pair, Protocol
+from carl_cli.io.atomic import regular
 
 
 def pairs_of(protocol: Protocol, data: Path) -> list[Pair]:
@@ -21,13 +22,13 @@ def pairs_of(protocol: Protocol, data: Path) -> list[Pair]:
         return drawn_pairs(source.drawn, _pool(protocol.files, source.drawn, data))
     path = data / (source.table or source.dataset_json)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular(path).read_text(encoding="utf-8-sig")
         found = _of_json(text, source.json_key) if source.dataset_json else _of_csv(text)
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror}", "the protocol takes its pairs from it"
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{path}: no list of pairs: {error!r}", "see the protocol") from error
     if not found:
         raise InputError(f"{path}: no pairs", "see the protocol")

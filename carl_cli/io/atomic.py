@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from carl_cli.errors import CarlError, OutputError
+from carl_cli.errors import CarlError, InputError, OutputError
 from carl_cli.io.images.nifti_header import is_whole
 
 TWO_PART_SUFFIXES = (".nii.gz", ".mrk.json", ".img.gz", ".mif.gz")
@@ -74,6 +74,24 @@ def _taken(path: Path) -> OutputError:
     return OutputError(
         f"{path} exists already: it was made while this run worked", "--overwrite replaces it"
     )
+
+
+def regular(path: Path) -> Path:
+    """The path. Raises InputError for what is there and no file: a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file")
+    return path
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder and those above it, unless they are there. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} can't be made: {error.strerror}", "choose another folder"
+        ) from error
+    return folder
 
 
 def _check_folder(path: Path) -> None:

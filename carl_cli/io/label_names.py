@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,19 +13,25 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from carl_cli.errors import InputError
-from carl_cli.io.atomic import full_suffix
+from carl_cli.io.atomic import full_suffix, regular
+
+log = logging.getLogger(__name__)
 
 HINT = (
     "give a table of FreeSurfer or ITK-SNAP, a .tsv or .csv with columns index and name, nnU-Net's "
     "dataset.json, or a NIfTI file of TotalSegmentator's --ml"
 )
 # Number, name, red, green, blue, as FreeSurfer has it; and number, red, green, blue, three more
-# numbers and the name in quotes, as ITK-SNAP has it.
-FREESURFER = re.compile(r"^\s*(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+\d+)?\s*$", re.MULTILINE)
-ITK_SNAP = re.compile(
-    r'^\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+[\d.]+){3}\s+"(.*)"\s*$', re.MULTILINE
-)
+# numbers and the name in quotes, as ITK-SNAP has it. One line each: a match that went on over the
+# next ones would take for ever on an empty page.
+FREESURFER = re.compile(r"\s*(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+\d+)?\s*")
+ITK_SNAP = re.compile(r'\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+[\d.]+){3}\s+"(.*)"\s*')
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+NUMBER = re.compile(r"-?[0-9]{1,10}")  # a label's, as far as images hold them
+UNREADABLE = (
+    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, csv.Error,
+    ElementTree.ParseError,
+)  # fmt: skip
 
 
 class LabelName(NamedTuple):
@@ -34,21 +41,36 @@ class LabelName(NamedTuple):
     colour: str = ""
 
 
+Pairs = Iterable[tuple[Any, LabelName]]
+"""Number and name as a file has them: the number may be anything yet."""
+
+
 def read_label_names(path: Path) -> dict[int, LabelName]:
     """Label → name of every label of a table but the background, 0. Raises InputError."""
     try:
-        found = _read(path)
+        pairs = list(_read(regular(path)))
+        found = dict(_checked(number, named) for number, named in pairs)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}", HINT) from error
-    except (ValueError, TypeError, AttributeError, KeyError, ElementTree.ParseError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: no table of label names", HINT) from error
+    if len(found) < len(pairs):
+        log.warning("%s: a label stands there twice, its last name counts", path)
     found.pop(0, None)
     if not found:
         raise InputError(f"{path} names no labels", HINT)
     return found
 
 
-def _read(path: Path) -> dict[int, LabelName]:
+def _checked(number: Any, named: LabelName) -> tuple[int, LabelName]:
+    """Raises ValueError and the like for what is no number or no name."""
+    if not NUMBER.fullmatch(str(number)):
+        raise ValueError("no label")
+    named.name.encode()  # half a character can't be written into a report
+    return int(number), named
+
+
+def _read(path: Path) -> Pairs:
     suffix = full_suffix(path).lower()
     if suffix in (".nii", ".nii.gz"):
         return _of_header(path)
@@ -59,12 +81,14 @@ def _read(path: Path) -> dict[int, LabelName]:
         return _of_table(
             csv.DictReader(text.splitlines(), delimiter="," if suffix == ".csv" else "\t")
         )
-    snap = {int(k): LabelName(name, _hex(rgb)) for k, *rgb, name in ITK_SNAP.findall(text)}
-    freesurfer = {int(k): LabelName(name, _hex(rgb)) for k, name, *rgb in FREESURFER.findall(text)}
-    return snap or freesurfer
+    lines = text.splitlines()
+    snap = [match.groups() for line in lines if (match := ITK_SNAP.fullmatch(line))]
+    freesurfer = [match.groups() for line in lines if (match := FREESURFER.fullmatch(line))]
+    found = [(k, LabelName(name, _hex(rgb))) for k, *rgb, name in snap]
+    return found or [(k, LabelName(name, _hex(rgb))) for k, name, *rgb in freesurfer]
 
 
-def _of_header(path: Path) -> dict[int, LabelName]:
+def _of_header(path: Path) -> Pairs:
     """The LabelTable that TotalSegmentator and Caret leave in an extension of the header."""
     import nibabel
 
@@ -74,32 +98,35 @@ def _of_header(path: Path) -> dict[int, LabelName]:
         raise ValueError(str(error)) from error
     texts = [bytes(e.get_content()).rstrip(b"\0").strip() for e in extensions if e.get_code() == 0]
     tables = [ElementTree.fromstring(text) for text in texts if b"<LabelTable>" in text]
-    return {
-        int(label.attrib["Key"]): LabelName(
-            label.text or "",
-            _hex(255 * float(label.attrib[part]) for part in ("Red", "Green", "Blue")),
+    return [
+        (
+            label.attrib["Key"],
+            LabelName(
+                label.text or "",
+                _hex(255 * float(label.attrib[part]) for part in ("Red", "Green", "Blue")),
+            ),
         )
         for table in tables
         for label in table.iter("Label")
-    }
+    ]
 
 
-def _of_nnunet(labels: dict[str, Any]) -> dict[int, LabelName]:
+def _of_nnunet(labels: dict[str, Any]) -> Pairs:
     """Name → number in version 2, number → name before; regions, lists of numbers, are left out."""
     numbered = {k: v for k, v in labels.items() if not isinstance(v, list)}
     by_number = all(isinstance(value, str) for value in numbered.values())
     pairs = ((k, v) if by_number else (v, k) for k, v in numbered.items())
-    return {int(number): LabelName(name) for number, name in pairs}
+    return [(number, LabelName(name)) for number, name in pairs]
 
 
-def _of_table(rows: Iterable[dict[str, str]]) -> dict[int, LabelName]:
+def _of_table(rows: Iterable[dict[str, str]]) -> Pairs:
     """BIDS: columns index, name and color."""
     colours = ((row, row.get("color") or "") for row in rows)
-    return {
-        int(row["index"]): LabelName(row["name"], text if COLOUR.fullmatch(text) else "")
+    return [
+        (row["index"], LabelName(row["name"], text if COLOUR.fullmatch(text) else ""))
         for row, text in colours
-    }
+    ]
 
 
 def _hex(rgb: Iterable[Any]) -> str:
-    return "#" + "".join(f"{min(round(float(part)), 255):02x}" for part in rgb)
+    return "#" + "".join(f"{min(max(round(float(part)), 0), 255):02x}" for part in rgb)

@@ -7,7 +7,6 @@ of training that reads images; imported when there is something to cache.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
-from carl_cli.io.atomic import atomic_path
+from carl_cli.io.atomic import atomic_path, make_folder
+from carl_cli.io.csv import cells_by_column, table_lines
 from carl_cli.io.images.files import read_image
 from carl_cli.io.resample import resample
 from carl_cli.preprocessing.options import ImageOptions, Modality
@@ -55,7 +55,7 @@ def fill_cache(data: ImageData, preprocess: dict[str, Any], progress: Progress =
     if not any(one.images.exists() for one in data.sets) and index_name(data, preprocess).is_file():
         return
     rule = PreprocessRule.model_validate(preprocess or {"grid_rule": "physical"})
-    data.cache.mkdir(parents=True, exist_ok=True)
+    make_folder(data.cache)
     with FileLock(data.cache / "lock"):
         sets = [_cached_set(data.cache, one, rule, progress) for one in data.sets]
         with atomic_path(index_name(data, preprocess)) as path:
@@ -112,11 +112,11 @@ def listed(images: ImageSet) -> tuple[list[Entry], list[tuple[int, int]]]:
     """The images of a set, and the pairs that a table names (indices; none: all against all)."""
     if images.images.is_dir():
         return _at_least_two(images.images, list(_in_folder(images))), []
-    if not images.images.is_file():
+    if not images.images.exists():
         raise InputError(f"{images.images}: no such folder or table")
-    with images.images.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    columns, base = set(rows[0]) if rows else set(), images.images.parent
+    header, *lines = table_lines(images.images) or [(0, [])]
+    rows = [_cells(images.images, number, header[1], cells) for number, cells in lines]
+    columns, base = set(header[1]), images.images.parent
     if "image" in columns:
         entries = [_entry(row, base, "") for row in rows]
         return _at_least_two(images.images, entries), []
@@ -128,6 +128,13 @@ def listed(images: ImageSet) -> tuple[list[Entry], list[tuple[int, int]]]:
         f"{images.images} has the columns {', '.join(sorted(columns)) or 'none'}",
         "expected: image, or fixed and moving",
     )
+
+
+def _cells(table: Path, number: int, header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    try:
+        return cells_by_column(header, cells)
+    except InputError as error:
+        raise InputError(f"{table}, line {number}: {error.message}", "correct it") from error
 
 
 def _in_folder(images: ImageSet) -> Iterator[Entry]:
@@ -182,8 +189,9 @@ def _facts(path: Path | None) -> tuple[str, int, int] | None:
         return None
     try:
         found = path.stat()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", "check the table or the folder") from error
+    except (OSError, ValueError) as error:  # ValueError: names that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: {why}", "check the table or the folder") from error
     return str(path.resolve()), found.st_size, found.st_mtime_ns
 
 

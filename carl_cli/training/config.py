@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from carl_cli.errors import InputError, UsageError, told
+from carl_cli.io.atomic import regular
 from carl_cli.model.network import ModelConfig
 from carl_cli.training.synthesis.pairs import SynthesisSettings
 from carl_cli.training.tables import (
@@ -31,10 +33,16 @@ MAY_CHANGE = ("runtime.", "keeping.", "data.cache")  # when a run goes on
 ABSENT = "nothing"
 
 
+def _folder_name(name: str) -> str:
+    if name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", name):
+        raise ValueError("a name for a folder expected, without / and \\")
+    return name
+
+
 class TrainConfig(Strict):
     """A whole run."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_folder_name)]
     seed: int = 0
     model: ModelConfig = ModelConfig()
     data: Data = SyntheticData()
@@ -131,10 +139,10 @@ def load_config(path: Path) -> TrainConfig:
     """Read and check a TOML file. Raises InputError (no such file, not TOML) and UsageError
     (a key that is unknown, missing or out of range; names it)."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "name a training config (TOML)") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of a number of 5,000 digits, too
         raise InputError(f"{path} is not TOML: {error}") from error
     try:
         return TrainConfig.model_validate(tables)

@@ -112,15 +112,22 @@ def read_cache(data: ImageData, preprocess: dict[str, Any]) -> list[CachedSet]:
     index = index_name(data, preprocess)
     if not index.is_file():
         raise InputError(f"{data.cache} does not hold these images", "`carl train` makes the cache")
-    return [
-        CachedSet(
-            [np.load(data.cache / f"{f}.npy", mmap_mode="r") for f in one["files"]],
-            [_if_there(data.cache / f"{f}-labels.npy") for f in one["files"]],
-            [_if_there(data.cache / f"{f}-mask.npy") for f in one["files"]],
-            [(i, j) for i, j in one["pairs"]],
-        )
-        for one in json.loads(index.read_text())
-    ]
+    try:
+        return [_cached(data.cache, one) for one in json.loads(index.read_text())]
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{data.cache}: the cache is damaged ({error})",
+            "delete it where the images are: it is made again",
+        ) from error
+
+
+def _cached(cache: Path, one: dict[str, Any]) -> CachedSet:
+    return CachedSet(
+        [np.load(cache / f"{f}.npy", mmap_mode="r") for f in one["files"]],
+        [_if_there(cache / f"{f}-labels.npy") for f in one["files"]],
+        [_if_there(cache / f"{f}-mask.npy") for f in one["files"]],
+        [(i, j) for i, j in one["pairs"]],
+    )
 
 
 def _if_there(path: Path) -> NDArray[Any] | None:

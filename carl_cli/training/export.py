@@ -26,8 +26,8 @@ def export(run: Path, folder: Path, name: str | None = None, last: bool = False)
     if not has_state(run, which):
         raise InputError(f"{run} holds no checkpoint", "name the folder of a training run")
     state = load_state(run, which)
-    training = TrainConfig.model_validate(state["config"])
     network, model = averaged(state)
+    training = TrainConfig.model_validate(state["config"])
     provenance = {
         "checkpoint": which,
         "steps": state["at"]["total"],

@@ -9,11 +9,10 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from carl_cli.errors import UsageError, WeightsError
-from carl_cli.io.atomic import sha256_of
 from carl_cli.training.cache import listed
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.tables import ImageSet
-from carl_cli.weights.files import MODEL
+from carl_cli.weights.files import MODEL, digest_of
 from carl_cli.weights.folder import WeightsConfig, read_config
 from carl_cli.weights.locate import locate
 
@@ -45,7 +44,7 @@ class FineTuning:
         folder = locate(self.weights)
         source = read_config(folder)
         kept = source.model_dump(mode="json", exclude=CHANGED)
-        origin = {"name": source.name, "sha256": sha256_of(folder / MODEL)}
+        origin = {"name": source.name, "sha256": digest_of(folder / MODEL)}
         rule = source.preprocess.model_dump(mode="json")
         try:
             return TrainConfig.model_validate(

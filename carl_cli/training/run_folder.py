@@ -9,19 +9,20 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 
 from carl_cli.errors import InputError, UsageError
-from carl_cli.io.atomic import atomic_path
+from carl_cli.io.atomic import atomic_path, make_folder, regular
 
 
 def save_state(folder: Path, name: str, state: dict[str, Any]) -> None:
     """Write `state` as NAME-DIGEST.pt, then NAME.json that names it. A reader, or a kill at any
     moment, sees the old state or the new one. Raises OutputError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
@@ -44,15 +45,24 @@ def load_state(folder: Path, name: str, device: torch.device | str = "cpu") -> d
     """The state last saved under this name. Raises InputError if absent or damaged."""
     index = folder / f"{name}.json"
     try:
-        named = json.loads(index.read_text())
-        block = (folder / named["file"]).read_bytes()
-        digest = named["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        named = json.loads(regular(index).read_text())
+        file, digest = folder / named["file"], named["sha256"]
+        block = regular(file).read_bytes()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{index}: no checkpoint can be read: {error}") from error
     if hashlib.sha256(block).hexdigest() != digest:
-        raise InputError(f"{folder / named['file']} is damaged", "start from another checkpoint")
-    state: dict[str, Any] = torch.load(io.BytesIO(block), map_location=device, weights_only=True)
+        raise _damaged(file)
+    try:
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(block), map_location=device, weights_only=True
+        )
+    except (UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        raise _damaged(file) from error
     return state
+
+
+def _damaged(file: Path) -> InputError:
+    return InputError(f"{file} is damaged", "start from another checkpoint")
 
 
 class Journal:
@@ -60,7 +70,7 @@ class Journal:
     was killed before its next checkpoint) are dropped first."""
 
     def __init__(self, folder: Path, last_step: int, tensorboard: bool = False) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path = folder / "log.jsonl"
         kept = [line for line in _lines(path) if _step(line) <= last_step]
         path.write_text("".join(line + "\n" for line in kept))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from carl_cli.errors import OutputError, UsageError, WeightsError
+from carl_cli.errors import InputError, OutputError, UsageError, WeightsError
 from carl_cli.io.atomic import atomic_path
 from carl_cli.model.coarse import coarse_network
 from carl_cli.model.network import ModelConfig, build_network
@@ -46,11 +46,16 @@ def trained(source: str) -> Registrar:
 
 def averaged(state: dict[str, Any]) -> tuple[Registrar, ModelConfig]:
     """The whole network that a run is making, with the averages of a checkpoint; what its
-    stage did not reach yet is the identity."""
-    training = TrainConfig.model_validate(state["config"])
-    model = whole_model(training, state["number"])
-    network, trained_part = build_network(model), build_network(model_at(training, state["number"]))
-    trained_part.load_state_dict(state["average"])
+    stage did not reach yet is the identity. Raises InputError for a state of something else."""
+    try:
+        training, number = TrainConfig.model_validate(state["config"]), state["number"]
+        model = whole_model(training, number)
+        network, trained_part = build_network(model), build_network(model_at(training, number))
+        trained_part.load_state_dict(state["average"])
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            "the checkpoint holds no network of carl train", "was it made by another version?"
+        ) from error
     take_over(network, trained_part, copy_last=False)
     return network, model
 

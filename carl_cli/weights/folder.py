@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from carl_cli.errors import OutputError, WeightsError, told
-from carl_cli.io.atomic import atomic_path
+from carl_cli.errors import WeightsError, told
+from carl_cli.io.atomic import atomic_path, make_folder
 from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.model.similarity import VARIANCE_FLOOR
@@ -153,7 +153,7 @@ def save_weights(
     """
     from safetensors.torch import save
 
-    folder = _made(Path(folder))
+    folder = make_folder(Path(folder))
     tensors = {key: _stored(value, exact) for key, value in network.state_dict().items()}
     # save_file would make a file that nobody but its owner can read.
     _write(folder / MODEL, save(tensors))
@@ -171,16 +171,6 @@ def _figures_of_stored(folder: Path, model: ModelConfig) -> tuple[float, ...]:
     network = build_network(model)
     _load_tensors(network, folder / MODEL)
     return figures(network, model)
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: can't be made: {error.strerror}", "choose another folder"
-        ) from error
-    return folder
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from carl_cli.errors import UsageError
 from carl_cli.io.atomic import full_suffix
+from carl_cli.io.images.dicom import check_series_uid
 from carl_cli.io.images.files import WRITABLE as IMAGES
 from carl_cli.io.transforms.fields import WRITABLE as FIELDS
 from carl_cli.io.transforms.files import AFFINE
@@ -33,6 +34,7 @@ def check_request(
     """Raise UsageError for choices that could only fail after the network has run."""
     _check_warped(outputs, options, writing)
     _check_both_sides(inputs)
+    check_series_uid(inputs.series_uid, inputs.paths().values())
     _check_guides(inputs, weights, options)
     if inputs.label_names and not (inputs.fixed_seg and inputs.moving_seg):
         raise UsageError(

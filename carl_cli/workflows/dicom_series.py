@@ -39,6 +39,6 @@ class DicomSeries:
 
     def write(self, image: Image, source: Path, series_uid: str | None) -> None:
         header = source_header(source, series_uid)
-        frame_uid = frame_of_reference(self.fixed)
+        frame_uid = frame_of_reference(self.fixed, series_uid if self.fixed == source else None)
         write_dicom_series(self.folder, image, frame_uid, header, self.identity == "keep")
         log.info("%s", self.folder)

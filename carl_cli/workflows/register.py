@@ -6,7 +6,7 @@ and written while the network is busy with another case.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from carl_cli.io.label_names import read_label_names
 from carl_cli.io.transforms.chain import parse_chain
 from carl_cli.io.transforms.programs import Pair
 from carl_cli.progress import Progress, Stopwatch, silent
+from carl_cli.registration.guides import guides_of
 from carl_cli.registration.register import (
     DEFAULT_OPTIONS,
     Registration,
@@ -96,6 +97,7 @@ def load_case(
         options = replace(
             _with_files(options, inputs, (fixed_parts, moving_parts)), known=truth.known
         )
+        _check_volumes(inputs, (fixed, moving, *options.fixed_channels, *options.moving_channels))
         hashes = _hashes(inputs)
         _check_unchanged(inputs, before)
     return LoadedCase(inputs, hashes, fixed, moving, truth, options, started, watch)
@@ -138,7 +140,9 @@ def check_case(
     check_request(inputs, outputs, weights, options, settings)
     check_room(Plan(inputs, outputs, options, settings), weights)
     loaded = load_case(inputs, options)
-    prepare(loaded.fixed, loaded.moving, weights, loaded.options, loaded.options.initial)
+    options = loaded.options
+    prepared = prepare(loaded.fixed, loaded.moving, weights, options, options.initial)
+    guides_of(options, options.known, prepared, weights)
 
 
 def _record(
@@ -178,6 +182,16 @@ def _check_components(parts: Mapping[Path, list[Image]]) -> None:
         raise InputError(
             f"{most}: {counts[most]} components per voxel, a scalar image was expected",
             "convert it to grey values first, or give two images of as many components",
+        )
+
+
+def _check_volumes(inputs: CaseInputs, images: Iterable[Image]) -> None:
+    """Volume 0 of an image that is no series is the image."""
+    if inputs.time_index and all(image.channel_kind != "time" for image in images):
+        raise InputError(
+            f"no volume {inputs.time_index}: neither {inputs.fixed} nor {inputs.moving} is a time "
+            "series",
+            "leave out --time-index",
         )
 
 

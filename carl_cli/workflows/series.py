@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from carl_cli.workflows.grids import check_fits
 from carl_cli.workflows.recording import circumstances, closed, used
 from carl_cli.workflows.request import DEFAULT_SETTINGS, RunSettings, SeriesOutputs
 
+NUMBER = re.compile(r"-?[0-9]{1,9}")  # of a volume
 UNLIKE = 5.0  # robust standard deviations below the median correlation
 LEAST_SCATTER = 0.01  # of correlations: smaller differences say nothing
 LEAST_LIKENESS = 0.8  # of the mean volume and a reference of its own
@@ -112,7 +114,7 @@ def load_series(
 
 def _reference_path(text: str) -> Path | None:
     """Where --reference names an image."""
-    return None if text in ("mean", "first") or text.lstrip("-").isdigit() else Path(text)
+    return None if text in ("mean", "first") or NUMBER.fullmatch(text) else Path(text)
 
 
 def _reference(text: str, path: Path | None, series: Image) -> Image | int | None:

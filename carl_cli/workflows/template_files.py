@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
-from carl_cli.errors import OutputError, UsageError
+from carl_cli.errors import UsageError
 from carl_cli.evaluation.cases import CHAIN_SEPARATOR
 from carl_cli.evaluation.tables import write_csv
-from carl_cli.io.atomic import full_suffix
+from carl_cli.io.atomic import full_suffix, make_folder
 from carl_cli.io.images.files import WRITABLE, Image, read_image, write_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import write_transform
@@ -65,6 +65,11 @@ class TemplateFiles:
     def report(self) -> Path:
         return self._beside("_report.html")
 
+    def paths(self) -> dict[str, Path]:
+        """Role → file of all that is no folder."""
+        roles = ("template", "variance", "labels", "convergence", "pairs", "report")
+        return {role: getattr(self, role) for role in roles}
+
     @property
     def transforms(self) -> Path:
         return self._beside("_transforms")
@@ -84,12 +89,7 @@ class TemplateFiles:
 
 def deliver(built: Built, group: Sequence[Registered], files: TemplateFiles) -> None:
     """Write all but the tables, the template last. Raises OutputError, InputError."""
-    try:
-        files.transforms.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{files.transforms} can't be made: {error.strerror}", "choose another folder"
-        ) from error
+    make_folder(files.transforms)
     _write_transforms(built, group, files)
     if all(r.member.labels for r in group):
         write_image(files.labels, _voted(built, group))

@@ -77,7 +77,7 @@ class Storage:
 
     def write(self, path: Path, transform: Transform) -> None:
         if path.suffix.lower() == ".dcm":
-            with atomic_path(path) as temporary:
+            with atomic_path(path, replace=self.overwrite) as temporary:
                 write_registration(
                     temporary, transform, self.reference, self.moving, self.keep_identity
                 )

@@ -12,6 +12,7 @@ import numpy as np
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
+from carl_cli.io.images.dicom import check_series_uid
 from carl_cli.io.images.dicom_write import check_volume
 from carl_cli.io.images.files import WRITABLE, Image, one_volume, read_any, write_image
 from carl_cli.io.images.image import looks_like_labels
@@ -99,6 +100,7 @@ def warp_files(
     fixed: the image of `grid`, which FSL's transforms go with, as with the first input.
     Raises InputError, UsageError, OutputError.
     """
+    check_series_uid(series_uid, inputs)
     if dicom_series:
         dicom_series.check(inputs)
     dtype = resampling.dtype
@@ -112,11 +114,11 @@ def warp_files(
         image = as_type(
             read_any(source, series_uid=series_uid, strict=strict), resampling.image_type
         )
-        if dicom_series:
-            check_volume(image)  # before another output is written
         if not resampling.header_only:
             _warn_of_labels(image, resampling.interpolator)
         warped = _each_resampled(image, grid, chains, resampling, dtype)
+        if dicom_series:
+            check_volume(warped)  # before another output is written
         write_image(target, warped, replace=overwrite)
         log.info("%s", target)
         if dicom_series:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from carl_cli.batch import workers
 from carl_cli.batch.claim import OWNER
 from tests.batch.conftest import Study, digests, rows, states
 
@@ -145,6 +148,21 @@ def test_a_worker_that_dies_loses_its_case_only(study: Study, workers: int) -> N
     found = rows(out / "summary.csv")
     assert {n: r["state"] for n, r in found.items()} == {"ab": "done", "bc": "failed", "cd": "done"}
     assert found["bc"]["error"].startswith("the worker was killed")
+
+
+def test_a_worker_that_was_stopped_does_not_hold_the_end_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that Ctrl-Z has stopped hears no SIGTERM (issue 19)."""
+    monkeypatch.setattr(workers, "PATIENCE_S", 0.2)
+    context = multiprocessing.get_context("spawn")
+    worker = workers._Worker(cast(Any, None))
+    worker.connection, worker.jobs = context.Pipe()[0], {"a": cast(Any, None)}
+    worker.process = context.Process(target=time.sleep, args=(60,), daemon=True)
+    worker.process.start()
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    worker.stop()
+    assert worker.process.exitcode == -signal.SIGKILL
 
 
 DEADLY_NAME = """

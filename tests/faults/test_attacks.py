@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -111,6 +112,20 @@ def test_sizes_of_packed_voxels(server: Server, tmp_path: Path, size: str) -> No
     path = tmp_path / "h.mha"
     path.write_bytes(text.encode() + gzip.compress(bytes(64)))
     refused(server.run(["warp", path, "-o", tmp_path / "w.nii.gz"], tmp_path), 3, "h.mha")
+
+
+@pytest.mark.parametrize("length", [-1, -(2**31), 2**31 - 1])
+@pytest.mark.parametrize("command", ["info", "convert"])
+def test_lengths_of_names_in_matlab_files(
+    server: Server, tmp_path: Path, length: int, command: str
+) -> None:
+    """ITK wrote beyond its memory for the name of a matrix of length -1."""
+    path = TRANSFORMS["mat affine"](tmp_path).path
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<i", content, 16, length)
+    path.write_bytes(content)
+    more = ["-o", tmp_path / "t.h5"] if command == "convert" else []
+    refused(server.run([command, path, *more], tmp_path), 3, path.name)
 
 
 # HDF5

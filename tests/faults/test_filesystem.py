@@ -124,6 +124,12 @@ def test_a_full_disk_keeps_the_affine_that_was_to_be_replaced(
     assert target.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["convert to h5", "convert to double h5"])
+def test_an_h5_on_a_full_disk_ends_with_its_code(inputs: Path, full: Path, name: str) -> None:
+    """Issue 19: the right message, then HDF5 broke down as the process ended (139)."""
+    refused(process(command(WRITING[name], inputs, full), inputs.parent), 7, "t.h5")
+
+
 @pytest.mark.slow
 def test_a_disk_that_fills_up_in_a_registration(
     heavy: Server, weights: Path, sound_pair: tuple[Path, Path], full: Path

@@ -32,6 +32,7 @@ GOOD = {
         ({"linear_determinant": -1.0}, "left into right"),
         ({"rotation_degrees": 90.0}, "90 degrees"),
         ({"match_spread_mm": 31.0}, "31 mm"),
+        ({"match_evidence": 0.2}, "Doubtful match"),
         ({"similarity_after": Similarity(lncc=0.2)}, "LNCC was 0.300 before and is 0.200"),
         ({"similarity_after": Similarity(nmi=1.1)}, "NMI was"),
     ],

@@ -110,6 +110,7 @@ def test_what_is_not_there(carl: Carl, here: Path, pair: PairFiles, smooth_weigh
     both = ("register", pair.fixed, pair.moving)
     for option in ("--fixed-mask", "--moving-mask", "-i"):
         refused(carl(*both, *weights, option, absent), 3, str(absent))
+    refused(carl(*both, *weights, "--series-uid", "1.2"), 2, "--series-uid", "no image is DICOM")
     segs = ("--fixed-seg", pair.fixed_seg, "--moving-seg", absent)
     refused(carl(*both, *weights, *segs), 3, str(absent))
     refused(carl(*both, "-o", "t.h5", "--weights", here / "none"), 4, "none")
@@ -192,6 +193,12 @@ def test_a_dry_run_checks_and_writes_nothing(
     write_transform(here / "flat.tfm", AffineTransform(np.diag([1.0, 1.0, 0.0]), np.zeros(3)))
     flat = carl("register", pair.fixed, pair.moving, *rest, "-i", here / "flat.tfm")
     refused(flat, 3, "singular")
+    black = sitk.ReadImage(str(pair.fixed_seg)) * 0
+    sitk.WriteImage(black, str(here / "black.nii.gz"))
+    segs = ("--fixed-seg", here / "black.nii.gz", "--moving-seg", pair.moving_seg)
+    guided = ("--guide-labels", 1, "--io", "--io-scope", "field")
+    refused(carl("register", pair.fixed, pair.moving, *rest, *segs, *guided), 3, "share no label")
+    (here / "black.nii.gz").unlink()
     (here / "flat.tfm").unlink()
     refused(carl("register", pair.fixed, here / "absent.nii", *rest), 3, "absent.nii")
     assert list(here.iterdir()) == []

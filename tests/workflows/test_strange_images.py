@@ -98,3 +98,21 @@ def test_warp_carries_every_volume(
     for found, volume in zip(warped, volumes, strict=True):
         expected = sitk.GetArrayFromImage(sitk.Resample(volume, fixed, affine))
         assert np.mean(np.abs(found - expected) < 0.01 * expected.max()) > 0.98
+
+
+def test_a_volume_that_no_image_has_is_refused(
+    carl: Carl, plain: sitk.Image, pair: PairFiles, smooth_weights: Path, tmp_path: Path
+) -> None:
+    """Number 0 of a single volume is that volume; components are no volumes."""
+    vectors = tmp_path / "vectors.nrrd"
+    sitk.WriteImage(sitk.Compose(plain, plain), str(vectors))
+    call = ("--weights", smooth_weights, "-o", tmp_path / "t.h5", "--dry-run", "--time-index")
+    told = {
+        number: carl("register", pair.fixed, tmp_path / "plain.nii.gz", *call, number)
+        for number in (0, 3)
+    }
+    assert (told[0].code, told[3].code) == (0, 3), told
+    assert "no volume 3: neither" in told[3].err
+    told[0] = carl("register", vectors, vectors, *call, 0)
+    assert told[0].code == 3
+    assert f"{vectors}: 2 components per voxel and no volumes" in told[0].err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from carl_cli.io.images.dicom_write import write_dicom_series
 from carl_cli.io.images.files import Image, read_image, write_image
 from carl_cli.io.transforms.files import write_transform
 from carl_cli.transforms import identity
+from tests.faults.samples import UID_ROOT, dicom_folder
 from tests.measured import assert_close
 
 MakeImage = Callable[..., Image]
@@ -224,6 +226,11 @@ def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage)
     out.mkdir()
     vectors = Image(np.zeros((*image.grid.shape_zyx, 2), np.float32), image.grid, 2)
     write_image(tmp_path / "v.nii.gz", vectors)
+    holed = image.array.astype(np.float32)
+    holed[0, 0, 0] = np.nan
+    write_image(tmp_path / "nan.nii.gz", Image(holed, image.grid))
+    away = replace(image.grid, origin_mm=(900.0, 0.0, 0.0))
+    write_image(tmp_path / "away.nii.gz", Image(image.array, away))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(OutputError, match="not an empty folder"):
         run(tmp_path / "a.nii.gz", "-o", tmp_path / "b.nii.gz", "--dicom-out", full)
@@ -234,6 +241,10 @@ def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage)
         )  # fmt: skip
     with pytest.raises(InputError, match="scalar 3D"):
         run(tmp_path / "v.nii.gz", "-o", tmp_path / "b.nii.gz", "--dicom-out", tmp_path / "d")
+    away = ("-r", tmp_path / "away.nii.gz", "-f", "nan")
+    for words in ((tmp_path / "nan.nii.gz",), (tmp_path / "a.nii.gz", *away)):
+        with pytest.raises(InputError, match="NaN or infinite voxels"):
+            run(*words, "-o", tmp_path / "b.nii.gz", "--dicom-out", tmp_path / "d")
     with pytest.raises(UsageError, match="one input"):
         run(tmp_path / "a.nii.gz", tmp_path / "c.nrrd", "-o", out, "--dicom-out", full)
     with pytest.raises(OutputError, match="does not exist"):
@@ -245,3 +256,13 @@ def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage)
     with pytest.raises(InputError, match="NaN"):
         write_dicom_series(tmp_path / "c", Image(image.array * np.nan, image.grid))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_series_of_a_folder_of_two(tmp_path: Path) -> None:
+    """Without a reference the frame, too, is that of the series that was chosen."""
+    folder = dicom_folder(tmp_path / "two")
+    for path in dicom_folder(tmp_path / "other", SeriesInstanceUID="1.2.3").iterdir():
+        path.rename(folder / f"other{path.name}")
+    chosen = ("--series-uid", "1.2.3", "-o", tmp_path / "w.nii.gz")
+    run(folder, *chosen, "--dicom-out", tmp_path / "d")
+    assert {s.FrameOfReferenceUID for s in slices(tmp_path / "d")} == {f"{UID_ROOT}300"}

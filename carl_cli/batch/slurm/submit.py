@@ -14,8 +14,8 @@ from typing import Any
 from carl_cli.batch.slurm.jobs import FOLDER, Submission, alive, note_submission, submissions
 from carl_cli.batch.slurm.node import ShardTask, SummaryTask, Work, versions
 from carl_cli.batch.slurm.request import Request
-from carl_cli.batch.status import make_folder
 from carl_cli.errors import UsageError
+from carl_cli.io.atomic import make_folder
 
 LOGGER = logging.getLogger(__name__)
 _SUMMARY_MINUTES = 60

@@ -8,6 +8,7 @@ header reach neither the image nor any message.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from carl_cli.errors import InputError
+from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.images import dicom_header as header
 from carl_cli.io.images.dicom_slices import SAME_ORIENTATION, Frame, arrange
@@ -52,6 +53,13 @@ def is_dicom(path: Path) -> bool:
     if path.is_dir() or path.suffix.lower() in (*SUFFIXES, ".zip"):
         return True
     return header.starts_like_dicom(path)
+
+
+def check_series_uid(uid: str | None, paths: Iterable[Path]) -> None:
+    """Raise UsageError where a series is chosen and none of the images is DICOM."""
+    there = [path for path in paths if path.is_file() or path.is_dir()]
+    if uid is not None and not any(map(is_dicom, there)):
+        raise UsageError(f"--series-uid {uid}: no image is DICOM", "leave the option out")
 
 
 def read_dicom(path: Path, series_uid: str | None = None, strict: bool = False) -> Image:

@@ -72,6 +72,11 @@ def check_volume(image: Image) -> None:
     """Raise InputError for what slices can't hold."""
     if image.grid.dimension != 3 or image.channels > 1:
         raise InputError(f"{image.source}: only a scalar 3D image can be written as DICOM")
+    if not np.isfinite(image.array).all():
+        raise InputError(
+            f"{image.source}: NaN or infinite voxels can't be written as DICOM",
+            "replace them by the background value first, or leave out --dicom-out",
+        )
 
 
 def write_dicom_series(
@@ -196,8 +201,6 @@ def _decimals(numbers: list[float] | NDArray[np.float64]) -> list[str]:
 def _stored(image: Image) -> Image:
     """int16 voxels: rounded, or first multiplied where rounding would flatten the image."""
     values = image.array.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise InputError(f"{image.source}: NaN or infinite voxels can't be written as DICOM")
     largest = float(np.abs(values).max())
     rounded = np.rint(values)
     factor = 1.0

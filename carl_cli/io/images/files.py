@@ -145,6 +145,11 @@ def read_contrasts(
     the one. Raises InputError as it does, for colour too."""
     image = read_any(path, series_uid=series_uid, strict=strict)
     vectors = image.channels > 1 and image.channel_kind == "vector"
+    if vectors and time_index is not None:
+        raise InputError(
+            f"{path}: {image.channels} components per voxel and no volumes",
+            "leave out --time-index, or write the components as a time series",
+        )
     parts = [one_volume(image, k) for k in range(image.channels)] if vectors else [image]
     return [_usable(part, str(path), time_index, average, True) for part in parts]
 

@@ -10,17 +10,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import atomic_path, full_suffix, sha256_of
-from carl_cli.io.images.general import check_directions
+from carl_cli.io.images.general import FARTHEST_MM, check_directions
 from carl_cli.io.images.mgh import SUFFIXES as MGH
 from carl_cli.io.sitk_bridge import cause, overheard
 from carl_cli.io.transforms import Program, hdf5, split_program
@@ -92,20 +93,11 @@ def read_transform(
     if not path.is_file():
         what = "is not a file" if path.exists() else "no such file"
         raise InputError(f"{path}: {what}", "check the name of the transform")
-    if program is not None:
-        return read_foreign(path, program, pair or Pair())
-    suffix = full_suffix(path).lower()
-    reader: Callable[[Path], Transform] = {
-        **dict.fromkeys(COMPOSITE + AFFINE, _read_itk),
-        ".lta": read_lta,
-        ".xfm": read_minc,
-        ".dcm": read_registration,
-        ".x5": _read_x5,
-        **dict.fromkeys(MGH, read_mgz_field),
-        **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
-    }.get(suffix, _unknown_suffix)
     try:
-        transform = reader(path)
+        if program is not None:
+            transform = read_foreign(path, program, pair or Pair())
+        else:
+            transform = READERS.get(full_suffix(path).lower(), _unknown_suffix)(path)
         _check_sane(transform, path)
     except InputError as error:
         if str(path) in error.message:
@@ -185,14 +177,25 @@ def read_by_itk(path: Path) -> sitk.Transform:
 
 
 def _check_sane(transform: Transform, path: Path) -> None:
-    """Finite numbers, and fields on a grid that can exist."""
+    """Numbers that lead somewhere, and fields on a grid that can exist."""
     for part in transform.parts:
         if isinstance(part, Deformation):
             check_directions(part.sampling_grid, path)
-        if isinstance(part, DisplacementField) and not np.isfinite(part.displacement_mm).all():
-            raise InputError(f"{path}: a displacement is not finite")
-        if isinstance(part, BSplineTransform) and not np.isfinite(part.coefficients_mm).all():
-            raise InputError(f"{path}: a coefficient is not finite")
+        farthest = max((np.abs(numbers).max() for numbers in _numbers(part)), default=0.0)
+        if not farthest < FARTHEST_MM:  # nan is not, either
+            raise InputError(
+                f"{path}: a number of {farthest:g}, less than {FARTHEST_MM:g} expected"
+            )
+
+
+def _numbers(part: Transform) -> Iterator[NDArray[Any]]:
+    if isinstance(part, AffineTransform):
+        yield part.matrix
+        yield part.translation
+    if isinstance(part, DisplacementField):
+        yield part.displacement_mm
+    if isinstance(part, BSplineTransform):
+        yield part.coefficients_mm
 
 
 def _unknown_suffix(path: Path) -> Transform:
@@ -202,6 +205,17 @@ def _unknown_suffix(path: Path) -> Transform:
         (*COMPOSITE, *AFFINE, ".lta", ".xfm", ".dcm", ".x5", *MGH, *dense_files.READABLE)
     )
     raise InputError(f"{path}: no transform has this suffix", f"readable are {names}")
+
+
+READERS: dict[str, Callable[[Path], Transform]] = {
+    **dict.fromkeys(COMPOSITE + AFFINE, _read_itk),
+    ".lta": read_lta,
+    ".xfm": read_minc,
+    ".dcm": read_registration,
+    ".x5": _read_x5,
+    **dict.fromkeys(MGH, read_mgz_field),
+    **dict.fromkeys(dense_files.READABLE, dense_files.read_field),
+}
 
 
 def write_transform(

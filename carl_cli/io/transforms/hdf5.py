@@ -90,17 +90,24 @@ def read_series(path: Path) -> list[Transform]:
         groups = file["TransformGroup"]
         try:
             return [_read_part(groups[str(number)]) for number in range(len(groups))]
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: no list of transforms: {error}") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error.message}", error.hint) from error
 
 
 def _read_part(group: h5py.Group) -> Transform:
-    name = str(group["TransformType"].asstr()[0]).partition("_")[0]
+    """Raises ValueError and the like for numbers that are not those of the type."""
+    name, _, rest = str(group["TransformType"].asstr()[0]).partition("_")
     fixed, values = (group[f"Transform{kind}Parameters"][()] for kind in ("Fixed", ""))
     if name != "DisplacementFieldTransform":
-        return linear_from_itk(name, fixed.tolist(), values.tolist())
-    grid = _placed(fixed)
-    return DisplacementField(grid, values.reshape(*grid.shape_zyx, grid.dimension))
+        found: Transform = linear_from_itk(name, fixed.tolist(), values.tolist())
+    else:
+        grid = _placed(fixed)
+        found = DisplacementField(grid, values.reshape(*grid.shape_zyx, grid.dimension))
+    if not rest.endswith(f"_{found.dimension}_{found.dimension}"):
+        raise ValueError(f"{found.dimension} dimensions in a transform of {rest}")
+    return found
 
 
 def _placed(fixed: Array) -> Grid:
@@ -180,6 +187,8 @@ def _check_links(group: h5py.Group) -> None:
 def _check_pieces(name: str, item: h5py.Group | h5py.Dataset) -> None:
     if not hasattr(item, "chunks"):
         return  # a group
+    if item.shape is None:
+        raise ValueError(f"{name} is empty")
     if item.is_virtual or item.external:
         raise ValueError(f"{name} lies in another file")
     if item.chunks is None and item.id.get_storage_size() < item.size * item.dtype.itemsize:

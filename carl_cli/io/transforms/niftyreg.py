@@ -43,10 +43,10 @@ def read_niftyreg(path: Path) -> Transform:
     if not is_niftyreg(header):
         raise InputError(f"{path}: no transformation of NiftyReg: its intent is not {NAME}")
     code, offset = P1_OFFSET[header.version]
-    kind = int(struct.unpack_from(header.endian + code, header.raw, offset)[0])
+    (kind,) = struct.unpack_from(header.endian + code, header.raw, offset)
     if kind not in (POSITIONS, DISPLACEMENTS, CUBIC_SPLINE):
         raise InputError(
-            f"{path}: {OTHERS.get(kind, 'an unknown kind')} of NiftyReg (intent_p1 {kind})",
+            f"{path}: {OTHERS.get(kind, 'an unknown kind')} of NiftyReg (intent_p1 {kind:g})",
             f"reg_transform -ref FIXED -def {path.name} field.nii.gz makes a field of it",
         )
     vectors = read_vectors(path)

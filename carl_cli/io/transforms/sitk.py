@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from carl_cli.transforms.linear import RigidTransform, SimilarityTransform
 CUBIC = 3
 LATTICE = 9
 MARGIN = 0.1
+MOST_VOXELS = 2**30  # of a grid for an inverse
 
 
 def field_to_sitk(field: DisplacementField, dtype: DTypeLike) -> sitk.Image:
@@ -76,11 +78,20 @@ def _hold(part: Transform, points: Array | None) -> Transform:
 
 
 def inverse_grid(part: InverseField, points: Array | None = None) -> Grid:
-    """The field's grid, extended over what the field reaches and over the given points."""
+    """The field's grid, extended over what the field reaches and over the given points.
+
+    Raises InputError where that is more than any grid holds.
+    """
     grid = part.field.sampling_grid
     around = grid.corners_mm() if points is None else points
     reached = np.vstack([around, part.field(grid.corners_mm())])
-    return covering_grid(grid, _with_margin(reached))
+    wanted = covering_grid(grid, _with_margin(reached))
+    if prod(wanted.size_xyz) > MOST_VOXELS:
+        raise InputError(
+            f"a field reaches so far that its inverse takes {prod(wanted.size_xyz):.3g} voxels",
+            "check its displacements: they are millimetres",
+        )
+    return wanted
 
 
 def _lattice(grid: Grid) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from carl_cli.errors import InputError
+from carl_cli.geometry import Array
 from carl_cli.io.ras import (
     affine_from_ras,
     affine_to_ras,
@@ -19,6 +20,7 @@ from carl_cli.io.ras import (
     grid_from_ras,
     voxel_to_ras,
 )
+from carl_cli.io.transforms.hdf5 import check_whole
 from carl_cli.transforms import AffineTransform, DisplacementField, Transform
 
 KINDS = np.array(["space", "space", "space", "vector"], "S")
@@ -28,6 +30,7 @@ def read_x5(path: Path) -> Transform:
     """Raises InputError for damaged files, several transforms, and kinds that are neither."""
     import h5py  # late: as in hdf5.py
 
+    check_whole(path)
     try:
         with h5py.File(path, "r") as file:
             group = file["TransformGroup"]
@@ -38,28 +41,42 @@ def read_x5(path: Path) -> Transform:
                     "keep one transform in a file",
                 )
             return _read(path, group["0"])
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error})", "get the file again") from None
 
 
 def _read(path: Path, group: Any) -> Transform:
-    values = np.asarray(group["Transform"], float)
+    values = _numbers(group["Transform"])
     if group.attrs["Type"] == "linear" and values.shape == (4, 4):
-        return affine_from_ras(values)
+        return affine_from_ras(_affine(values))
     representation = group.attrs.get("Representation")
-    dense = group.attrs["Type"] == "nonlinear" and values.ndim == 4 and values.shape[-1] == 3
+    dense = group.attrs["Type"] == "nonlinear" and values.shape[3:] == (3,) and values.size
     if not dense or representation not in ("displacements", "deformations"):
         raise InputError(
             f"{path}: {group.attrs['Type']} {representation} of X5, one affine or dense field was "
             "expected",
             "make a dense field of it",
         )
-    size = values.shape[:3]
-    grid = grid_from_ras(np.asarray(group["Domain/Mapping"], float), size)
+    size, mapping = values.shape[:3], _numbers(group["Domain/Mapping"])
+    if "Domain/Size" in group and not np.array_equal(group["Domain/Size"], size):
+        raise ValueError("its domain has another size than its field")
+    grid = grid_from_ras(_affine(mapping), size)
     vectors = flip_vectors(values.transpose(2, 1, 0, 3))
     if representation == "deformations":
         vectors = vectors - grid.points_mm()
     return DisplacementField(grid, vectors.astype(np.float32))
+
+
+def _numbers(item: Any) -> Array:
+    if item.dtype.kind not in "fiu":
+        raise ValueError("no real numbers")
+    return np.asarray(item, float)
+
+
+def _affine(matrix: Array) -> Array:
+    if matrix.shape != (4, 4) or not np.array_equal(matrix[3], [0, 0, 0, 1]):
+        raise ValueError("a matrix that is no affine map")
+    return matrix
 
 
 def write_x5(path: Path, transform: AffineTransform | DisplacementField) -> None:
