@@ -23,7 +23,7 @@ from carl_cli.transforms.core import (
 )
 from carl_cli.transforms.interpolation import Floats
 from carl_cli.transforms.matrices import determinant, determinant_of_rows
-from carl_cli.transforms.sampling import slab_grid, slabs
+from carl_cli.transforms.sampling import check_dimension, slab_grid, slabs
 
 # The nine derivatives of a slab stay in a last-level cache.
 CACHED_POINTS = 1 << 18
@@ -43,6 +43,7 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> Floats:
 
 def determinant_slabs(transform: Transform, grid: Grid) -> Iterator[tuple[slice, Floats]]:
     """`jacobian_determinant` slab by slab: ranges of the first array axis, and their values."""
+    check_dimension(transform, grid)
     aligned = aligned_field(transform, grid)
     if aligned is not None:
         for part in slabs(grid, CACHED_POINTS):

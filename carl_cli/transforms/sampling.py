@@ -46,6 +46,15 @@ def slab_grid(grid: Grid, part: slice) -> Grid:
     return subgrid(grid, (0,) * others + (part.start,), size)
 
 
+def check_dimension(transform: Transform, grid: Grid) -> None:
+    """Raises InputError for a grid of another dimension than the transform."""
+    if transform.dimension != grid.dimension:
+        raise InputError(
+            f"a transform of {transform.dimension} dimensions, a grid of {grid.dimension}",
+            "give an image of the same dimension",
+        )
+
+
 def spaced_grid(grid: Grid, spacing_mm: float) -> Grid:
     """Cubic voxels whose centres enclose the whole of `grid`, so that nothing is extrapolated.
 
@@ -61,6 +70,7 @@ def dense(transform: Transform, grid: Grid) -> DisplacementField:
     A field on that very grid is returned as it is, in its own precision: samples at its own
     points would differ from it by rounding.
     """
+    check_dimension(transform, grid)
     if isinstance(transform, DisplacementField) and transform.grid == grid:
         return transform
     values = np.empty((*grid.shape_zyx, grid.dimension), np.float32)

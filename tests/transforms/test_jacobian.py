@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
 from carl_cli.io.transforms.sitk import field_to_sitk
-from carl_cli.transforms import AffineTransform, DisplacementField, jacobian_determinant
+from carl_cli.transforms import (
+    AffineTransform,
+    DisplacementField,
+    dense,
+    identity,
+    jacobian_determinant,
+)
 from tests.conftest import make_grid
 from tests.fields import field_on
 
@@ -91,3 +98,10 @@ def test_in_2d_and_on_a_single_slice() -> None:
     slab = make_grid((8, 8, 1), (1.0, 1.0, 3.0))
     scaling = AffineTransform(np.diag([1.0, 2.0, 3.0]), np.zeros(3))
     np.testing.assert_allclose(jacobian_determinant(scaling, slab), 6.0, rtol=1e-5)
+
+
+def test_a_grid_of_another_dimension_is_refused() -> None:
+    flat = Grid((4, 5), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    for sampled in (jacobian_determinant, dense):
+        with pytest.raises(InputError, match="3 dimensions, a grid of 2"):
+            sampled(identity(3), flat)
