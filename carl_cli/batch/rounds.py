@@ -98,9 +98,10 @@ def _checked(members: Sequence[Member], where: Path) -> list[Member]:
         for number, m in enumerate(members, 1)
     )
     for number, entry in enumerate(entries, 1):
-        if entry.row is None:
+        error = f"{entry.name} is a file of each round" if entry.name in (TABLE, FIXED) else ""
+        if entry.row is None or error:
             raise InputError(
-                f"{where}, image {number}: {entry.error}",
+                f"{where}, image {number}: {entry.error or error}",
                 "name them apart in a table with the columns id and image",
             )
     return list(members)

@@ -57,6 +57,7 @@ def demo(
     started = time.perf_counter()
     from carl_cli.cli.options.method import MethodArguments
     from carl_cli.cli.options.register import InstanceArguments
+    from carl_cli.errors import UsageError
     from carl_cli.io.atomic import make_folder
     from carl_cli.weights.options import NetworkOptions
     from carl_cli.workflows.demo import DemoFiles, run_demo
@@ -67,6 +68,8 @@ def demo(
     method = MethodArguments(network=network, instance=fit)
     files = DemoFiles.within(folder)
     chosen = method.load(network.device)
+    if chosen.config.model.dimension != 3:
+        raise UsageError(f"{weights} are for slices, the demo is in 3D", "choose other weights")
     make_folder(folder)
     check_outputs([*files, files.truth] if phantom else files, overwrite)
     options = method.options(chosen, match_spread=True)

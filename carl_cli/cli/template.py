@@ -147,6 +147,7 @@ class _Rounds:
             )
         check_distinct(self._read(), files.paths())
         check_outputs(files.paths().values(), replaced)
+        files.check(self.members)
 
     def _read(self) -> dict[str, Path]:
         """Role → file that the rounds read."""

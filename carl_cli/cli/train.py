@@ -283,9 +283,11 @@ def prepare(
             help="Labels are FreeSurfer's: left and right are one tissue, brains can be stripped.",
         ),
     ] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Make label maps ready for rendered pairs (kind = "synthetic", maps = FILE)."""
     from carl_cli.training.label_maps import prepare_label_maps
 
-    subjects, labels = prepare_label_maps(folder, out, spacing_mm, freesurfer)
+    options.check_outputs([out], overwrite)
+    subjects, labels = prepare_label_maps(folder, out, spacing_mm, freesurfer, overwrite)
     typer.echo(f"{out}: {labels} labels of {len(subjects)} subjects: {', '.join(subjects)}")

@@ -56,7 +56,10 @@ def header_of(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[str]:
 
 
 def cells_by_column(header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
-    """Those of a line that are not empty. Raises InputError unless they are as many."""
+    """Those of a line that are not empty. Raises InputError unless they are as many, and each
+    column has a name of its own."""
+    if len(set(header)) < len(header):
+        raise InputError("the header names a column twice")
     if len(cells) != len(header):
         raise InputError(f"{len(cells)} cells, the header has {len(header)}")
     return {name: cell for name, cell in zip(header, cells, strict=True) if cell}

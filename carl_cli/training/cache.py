@@ -86,6 +86,10 @@ def _made(
         return stem
     progress("caching images", 0.0, entry.image.name)
     image = read_image(entry.image)
+    if image.grid.dimension != 3:
+        raise InputError(
+            f"{entry.image}: no volume; images in 2D can't be trained on", "leave it out"
+        )
     seen = prepare_pair(image, image, rule, ImageOptions(modality)).fixed
     if entry.segmentation is not None:
         _save(cache / f"{stem}-labels.npy", _labels(entry.segmentation, seen.grid))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from carl_cli.errors import UsageError, WeightsError
+from carl_cli.errors import UsageError, WeightsError, told
 from carl_cli.training.cache import listed
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.tables import ImageSet
@@ -65,7 +65,7 @@ class FineTuning:
                 }
             )
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
+            reason = told(error.errors()[0])
             raise UsageError(f"{self.weights} can't be trained further: {reason}") from error
 
     def _data(self) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carl_cli.errors import InputError
+from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import block_grid
 from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.resample import resample
 from carl_cli.training.cache import image_files, stem_of
+from carl_cli.workflows.grids import VALUE_BYTES, check_fits
 
 # FreeSurfer numbering: right-hand label → left-hand label of the same structure.
 MIRROR = {41: 2, 42: 3, 43: 4, 44: 5, 46: 7, 47: 8, 49: 10, 50: 11, 51: 12, 52: 13, 53: 17}
@@ -29,10 +30,11 @@ T1 |= {514: 0.60, 515: 0.12, 516: 0.95, 530: 0.40}
 SOFT_TISSUE = 0.4
 BRAIN_BELOW = 500
 MOST_VALUES = 255
+TABLES = ("values", "tissue", "inner", "t1", "spacing_mm")  # beside the maps of the subjects
 
 
 def prepare_label_maps(
-    folder: Path, out: Path, spacing_mm: float, freesurfer: bool
+    folder: Path, out: Path, spacing_mm: float, freesurfer: bool, overwrite: bool = True
 ) -> tuple[list[str], int]:
     """Write the label files of a folder to one .npz; returns the subjects and the label count.
 
@@ -41,10 +43,9 @@ def prepare_label_maps(
     freesurfer also `inner` (the brain) and `t1` (mean of a T1-like rendering, 0 to 1), and left and
     right share one tissue. Raises InputError for a folder without maps, or with too many labels.
     """
-    files = image_files(folder)
-    if not files:
-        raise InputError(f"{folder} holds no label maps", "NIfTI, NRRD, MHA and MGZ are read")
-    images = {stem_of(path): read_image(path) for path in files}
+    if out.suffix.lower() != ".npz":
+        raise UsageError(f"{out}: label maps are written as .npz", "use .npz")
+    images = _read(folder, spacing_mm)
     values = sorted({int(v) for image in images.values() for v in np.unique(image.array)} | {0})
     if values[0] < 0 or len(values) > MOST_VALUES + 1:
         raise InputError(
@@ -52,9 +53,25 @@ def prepare_label_maps(
         )
     maps = {name: _dense(_shrunk(image, spacing_mm), values) for name, image in images.items()}
     tables = _tables(values) if freesurfer else _plain_tables(values)
-    with atomic_path(out) as temporary:
+    with atomic_path(out, replace=overwrite) as temporary:
         np.savez_compressed(temporary, **maps, **tables, spacing_mm=spacing_mm)  # type: ignore[arg-type]
     return list(images), len(values) - 1
+
+
+def _read(folder: Path, spacing_mm: float) -> dict[str, Image]:
+    """Subject → its label map, each of whole numbers in 3D."""
+    files = image_files(folder)
+    if not files:
+        raise InputError(f"{folder} holds no label maps", "NIfTI, NRRD, MHA and MGZ are read")
+    images: dict[str, Image] = {}
+    for path in files:
+        if stem_of(path) in (*images, *TABLES):
+            raise InputError(f"{path}: its subject's name is taken", "give it another name")
+        image = images[stem_of(path)] = read_image(path, allow_nan=False)
+        if image.grid.dimension != 3 or np.any(image.array % 1):
+            raise InputError(f"{path}: no label map", "whole numbers in 3D are expected")
+        check_fits(block_grid(image.grid, spacing_mm), VALUE_BYTES)
+    return images
 
 
 def _shrunk(image: Image, spacing_mm: float) -> Image:

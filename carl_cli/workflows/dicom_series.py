@@ -27,7 +27,10 @@ class DicomSeries:
     fixed: Path
     identity: Literal["new", "keep"] = "new"
 
-    def check(self, inputs: Sequence[Path]) -> None:
+    def check(self, inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+        """What can be found wrong before any work. Raises UsageError, OutputError."""
+        if self.folder.resolve() in [path.resolve() for path in outputs]:
+            raise UsageError(f"{self.folder} is named twice", "give the folder a name of its own")
         if len(inputs) > 1:
             raise UsageError("--dicom-out takes one input", "warp the others on their own")
         if self.identity == "keep" and not is_dicom(inputs[0]):

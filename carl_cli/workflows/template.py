@@ -103,9 +103,17 @@ def nearest_to_mean(members: Sequence[Member]) -> Member:
     """The one whose foreground is nearest to the mean of all in its extents, whatever its pose.
 
     Extents are the logarithms of the foreground's principal variances: an image that is twice as
-    large counts as far from the mean as one of half its size.
+    large counts as far from the mean as one of half its size. Raises InputError for slices among
+    volumes.
     """
-    extents = np.stack([_extents(read_image(m.image, average=True)) for m in members])
+    found = [_extents(read_image(m.image, average=True)) for m in members]
+    for member, one in zip(members, found, strict=True):
+        if one.shape != found[0].shape:
+            raise InputError(
+                f"{member.image}: {one.size} dimensions, {members[0].image} has {found[0].size}",
+                "give images of one kind",
+            )
+    extents = np.stack(found)
     away = np.linalg.norm(extents - extents.mean(axis=0), axis=1)
     return members[int(away.argmin())]
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
-from carl_cli.errors import UsageError
+import numpy as np
+
+from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.evaluation.cases import CHAIN_SEPARATOR
 from carl_cli.evaluation.tables import write_csv
 from carl_cli.io.atomic import full_suffix, make_folder
@@ -69,6 +71,18 @@ class TemplateFiles:
         """Role → file of all that is no folder."""
         roles = ("template", "variance", "labels", "convergence", "pairs", "report")
         return {role: getattr(self, role) for role in roles}
+
+    def check(self, members: Sequence[Member]) -> None:
+        """What would fail only when all rounds are done: the folders, and the members' labels.
+
+        Raises OutputError, InputError.
+        """
+        for folder in (self.transforms, self.round(1).parent):
+            if folder.exists() and not folder.is_dir():
+                raise OutputError(f"{folder} is a file, a folder was expected", "move it away")
+        for path in (member.labels for member in members if member.labels):
+            if np.any(read_image(path, allow_nan=False).array % 1):
+                raise InputError(f"{path}: labels are whole numbers", "give a label map")
 
     @property
     def transforms(self) -> Path:

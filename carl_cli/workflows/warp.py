@@ -102,7 +102,7 @@ def warp_files(
     """
     check_series_uid(series_uid, inputs)
     if dicom_series:
-        dicom_series.check(inputs)
+        dicom_series.check(inputs, outputs)
     dtype = resampling.dtype
     items = [item for item in transforms if not is_identity(item)]
     pair = Pair(fixed, inputs[0])

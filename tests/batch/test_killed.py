@@ -150,16 +150,24 @@ def test_a_worker_that_dies_loses_its_case_only(study: Study, workers: int) -> N
     assert found["bc"]["error"].startswith("the worker was killed")
 
 
+def _at_work(connection: Any) -> None:
+    signal.signal(signal.SIGTERM, workers._leave)
+    connection.send("begun")
+    time.sleep(60)
+
+
 def test_a_worker_that_was_stopped_does_not_hold_the_end_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One that Ctrl-Z has stopped hears no SIGTERM (issue 19)."""
     monkeypatch.setattr(workers, "PATIENCE_S", 0.2)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     worker = workers._Worker(cast(Any, None))
-    worker.connection, worker.jobs = context.Pipe()[0], {"a": cast(Any, None)}
-    worker.process = context.Process(target=time.sleep, args=(60,), daemon=True)
+    worker.connection, ready = context.Pipe()
+    worker.jobs = {"a": cast(Any, None)}
+    worker.process = context.Process(target=_at_work, args=(ready,), daemon=True)
     worker.process.start()
+    assert worker.connection.recv() == "begun"
     os.kill(worker.process.pid, signal.SIGSTOP)
     worker.stop()
     assert worker.process.exitcode == -signal.SIGKILL

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from carl_cli.io.images.files import to_sitk, write_image
+from carl_cli.io.images.files import Image, to_sitk, write_image
 from carl_cli.io.transforms.files import read_transform, write_series, write_transform
 from carl_cli.transforms import DisplacementField
 from tests.cli.weights_folder import untrained_weights
@@ -315,6 +315,49 @@ def test_a_template_takes_no_input_s_place(
     assert fingerprint(tmp_path) == before
 
 
+GROUPS = {
+    "a column twice": "image,image\na.nii.gz,b.nii.gz\nb.nii.gz,a.nii.gz\n",
+    "a file of the round": "id,image\npairs.csv,a.nii.gz\nb,b.nii.gz\n",
+    "the template of the round": "id,image\ntemplate.nii.gz,a.nii.gz\nb,b.nii.gz\n",
+    "a slice": "image\na.nii.gz\nslice.nrrd\n",
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_that_are_none(heavy: Server, tmp_path: Path, weights: Path, name: str) -> None:
+    for letter in "ab":
+        write_image(tmp_path / f"{letter}.nii.gz", image())
+    disc = np.pad(np.ones((16, 16), np.float32), 8)
+    sitk.WriteImage(sitk.GetImageFromArray(disc), str(tmp_path / "slice.nrrd"))
+    (tmp_path / "t.csv").write_text(GROUPS[name])
+    call = ["template", "t.csv", "--weights", weights, "-o", "T.nii.gz", "--dry-run"]
+    refused(heavy.run(call, tmp_path, SECONDS), 3)
+
+
+def test_a_learning_rate_beyond_all_numbers(heavy: Server, tmp_path: Path, weights: Path) -> None:
+    for letter in "ab":
+        write_image(tmp_path / f"{letter}.nii.gz", image())
+    (tmp_path / "t.csv").write_text("image\na.nii.gz\nb.nii.gz\n")
+    call = ["train", "--from", weights, "t.csv", "--learning-rate", "1e300", "--out", "run"]
+    refused(heavy.run(call, tmp_path, SECONDS), 2, "at most 1")
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.5])
+def test_labels_of_a_template_are_read_first(
+    heavy: Server, tmp_path: Path, weights: Path, value: float
+) -> None:
+    """They were read when all rounds were done, and a dry run said that they can be used."""
+    labels = np.full(image().array.shape, value, np.float32)
+    write_image(tmp_path / "l.nii.gz", Image(labels, GRID))
+    for name in "ab":
+        write_image(tmp_path / f"{name}.nii.gz", image())
+    call = ["template", "a.nii.gz", "b.nii.gz", "--weights", weights, "-o", "T.nii.gz"]
+    both = ["--labels", "l.nii.gz", "--labels", "l.nii.gz"]
+    refused(heavy.run([*call, *both], tmp_path, SECONDS), 3, "l.nii.gz")
+    (tmp_path / "T_transforms").write_text("mine")
+    refused(heavy.run(call, tmp_path, SECONDS), 7, "T_transforms is a file")
+
+
 # Folders that can't be made
 
 
@@ -340,8 +383,11 @@ def test_a_file_where_a_folder_should_be(
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_a_demo_without_weights_leaves_no_folder(heavy: Server, tmp_path: Path) -> None:
-    refused(heavy.run(["demo", "-o", "d", "--weights", "nonsense"], tmp_path, SECONDS), 4)
+@pytest.mark.parametrize(("name", "code"), [("nonsense", 4), ("carl-base-2d", 2)])
+def test_a_demo_without_its_weights_leaves_no_folder(
+    heavy: Server, tmp_path: Path, name: str, code: int
+) -> None:
+    refused(heavy.run(["demo", "-o", "d", "--weights", name], tmp_path, SECONDS), code)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -355,6 +401,8 @@ BAD_TABLES: dict[str, bytes] = {
     "too few cells": b"fixed,moving\na.nii.gz\nb.nii.gz,a.nii.gz\n",
     "nothing": b"",
     "a header alone": b"image\n",
+    "a column twice": b"image,image\na.nii.gz,b.nii.gz\nb.nii.gz,a.nii.gz\n",
+    "a slice": b"image\nslice.nrrd\na.nii.gz\n",
 }
 
 
@@ -362,6 +410,7 @@ BAD_TABLES: dict[str, bytes] = {
 def test_tables_of_a_training(heavy: Server, tmp_path: Path, weights: Path, name: str) -> None:
     for letter in "ab":
         write_image(tmp_path / f"{letter}.nii.gz", image())
+    sitk.WriteImage(sitk.GetImageFromArray(np.eye(30)), str(tmp_path / "slice.nrrd"))
     (tmp_path / "t.csv").write_bytes(BAD_TABLES[name])
     call = ["train", "--from", weights, "t.csv", "--steps", 1, "--out", "run"]
     refused(heavy.run(call, tmp_path, SECONDS), 3)
@@ -390,6 +439,43 @@ def test_a_config_is_a_file(heavy: Server, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "c.toml")
     for path in ("c.toml", "/dev/zero"):
         refused(heavy.run(["train", path, "--out", "run"], tmp_path, 20), 3, "is not a file")
+
+
+MAPS: dict[str, tuple[str, float, tuple[int, ...]]] = {
+    "fractions": ("a.nii.gz", 0.5, (4, 4, 4)),
+    "a table's name": ("values.nii.gz", 1, (4, 4, 4)),
+    "a name that is taken": ("b.nrrd", 1, (4, 4, 4)),
+    "two dimensions": ("a.nrrd", 1, (4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_label_maps_that_are_none(heavy: Server, tmp_path: Path, name: str) -> None:
+    """They became label 0, took another subject's place or ended as a bug."""
+    file, value, shape = MAPS[name]
+    (tmp_path / "maps").mkdir()
+    sound = np.eye(4, dtype=np.uint8)[None].repeat(4, 0)
+    sitk.WriteImage(sitk.GetImageFromArray(sound), str(tmp_path / "maps" / "b.nii.gz"))
+    made = np.full(shape, value, np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(made), str(tmp_path / "maps" / file))
+    call = ["train", "prepare", "maps", "-o", "o.npz", "--spacing", 1]
+    refused(heavy.run(call, tmp_path, SECONDS), 3, file)
+    assert not (tmp_path / "o.npz").exists()
+
+
+def test_prepared_label_maps_replace_nothing(heavy: Server, tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    sound = np.eye(4, dtype=np.uint8)[None].repeat(4, 0)
+    sitk.WriteImage(sitk.GetImageFromArray(sound), str(tmp_path / "maps" / "b.nii.gz"))
+    (tmp_path / "o.npz").write_text("mine")
+    call = ["train", "prepare", "maps", "--spacing", 1, "-o"]
+    refused(heavy.run([*call, "o.npz"], tmp_path, SECONDS), 7, "exists already")
+    refused(heavy.run([*call, "o.txt"], tmp_path, SECONDS), 2, "o.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["maps", "o.npz"]
+    assert (tmp_path / "o.npz").read_text() == "mine"
+    assert heavy.run([*call, "o.npz", "--overwrite"], tmp_path, SECONDS).code == 0
+    with np.load(tmp_path / "o.npz") as found:
+        assert np.array_equal(found["b"], sound)
 
 
 def stored(content: bytes) -> Change:

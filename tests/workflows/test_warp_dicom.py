@@ -245,6 +245,8 @@ def test_refusals(tmp_path: Path, grids: dict[str, Grid], make_image: MakeImage)
     for words in ((tmp_path / "nan.nii.gz",), (tmp_path / "a.nii.gz", *away)):
         with pytest.raises(InputError, match="NaN or infinite voxels"):
             run(*words, "-o", tmp_path / "b.nii.gz", "--dicom-out", tmp_path / "d")
+    with pytest.raises(UsageError, match="named twice"):
+        run(tmp_path / "a.nii.gz", "-o", tmp_path / "b", "--dicom-out", tmp_path / "b")
     with pytest.raises(UsageError, match="one input"):
         run(tmp_path / "a.nii.gz", tmp_path / "c.nrrd", "-o", out, "--dicom-out", full)
     with pytest.raises(OutputError, match="does not exist"):
