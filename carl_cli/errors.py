@@ -146,6 +146,7 @@ def _expected(problem: Mapping[str, Any]) -> str:
     if kind in _BOUNDS:
         return "expected " + _BOUNDS[kind].format(**context)
     text: str = problem["msg"].replace("Input should be", "expected").partition(", unable")[0]
+    text = text.replace("a valid integer", "a whole number")
     return text[:1].lower() + text[1:]
 
 

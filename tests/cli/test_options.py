@@ -74,7 +74,7 @@ BAD = (
     Bad("window", "240 -160", RegistrationOptions, (240, -160), ("LOW", "HIGH", "240", "-160")),
     Bad("percentiles", "1 101", RegistrationOptions, (1, 101), ("0", "100", "101")),
     Bad("io_steps", "-3", InstanceOptions, -3, ("0",)),
-    Bad("io_steps", "many", InstanceOptions, "many", ("valid integer",)),
+    Bad("io_steps", "many", InstanceOptions, "many", ("a whole number",)),
     Bad("io_lr", "-1", InstanceOptions, -1, ("0",)),
     Bad("io_lr", "0", InstanceOptions, 0, ("more than 0",)),
     Bad("io_lr", "nan", InstanceOptions, float("nan"), ("finite",)),
