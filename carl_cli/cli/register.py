@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -133,7 +134,8 @@ def _prefix(outputs: CaseOutputs, existing: OverwriteArguments) -> str | None:
 def _print(record: RunRecord) -> None:
     """The figures that a script may want, one per line, on stdout."""
     metrics = record.metrics
-    before, after = metrics.similarity_before.lncc, metrics.similarity_after.lncc
+    pair = (metrics.similarity_before, metrics.similarity_after)
+    before, after = (math.nan if found.lncc is None else found.lncc for found in pair)
     typer.echo(f"lncc {before:.4f} -> {after:.4f}")
     typer.echo(f"folded_percent {metrics.folded_percent:.4f}")
     if metrics.mean_dice is not None:

@@ -129,7 +129,7 @@ class StageConfig(Strict):
     shape_zyx: tuple[int, int, int] | tuple[int, int] | None = None
     batch: int = Field(default=1, ge=1)  # pairs at once on each device
     accumulate: int = Field(default=1, ge=1)  # batches per step
-    learning_rate: float = Field(default=1e-4, gt=0, le=1)  # of Adam
+    learning_rate: float = Field(default=1e-4, gt=0, le=1e30)  # of Adam; above it float32 overflows
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["constant", "cosine"] = "constant"  # after the warm-up
     warmup_steps: int = Field(default=0, ge=0)

@@ -69,6 +69,7 @@ def _missed(found: Registration) -> float:
     return float(apart.mean())
 
 
+@pytest.mark.slow
 def test_two_contrasts_see_what_each_alone_does_not(
     pair: tuple[Contrasts, Contrasts], weights: Weights
 ) -> None:
@@ -83,6 +84,7 @@ def test_two_contrasts_see_what_each_alone_does_not(
     assert errors[2] < 0.85 * min(errors[:2])
 
 
+@pytest.mark.slow
 def test_equal_contrasts_give_the_result_of_one(
     pair: tuple[Contrasts, Contrasts], weights: Weights
 ) -> None:

@@ -70,7 +70,7 @@ def test_it_measures_the_map_that_registration_finds() -> None:
     config = WeightsConfig(name="mine", model=model, preprocess=rule, alignment=RULE)
     weights = Weights(network, config, "here", "")
     images, watch = Images(pair.fixed, pair.moving), Stopwatch(silent)
-    found = find_maps(images, weights, None, 0.5, None, watch, silent)
+    found = find_maps(images, weights, None, 0.5, False, None, watch, silent)
     aligned = dice(pair, found.forward.on_grid((SIDE,) * 3))
     with torch.no_grad():
         alone = dice(pair, network(pair.fixed, pair.moving).on_grid((SIDE,) * 3))

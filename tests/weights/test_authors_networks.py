@@ -27,7 +27,8 @@ STORED = Path(__file__).parents[1] / "model" / "reference_outputs"
         ("carl_final2d", 1),
         ("carl_final3d", 1),  # with the U-Net of the second stage
         ("carl_smolatt3d", 2),
-        ("carl_rotation3d", 2),  # with the U-Net of the second stage
+        # With the U-Net of the second stage.
+        pytest.param("carl_rotation3d", 2, marks=pytest.mark.slow),
     ],
 )
 def test_imported_and_equal_to_the_authors_code(
