@@ -105,6 +105,25 @@ def test_slices_in_files_of_their_own_are_still_read(
     assert "largest value: 4" in ended.out
 
 
+@pytest.mark.parametrize("there", [0, 3])
+@pytest.mark.parametrize("name", ["LIST", "LIST 2D"])
+def test_slices_that_are_missing(server: Server, tmp_path: Path, name: str, there: int) -> None:
+    """MetaIO handed on whatever the memory held, and all seemed well."""
+    path = tmp_path / "h.mhd"
+    path.write_text(MHD.format(name) + "1.raw\n2.raw\n3.raw\n4.raw\n")
+    for number in range(1, there + 1):
+        (tmp_path / f"{number}.raw").write_bytes(bytes(16))
+    refused(server.run(["info", path], tmp_path), 3, path.name, f"{there} of 4 listed")
+
+
+def test_a_field_of_metaimage_given_twice(server: Server, tmp_path: Path) -> None:
+    """MetaIO took the first one, whose missing numbers were not looked at."""
+    path = tmp_path / "h.mha"
+    twice = MHD.format("LOCAL").replace("NDims = 3", "NDims = 3\nOffset = 7\nOffset = 1 2 3")
+    path.write_bytes(twice.encode() + bytes(64))
+    refused(server.run(["info", path], tmp_path), 3, path.name, "Offset twice")
+
+
 @pytest.mark.parametrize("size", ["-5", "-1", str(2**70)])
 def test_sizes_of_packed_voxels(server: Server, tmp_path: Path, size: str) -> None:
     text = MHD.format("LOCAL").replace("ElementType", f"CompressedData = True\n"

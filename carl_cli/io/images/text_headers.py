@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import IO
 
@@ -90,9 +90,15 @@ class TextHeader:
         if name.upper() == "LOCAL":
             return []
         named = self.path.parent / name
-        if "\0" not in name and named.is_file():
+        if os.path.isfile(named):  # no error, as a Path has for a name too long
             return [named]
         return [p for p in self.path.parent.iterdir() if p.is_file()]
+
+    @property
+    def listed(self) -> list[bytes]:
+        """The lines behind the header: names of files, where it says LIST."""
+        lines = self.path.read_bytes()[self.end or 0 :][:LONGEST_HEADER].splitlines()
+        return [line.strip() for line in lines if line.strip()]
 
     @cached_property
     def pipes(self) -> list[Path]:
@@ -101,8 +107,7 @@ class TextHeader:
         match = DATA_FILE.search(self.text.encode("latin-1"))
         names = [match[1].strip()] if match else []
         if match and (names[0].upper().startswith(b"LIST") or b"%" in names[0]):
-            names += self.path.read_bytes()[match.end() :][:LONGEST_HEADER].splitlines()
-            names += [os.fsencode(p.name) for p in self.path.parent.iterdir()]
+            names += self.listed + [os.fsencode(p.name) for p in self.path.parent.iterdir()]
         paths = [self.path.parent / os.fsdecode(name) for name in names if b"\0" not in name]
         return [path for path in paths if len(path.name) < 256 and _is_pipe(path)]
 
@@ -134,7 +139,11 @@ def check_numbers(header: TextHeader) -> None:
 
 
 def _check_meta(header: TextHeader) -> None:
-    fields = dict(_meta_fields(header))
+    fields: dict[str, str] = {}
+    for key, value in _meta_fields(header):
+        if key in fields:  # MetaIO takes the first one, others the last
+            raise _damaged(header.path, f"it has {key} twice")
+        fields[key] = value
     axes = fields.get("NDims", "")
     count = int(axes) if re.fullmatch("[0-9]{1,2}", axes) else 0
     if count > MOST_AXES:
@@ -145,7 +154,10 @@ def _check_meta(header: TextHeader) -> None:
             raise _damaged(header.path, f"{key} = {_shown(value)}, {expected} numbers expected")
         if key in META_SWITCHES and not SWITCH.fullmatch(value):
             raise _damaged(header.path, f"{key} = {_shown(value)}, True or False expected")
-    _check_data_file(header, fields.get("ElementDataFile", ""))
+    data_file = fields.get("ElementDataFile", "")
+    _check_data_file(header, data_file)
+    if data_file.upper().startswith("LIST"):
+        _check_list(header, data_file, [int(n) for n in fields.get("DimSize", "").split()])
 
 
 def _check_data_file(header: TextHeader, value: str) -> None:
@@ -155,6 +167,17 @@ def _check_data_file(header: TextHeader, value: str) -> None:
         named = NUMBERED.fullmatch(value) is not None
     if not named and len(header.data_files) != 1:
         raise _damaged(header.path, "its ElementDataFile is no file beside it")
+
+
+def _check_list(header: TextHeader, value: str, sizes: list[int]) -> None:
+    """Of files that are missing MetaIO hands on whatever the memory held."""
+    words = re.fullmatch(r"LIST\s*([0-9]*)D?", value, re.IGNORECASE)
+    axes = int(words[1] or 0) if words else 0
+    axes = axes if 0 < axes < len(sizes) else len(sizes) - 1  # of each file
+    expected, names = prod(sizes[axes:]), header.listed
+    files = [n for n in names[:expected] if os.path.isfile(header.path.parent / os.fsdecode(n))]
+    if len(files) < expected:
+        raise _damaged(header.path, f"{len(files)} of {expected} listed data files are there")
 
 
 def _check_nrrd(header: TextHeader) -> None:
