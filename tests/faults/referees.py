@@ -122,7 +122,7 @@ def _nrrd(content: bytes) -> Picture:
         data = zlib.decompress(data, 31)
     elif fields.get("encoding") != "raw":
         raise Unknown
-    order = "<" if fields.get("endian", "little") == "little" else ">"
+    order = "<" if fields.get("endian", "little").lower() == "little" else ">"
     dtype = np.dtype(order + NRRD_TYPES[fields["type"]])
     sizes = [int(word) for word in fields["sizes"].split()]
     directions = fields["space directions"].replace("none", "").strip().split(") (")
