@@ -105,6 +105,14 @@ def test_slices_in_files_of_their_own_are_still_read(
     assert "largest value: 4" in ended.out
 
 
+@pytest.mark.parametrize("name", ["%s%s%s 1 4 1", "%d", "nothing.raw", ""])
+def test_a_name_that_leads_nowhere(server: Server, tmp_path: Path, name: str) -> None:
+    """Also where the header is the only file of its folder: one file there passed for the data."""
+    path = tmp_path / "h.mha"
+    path.write_bytes(MHD.format(name).encode() + bytes(64))
+    refused(server.run(["info", path], tmp_path), 3, path.name, "ElementDataFile")
+
+
 @pytest.mark.parametrize("there", [0, 3])
 @pytest.mark.parametrize("name", ["LIST", "LIST 2D"])
 def test_slices_that_are_missing(server: Server, tmp_path: Path, name: str, there: int) -> None:

@@ -163,9 +163,10 @@ def _check_meta(header: TextHeader) -> None:
 def _check_data_file(header: TextHeader, value: str) -> None:
     """MetaIO crashes over some names that lead nowhere."""
     named = value.upper() == "LOCAL" or value.upper().startswith("LIST")
+    named = named or os.path.isfile(header.path.parent / value)
     if "%" in value:
         named = NUMBERED.fullmatch(value) is not None
-    if not named and len(header.data_files) != 1:
+    if not named:
         raise _damaged(header.path, "its ElementDataFile is no file beside it")
 
 
