@@ -19,6 +19,7 @@ from typing import NamedTuple
 from carl_cli.errors import UsageError
 
 MIB = 1 << 20
+PACKAGE = Path(__file__).parent
 UNLIMITED = 1 << 60  # cgroups of version 1 write a huge number where there is no limit
 CGROUPS = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self")
@@ -236,3 +237,9 @@ def _text(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def shipped(installed: str, checkout: str) -> Path:
+    """A folder that comes with carl: inside the package, or in a source checkout."""
+    inside = PACKAGE / installed
+    return inside if inside.is_dir() else PACKAGE.parent / checkout

@@ -56,13 +56,16 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._dismiss()
+
+    def _dismiss(self) -> None:
         for worker in self._workers:
             worker.stop()
 
     def do(self, jobs: Iterator[Job], setups: Sequence[Setup], watcher: Watcher) -> None:
         """Do all the jobs, by a process for each setup. The watcher is told in this one."""
         if [worker.setup for worker in self._workers] != list(setups):
-            self.__exit__()
+            self._dismiss()
             self._workers = [_Worker(setup) for setup in setups]
         queue = _Queue(jobs)
         busy = [worker for worker in self._workers if worker.begin(queue)]

@@ -11,7 +11,7 @@ import typer
 from carl_cli.cli import console
 from carl_cli.cli.options.completion import weights as weights_names
 from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose, check_outputs
-from carl_cli.errors import InputError
+from carl_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from carl_cli.report.record import ErrorSummary, Metrics
@@ -57,7 +57,6 @@ def demo(
     started = time.perf_counter()
     from carl_cli.cli.options.method import MethodArguments
     from carl_cli.cli.options.register import InstanceArguments
-    from carl_cli.errors import UsageError
     from carl_cli.io.atomic import make_folder
     from carl_cli.weights.options import NetworkOptions
     from carl_cli.workflows.demo import DemoFiles, run_demo

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from carl_cli.errors import InputError, UsageError
 from carl_cli.io.atomic import regular
 from carl_cli.preprocessing.rule import IntensityRule, PreprocessRule
+from carl_cli.system import shipped
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,9 +25,6 @@ else:
 
 
 Pair = tuple[str, str]
-PACKAGE = Path(__file__).parents[1]
-FOLDERS = (PACKAGE / "_protocols", PACKAGE.parent / "examples" / "protocols")
-"""Of protocols known by name: in the wheel, and in a checkout."""
 
 
 class _Strict(BaseModel):
@@ -170,7 +168,8 @@ def locate_protocol(name: str) -> Path:
     """The file of that path, or the protocol of that name. Raises InputError with all names."""
     if Path(name).suffix == ".toml":
         return Path(name)
-    known = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.toml"))}
+    folder = shipped("_protocols", "examples/protocols")
+    known = {path.stem: path for path in sorted(folder.glob("*.toml"))}
     if name not in known:
         raise InputError(f"no protocol {name!r}", f"give a TOML file, or one of {', '.join(known)}")
     return known[name]

@@ -12,6 +12,7 @@ from carl_cli.io.atomic import atomic_path
 from carl_cli.model.coarse import coarse_network
 from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Blurred, Down, Registrar, Symmetric, TwoStep
+from carl_cli.system import shipped
 from carl_cli.training.config import TrainConfig, model_at, whole_model
 from carl_cli.training.run_folder import has_state, load_state
 
@@ -94,10 +95,7 @@ def _load(target: nn.Module, source: nn.Module, origin: str) -> None:
 
 def example_configs() -> list[Path]:
     """The example configs: in the package, or at the top of a source checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / "_examples"
-    folder = installed if installed.is_dir() else package.parent / "examples" / "training"
-    return sorted(folder.glob("*.toml"))
+    return sorted(shipped("_examples", "examples/training").glob("*.toml"))
 
 
 def write_example(name: str, target: Path, overwrite: bool = False) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carl_cli.errors import WeightsError
+from carl_cli.system import shipped
 from carl_cli.weights import hub
 from carl_cli.weights.files import CONFIG, MODEL
 from carl_cli.weights.registry import DEFAULT, RELEASES, Release, hub_name, release
@@ -42,9 +43,7 @@ def advised(name: str) -> dict[str, Any]:
 
 
 def _embedded_root() -> Path:
-    package = Path(__file__).parents[1]
-    installed = package / "_weights"
-    return installed if installed.is_dir() else package.parent / "weights"
+    return shipped("_weights", "weights")
 
 
 def imported_folder(name: str) -> Path:

@@ -17,6 +17,7 @@ from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import read_transform, write_transform
 from carl_cli.progress import Progress, silent
 from carl_cli.report.record import ErrorSummary, RunRecord
+from carl_cli.system import shipped
 from carl_cli.transforms import DisplacementField, Transform, identity
 from carl_cli.workflows.phantom import LABELS, PhantomPair, make_phantom
 
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     from carl_cli.workflows.request import CaseInputs, CaseOutputs
 
 
-PACKAGE = Path(__file__).parents[1]
-INSTALLED = PACKAGE / "_brains"
-BRAINS = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "examples" / "brains"
+BRAINS = shipped("_brains", "examples/brains")
 PAIR = ("fixed.nii.gz", "moving.nii.gz", "fixed_labels.nii.gz", "moving_labels.nii.gz")
 SIDES = ("left ", "right ")
 

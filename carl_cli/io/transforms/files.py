@@ -160,9 +160,8 @@ def _read_itk(path: Path) -> Transform:
     except (RuntimeError, UnicodeDecodeError) as error:
         if known := recognised(path):
             raise InputError(f"{path}: {known[0]}, which is not read as it is", known[1]) from None
-        reason = (
-            "its format is unknown or damaged" if "Transform IO" in str(error) else cause(error)
-        )
+        unknown = "Transform IO" in str(error)
+        reason = "its format is unknown or damaged" if unknown else cause(error)
         raise InputError(f"{path}: not a readable transform: {reason}") from None
     if affine:
         check_stated(path, list(leaves(read)))
@@ -181,17 +180,15 @@ def _check_sane(transform: Transform, path: Path) -> None:
     for part in transform.parts:
         if isinstance(part, Deformation):
             check_directions(part.sampling_grid, path)
-        farthest = max((np.abs(numbers).max() for numbers in _numbers(part)), default=0.0)
+        farthest = np.max([np.abs(numbers).max() for numbers in _numbers(part)], initial=0.0)
         if not farthest < FARTHEST_MM:  # nan is not, either
-            raise InputError(
-                f"{path}: a number of {farthest:g}, less than {FARTHEST_MM:g} expected"
-            )
+            found = f"a number of {farthest:g}, less than {FARTHEST_MM:g} expected"
+            raise InputError(f"{path}: {found}")
 
 
 def _numbers(part: Transform) -> Iterator[NDArray[Any]]:
     if isinstance(part, AffineTransform):
-        yield part.matrix
-        yield part.translation
+        yield from (part.matrix, part.translation)
     if isinstance(part, DisplacementField):
         yield part.displacement_mm
     if isinstance(part, BSplineTransform):
@@ -201,10 +198,7 @@ def _numbers(part: Transform) -> Iterator[NDArray[Any]]:
 def _unknown_suffix(path: Path) -> Transform:
     if known := recognised(path):
         raise InputError(f"{path}: {known[0]}, which is not read as it is", known[1])
-    names = " ".join(
-        (*COMPOSITE, *AFFINE, ".lta", ".xfm", ".dcm", ".x5", *MGH, *dense_files.READABLE)
-    )
-    raise InputError(f"{path}: no transform has this suffix", f"readable are {names}")
+    raise InputError(f"{path}: no transform has this suffix", f"readable are {' '.join(READERS)}")
 
 
 READERS: dict[str, Callable[[Path], Transform]] = {
