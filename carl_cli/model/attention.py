@@ -10,6 +10,8 @@ voxels, with a margin around them), x the shape of a grid.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -27,6 +29,7 @@ from carl_cli.model.fields import (
 from carl_cli.model.kernels.attention import mean_and_spread
 from carl_cli.model.kernels.window import window_offset
 from carl_cli.model.operators import Registrar
+from carl_cli.model.parallel import both
 from carl_cli.model.smoothing import smooth_by_confidence
 
 
@@ -68,8 +71,9 @@ class CoordinateAttention(Registrar):
         return self._match(self.features(fixed), self.features(moving))
 
     def both_directions(self, fixed: Tensor, moving: Tensor) -> tuple[Map, Map]:
-        a, b = self.features(fixed), self.features(moving)
-        return self._match(a, b), self._match(b, a)
+        device = fixed.device
+        a, b = both(partial(self.features, fixed), partial(self.features, moving), device)
+        return both(partial(self._match, a, b), partial(self._match, b, a), device)
 
     def features(self, image: Tensor) -> Tensor:
         """(B, width, *(shape / 2^halvings + 2 margin)) features, the margin included.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -33,12 +34,13 @@ def watched(
     """Within it, `network.both_directions` of images of this one's shape (1, C, *shape) calls
     report(part done from 0 to 1, what is being done)."""
     total = max(effort(network, image.shape[2:], image.shape[1]), 1)
-    done = 0.0
+    done, one_at_a_time = 0.0, Lock()  # two halves may tell at once
 
     def heard(amount: float, kind: str) -> None:
         nonlocal done
-        done += amount
-        report(done / total, kind)
+        with one_at_a_time:
+            done += amount
+            report(done / total, kind)
 
     hooks = [h for part in network.modules() if type(part) in KINDS for h in _hooks(part)]
     try:

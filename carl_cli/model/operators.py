@@ -7,6 +7,7 @@ image first; this project always says (fixed, moving).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from carl_cli.model.blur import blur_keeping_affine
 from carl_cli.model.fields import ComposedMap, DisplacementMap, Map, Shape, identity, sample
 from carl_cli.model.layers import pool
+from carl_cli.model.parallel import both
 from carl_cli.model.smoothing import unfolded
 
 INVERSE_ROUNDS = 3  # each multiplies what is left by the displacement's slope
@@ -144,8 +146,11 @@ def mutual_mean(
 ) -> tuple[DisplacementMap, DisplacementMap]:
     """Each map's mean with the inverse of the other, on the voxels of `shape`."""
     grid = identity(shape, align_corners, device)
-    fixed_mean = _mean(forward, backward, grid, align_corners)
-    return fixed_mean, _mean(backward, forward, grid, align_corners)
+    return both(
+        partial(_mean, forward, backward, grid, align_corners),
+        partial(_mean, backward, forward, grid, align_corners),
+        device,
+    )
 
 
 def _mean(forward: Map, backward: Map, grid: Tensor, align_corners: bool) -> DisplacementMap:

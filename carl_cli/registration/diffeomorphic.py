@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,12 +25,14 @@ from torch.nn.functional import max_pool2d, max_pool3d
 from carl_cli.model.blur import blur, blur_keeping_affine
 from carl_cli.model.fields import DisplacementMap, Map
 from carl_cli.model.layers import pooled
+from carl_cli.model.parallel import both
 from carl_cli.model.similarity import Similarity
 from carl_cli.registration.guides import Guide
 from carl_cli.registration.sides import (
     Directions,
     Side,
     Sides,
+    both_sides,
     carried,
     regular,
     resized,
@@ -55,6 +58,7 @@ SCALES = (Scale(8, 4, 1), Scale(4, 4, 1), Scale(2, 3, 7 / 8), Scale(1, 1, 3 / 4)
 ROAMING_SCALE = 4  # or coarser: on finer scales roaming fits noise
 ROAMING_LENGTHS = 0.5, 0.1  # voxels of the coarsest scale: of its first and its last step
 MOMENTUM = 0.8
+PATIENCE, CLEAR_GAIN = 1 / 4, 1e-3  # roaming ends if so many of its steps gain no such share
 # Or finer: channels there don't count where their patches look out of the mask. On coarser scales
 # that would leave too little of a narrow mask.
 PATCHES_SCALE = 2
@@ -169,11 +173,10 @@ def _joined(curves: list[list[float]]) -> list[float]:
 
 
 def _level(sides: Sides, scale: Scale, descent: Descent) -> Sides:
-    fixed, moving = (_at_scale(side, scale.coarser, descent.channels) for side in sides)
-    return Sides(fixed, moving)
+    return both_sides(partial(_at_scale, scale.coarser, descent.channels), sides)
 
 
-def _at_scale(side: Side, coarser: int, channels: Channels) -> Side:
+def _at_scale(coarser: int, channels: Channels, side: Side) -> Side:
     """The channels at a scale; u, of whatever scale, interpolated on their voxels."""
     image, mask = channels(side.image, coarser), coarse_mask(side.mask, coarser)
     if mask is not None and channels is not intensities and coarser <= PATCHES_SCALE:
@@ -207,11 +210,16 @@ def _roam(sides: Sides, descent: Descent, note: Callable[[float], None]) -> Side
     """
     first, last = ROAMING_LENGTHS
     lowest, best, trial, momentum = math.inf, sides, sides, None
+    gained = 0  # the last step that led clearly lower
     for k in range(descent.steps):
         loss, downhill = _downhill(trial, descent)
+        if loss < lowest * (1 - CLEAR_GAIN):
+            gained = k
         if loss < lowest:
             lowest, best = loss, trial
         note(lowest)
+        if k - gained > PATIENCE * descent.steps:
+            break
         momentum = downhill if momentum is None else _averaged(momentum, downhill)
         fixed_step, moving_step = map(_unit, momentum)
         length = first * (last / first) ** (k / descent.steps)
@@ -258,8 +266,11 @@ def _loss(sides: Sides, descent: Descent) -> float:
 def _downhill(sides: Sides, descent: Descent) -> tuple[float, Directions]:
     """Loss of both directions, and for each a step whose longest displacement is a voxel."""
     first, second = descent.guides or (None, None)
-    loss_fixed, step_fixed = _pull(sides.fixed, sides.moving, descent, first)
-    loss_moving, step_moving = _pull(sides.moving, sides.fixed, descent, second)
+    (loss_fixed, step_fixed), (loss_moving, step_moving) = both(
+        partial(_pull, sides.fixed, sides.moving, descent, first),
+        partial(_pull, sides.moving, sides.fixed, descent, second),
+        sides.fixed.u.device,
+    )
     return loss_fixed + loss_moving, (step_fixed, step_moving)
 
 

@@ -3,6 +3,7 @@ image shows a part of the other, the middles of the foregrounds don't correspond
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,8 @@ def best_shift(fixed: Tensor, moving: Tensor, shown: Tensor, seen: Tensor) -> Te
     overlap = total(weight_a.conj() * weight_b)
     least = LEAST_OVERLAP * float(torch.minimum(a.sum(), b.sum()))
     mean = torch.where(overlap >= least, gap / overlap.clamp_min(1), torch.inf)
-    place = torch.unravel_index(mean.argmin(), mean.shape)
+    # torch's own loads sympy, most of a second, for its shapes.
+    place = np.unravel_index(int(mean.argmin()), mean.shape)
     # What lies beyond the moving image's extent is a shift to the other side.
     wrapped = zip(map(int, place), sizes, moving.shape[2:], strict=True)
     return torch.tensor([k - n if k >= m else k for k, n, m in wrapped], device=fixed.device)

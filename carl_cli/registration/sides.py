@@ -7,8 +7,9 @@ image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from carl_cli.model.blur import blur_keeping_affine
 from carl_cli.model.fields import Map, Shape, identity, sample, voxels_per_unit_of
+from carl_cli.model.parallel import both
 from carl_cli.model.smoothing import unfolded
 
 INVERSE_ROUNDS = 5  # that make two maps each other's inverse
@@ -55,6 +57,12 @@ class Sides(NamedTuple):
     moving: Side
 
 
+def both_sides(function: Callable[[Side], Side], sides: Sides) -> Sides:
+    """What the function makes of each side, both at once."""
+    calls = [partial(function, side) for side in sides]
+    return Sides(*both(calls[0], calls[1], sides.fixed.u.device))
+
+
 def side_of(image: Tensor, mask: Tensor | None, map_: Map, align_corners: bool) -> Side:
     shape = image.shape[2:]
     u = map_.on_grid(shape) - identity(shape, align_corners, image.device)
@@ -65,7 +73,11 @@ def regular(sides: Sides) -> Sides:
     """Inverse to each other, and without folds on the voxels of their images."""
     for _ in range(INVERSE_ROUNDS):
         sides = _reduce_inverse_error(sides)
-    return Sides(*(replace(side, u=unfolded(side.u, side.align_corners)) for side in sides))
+    return both_sides(_unfolded, sides)
+
+
+def _unfolded(side: Side) -> Side:
+    return replace(side, u=unfolded(side.u, side.align_corners))
 
 
 def resized(u: Tensor, shape: Shape, align_corners: bool) -> Tensor:
@@ -99,28 +111,36 @@ def stepped(sides: Sides, direction: Directions, length: float, elasticity: floa
         step * (length / 2 / voxels_per_unit_of(step, side.align_corners))
         for side, step in zip(sides, direction, strict=True)
     ]
-    moved = (_composed(sides.fixed, *steps), _composed(sides.moving, *steps[::-1]))
-    return _reduce_inverse_error(Sides(*(_relaxed(side, elasticity) for side in moved)))
+    moved = both(
+        partial(_composed, sides.fixed, *steps, elasticity),
+        partial(_composed, sides.moving, *steps[::-1], elasticity),
+        sides.fixed.u.device,
+    )
+    return _reduce_inverse_error(Sides(*moved))
 
 
-def _relaxed(side: Side, elasticity: float) -> Side:
-    """The whole field smoothed a little, as elastic tissue would: rough parts are given back."""
-    return replace(side, u=blur_keeping_affine(side.u, elasticity)) if elasticity else side
+def _composed(side: Side, own: Tensor, others: Tensor, elasticity: float) -> Side:
+    """(id - others) ∘ side ∘ (id + own): the other side's step is one backwards from here.
 
-
-def _composed(side: Side, own: Tensor, others: Tensor) -> Side:
-    """(id - others) ∘ side ∘ (id + own): the other side's step is one backwards from here."""
+    Then the whole field is smoothed a little, as elastic tissue would: rough parts are given back.
+    """
     grid = side.grid
     points = side.moved(grid + own)
-    return replace(side, u=points - sample(others, points, side.align_corners) - grid)
+    u = points - sample(others, points, side.align_corners) - grid
+    return replace(side, u=blur_keeping_affine(u, elasticity) if elasticity else u)
 
 
 def _reduce_inverse_error(sides: Sides) -> Sides:
     """Each side takes half of the error of the way through both: they become inverse."""
     fixed, moving = sides
-    fixed_error = moving.moved(fixed.grid + fixed.u) - fixed.grid
-    moving_error = fixed.moved(moving.grid + moving.u) - moving.grid
-    return Sides(
-        replace(fixed, u=fixed.u - fixed_error / 2),
-        replace(moving, u=moving.u - moving_error / 2),
+    nearer = both(
+        partial(_nearer_inverse, fixed, moving),
+        partial(_nearer_inverse, moving, fixed),
+        fixed.u.device,
     )
+    return Sides(*nearer)
+
+
+def _nearer_inverse(side: Side, other: Side) -> Side:
+    error = other.moved(side.grid + side.u) - side.grid
+    return replace(side, u=side.u - error / 2)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from carl_cli.evaluation import metrics
 from carl_cli.evaluation.scores import folds_of, mask_on, similarity_of
 from carl_cli.evaluation.truth import Truth, landmark_errors, structure_scores
 from carl_cli.io.images.files import Image
+from carl_cli.model.parallel import both
 from carl_cli.registration.register import Registration
 from carl_cli.report.advice import linear_part, overlap_percent
 from carl_cli.report.record import ErrorSummary, Metrics
@@ -23,9 +26,14 @@ def score(
     folds = folds_of(result.forward, fixed.grid, inside)
     rotation, determinant = linear_part(result.forward, fixed.grid)
     spread = result.spread_mm
+    before, after = both(
+        partial(similarity_of, fixed, moving, None, inside),
+        partial(similarity_of, fixed, moving, result.forward, inside),
+        None,
+    )
     return Metrics(
-        similarity_before=similarity_of(fixed, moving, None, inside),
-        similarity_after=similarity_of(fixed, moving, result.forward, inside),
+        similarity_before=before,
+        similarity_after=after,
         overlap_percent=overlap_percent(result.forward, fixed.grid, moving.grid),
         folded_percent=folds.percent,
         sdlogj=folds.sdlogj,
