@@ -24,11 +24,10 @@ from carl_cli.registration.diffeomorphic import (
     SCALES,
     Descent,
     Scale,
-    coarse_mask,
     intensities,
     refine,
-    with_rim,
 )
+from carl_cli.registration.masks import coarse_mask, with_rim
 from carl_cli.registration.shift import best_shift
 from carl_cli.registration.sides import resized
 

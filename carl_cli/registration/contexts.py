@@ -15,8 +15,9 @@ from torch import Tensor
 from carl_cli.model.fields import Map, sample
 from carl_cli.model.layers import pool
 from carl_cli.model.similarity import self_similarity, squared_difference
-from carl_cli.registration.diffeomorphic import coarse_mask, intensities
+from carl_cli.registration.diffeomorphic import intensities
 from carl_cli.registration.guides import Guide
+from carl_cli.registration.masks import coarse_mask
 from carl_cli.registration.sides import inside
 from carl_cli.weights.folder import AlignmentRule
 

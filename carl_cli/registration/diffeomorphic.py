@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d, max_pool3d
 
 from carl_cli.model.blur import blur, blur_keeping_affine
 from carl_cli.model.fields import DisplacementMap, Map
@@ -28,6 +27,7 @@ from carl_cli.model.layers import pooled
 from carl_cli.model.parallel import both
 from carl_cli.model.similarity import Similarity
 from carl_cli.registration.guides import Guide
+from carl_cli.registration.masks import coarse_mask, without_rim
 from carl_cli.registration.sides import (
     Directions,
     Side,
@@ -73,11 +73,6 @@ Channels = Callable[[Tensor, int], Tensor]
 def intensities(image: Tensor, coarser: int) -> Tensor:
     """(1, 1, *shape) averaged over blocks of `coarser` voxels along each axis."""
     return pooled(image, coarser)
-
-
-def coarse_mask(mask: Tensor | None, coarser: int) -> Tensor | None:
-    """(1, 1, *shape): blocks of which half lies inside."""
-    return None if mask is None else intensities(mask.float(), coarser) >= 0.5
 
 
 @dataclass(frozen=True)
@@ -180,21 +175,9 @@ def _at_scale(coarser: int, channels: Channels, side: Side) -> Side:
     """The channels at a scale; u, of whatever scale, interpolated on their voxels."""
     image, mask = channels(side.image, coarser), coarse_mask(side.mask, coarser)
     if mask is not None and channels is not intensities and coarser <= PATCHES_SCALE:
-        mask = _without_rim(mask)
+        mask = without_rim(mask)
     u = resized(side.u, image.shape[2:], side.align_corners)
     return replace(side, image=image, mask=mask, u=u)
-
-
-def _without_rim(mask: Tensor) -> Tensor:
-    """Voxels whose neighbours all lie inside; the mask itself where there are none."""
-    inner = ~with_rim(mask == 0)
-    return inner if inner.any() else mask
-
-
-def with_rim(mask: Tensor) -> Tensor:
-    """A mask (1, 1, *shape) and the voxels around it."""
-    largest = max_pool3d if mask.dim() == 5 else max_pool2d
-    return largest(mask.float(), 3, stride=1, padding=1) > 0
 
 
 def _has_room(sides: Sides) -> bool:

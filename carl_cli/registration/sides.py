@@ -111,9 +111,10 @@ def stepped(sides: Sides, direction: Directions, length: float, elasticity: floa
         step * (length / 2 / voxels_per_unit_of(step, side.align_corners))
         for side, step in zip(sides, direction, strict=True)
     ]
+    first, second = steps
     moved = both(
-        partial(_composed, sides.fixed, *steps, elasticity),
-        partial(_composed, sides.moving, *steps[::-1], elasticity),
+        partial(_composed, sides.fixed, first, second, elasticity),
+        partial(_composed, sides.moving, second, first, elasticity),
         sides.fixed.u.device,
     )
     return _reduce_inverse_error(Sides(*moved))
