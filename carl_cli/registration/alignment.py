@@ -66,7 +66,12 @@ def align(
     """
     rule = known.rule
     by_context = Descent(
-        squared_difference, rule.steps, rule.smoothing, rule.elasticity, channels=known
+        squared_difference,
+        rule.steps,
+        rule.smoothing,
+        rule.elasticity,
+        channels=known.with_tissues,
+        patches=True,
     )
 
     def moved(
@@ -98,8 +103,9 @@ def align(
     if alike(best[0], pair, align_corners):
         thin = min(*pair.fixed.shape[2:], *pair.moving.shape[2:]) <= THIN
         scales = SCALES if thin else SCALES[:-1]
-        by_correlation = over_channels(partial(LNCC, within=pair.masked), pair.channel_weights)
-        descent = Descent(by_correlation, rule.steps, rule.smoothing)
+        by_contrast = over_channels(partial(LNCC, within=pair.masked), pair.channel_weights)
+        similarity = known.beside_tissues(by_contrast)
+        descent = Descent(similarity, rule.steps, rule.smoothing, channels=known.intensities)
         return moved(best, pair, descent, scales, PART_SEARCHED, 1.0), known
     return moved(best, pair, by_context, FINE, PART_SEARCHED, 1.0), known
 

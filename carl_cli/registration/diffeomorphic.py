@@ -87,6 +87,7 @@ class Descent:
     elasticity: float = 0.0  # width of the Gaussian over the whole field after each step, voxels
     scales: tuple[Scale, ...] = SCALES
     channels: Channels = intensities  # what is compared, of an image and at a scale
+    patches: bool = False  # whether a channel tells of the patch around a voxel
     freedom: Tensor | None = None  # (D, D) on each step in voxels, array-axis order; None: all
     guides: tuple[Guide, Guide] | None = None  # what pulls the fixed and the moving side as well
 
@@ -168,13 +169,13 @@ def _joined(curves: list[list[float]]) -> list[float]:
 
 
 def _level(sides: Sides, scale: Scale, descent: Descent) -> Sides:
-    return both_sides(partial(_at_scale, scale.coarser, descent.channels), sides)
+    return both_sides(partial(_at_scale, scale.coarser, descent), sides)
 
 
-def _at_scale(coarser: int, channels: Channels, side: Side) -> Side:
+def _at_scale(coarser: int, descent: Descent, side: Side) -> Side:
     """The channels at a scale; u, of whatever scale, interpolated on their voxels."""
-    image, mask = channels(side.image, coarser), coarse_mask(side.mask, coarser)
-    if mask is not None and channels is not intensities and coarser <= PATCHES_SCALE:
+    image, mask = descent.channels(side.image, coarser), coarse_mask(side.mask, coarser)
+    if mask is not None and descent.patches and coarser <= PATCHES_SCALE:
         mask = without_rim(mask)
     u = resized(side.u, image.shape[2:], side.align_corners)
     return replace(side, image=image, mask=mask, u=u)

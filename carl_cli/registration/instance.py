@@ -117,6 +117,7 @@ def fit_maps(
     """Scope "field": the given maps moved, and the loss at each step. known: by which
     they were aligned before; then the coarse scales are done. freedom: see `Descent`."""
     scales = SCALES if known is None else ALIGNED_SCALES
+    known = known or Contexts(pair, AlignmentRule(elasticity=0.0))
     similarity = by_name(options.metric, options.sigma, options.variance_floor, within=pair.masked)
     descent = Descent(
         over_channels(similarity, pair.channel_weights),
@@ -127,10 +128,12 @@ def fit_maps(
         guides=pair.guides,
     )
     if options.metric == "mind":
-        elasticity = 0.0 if known is None else known.rule.elasticity
-        known = known or Contexts(pair, AlignmentRule())
         descent = replace(
-            descent, similarity=squared_difference, channels=known, elasticity=elasticity
+            descent,
+            similarity=squared_difference,
+            channels=known.with_tissues,
+            patches=True,
+            elasticity=known.rule.elasticity,
         )
     return refine(
         maps,

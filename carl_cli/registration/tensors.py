@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -51,4 +53,5 @@ def pair_of(prepared: PreparedPair, device: str, options: ChannelOptions) -> Pai
     fixed, moving = (image[None].to(device) for image in images)
     first, second = (tensor(side.mask) for side in sides)
     shares = tuple(shares[k] for k in kept)
-    return Pair(fixed, moving, first, second, channel_weights=shares)
+    volumes = [math.prod(side.grid.spacing_mm) / 1000 for side in sides]
+    return Pair(fixed, moving, first, second, shares, (volumes[0], volumes[1]))
