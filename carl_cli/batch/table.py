@@ -97,7 +97,8 @@ def _files() -> dict[str, Any]:
     cells = cells_of(CaseInputs)
     paths = {name for name, (kind, _) in cells.items() if Path in get_args(get_args(kind)[0])}
     paths.add("initial_transform")  # one, in a table
-    several = Annotated[list[ExistingFile] | None, BeforeValidator(listed)]
+    name = Annotated[ExistingFile, AfterValidator(str)]  # as on the command line
+    several = Annotated[list[name] | None, BeforeValidator(listed)]
     return {
         **cells,
         **dict.fromkeys(paths, (ExistingFile | None, None)),

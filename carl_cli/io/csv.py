@@ -109,4 +109,7 @@ def cell_told(problem: Mapping[str, Any]) -> str:
     """What pydantic found wrong with a cell, in one line."""
     if problem["type"] == "missing":
         return f"{problem['loc'][0]}: the cell is empty"
+    name, *place = problem["loc"] or ("",)
+    if place and name.endswith("channel"):  # as its column is called
+        return told({**problem, "loc": (f"{name}{place[0] + 1}",)})
     return told(problem)

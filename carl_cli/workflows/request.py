@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 
 
 def listed(given: Any) -> Any:
-    """Paths as texts; a table's cell and the library may name a single one by itself."""
-    if isinstance(given, str | Path):
-        return [str(given)]
-    if isinstance(given, list):
-        return [str(one) if isinstance(one, Path) else one for one in given]
-    return given
+    """A table's cell and the library may name one file by its path."""
+    return [str(given)] if isinstance(given, str | Path) else given
 
 
 @option_group

@@ -88,7 +88,7 @@ def test_numbered_columns_are_one_list_by_their_numbers(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "cells", "told"),
     [
-        ("fixed_channel,moving_channel", "no.nii,mask.nii", "no such file"),
+        ("fixed_channel,moving_channel", "no.nii,mask.nii", "fixed_channel1: no such file"),
         ("fixed_channel1,moving_channel1", "mask.nii,", "1 further contrasts of the fixed image"),
         ("fixed_channel2,moving_channel2", "mask.nii,mask.nii", "fixed_channel1 is missing"),
         ("fixed_channel,fixed_channel1", "mask.nii,mask.nii", "keep one of them"),

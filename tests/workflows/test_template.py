@@ -48,6 +48,7 @@ class Known(Registered):
     """What a round would have left, without a network and files of its transforms."""
 
     known: Transform | None = None
+    window: tuple[float, float] = WINDOW  # of the further contrast
 
     @property
     def transform(self) -> Transform:
@@ -57,9 +58,11 @@ class Known(Registered):
     @property
     def record(self) -> Any:
         moving = SimpleNamespace(modality="mr", intensity_window=WINDOW, path="")
+        other = SimpleNamespace(modality="mr", intensity_window=self.window, path="")
         similarity = SimpleNamespace(lncc=0.5)
         metrics = SimpleNamespace(similarity_after=similarity)
-        return SimpleNamespace(inputs={"moving": moving}, metrics=metrics)
+        inputs = {"moving": moving, "moving_channel_1": other}
+        return SimpleNamespace(inputs=inputs, metrics=metrics)
 
 
 def value(points: np.ndarray) -> np.ndarray:
@@ -115,7 +118,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> list[Registered]:
 
 @pytest.fixture(scope="module")
 def built(group: list[Registered]) -> Built:
-    return next_template(1, biased(), group, Looks())
+    return next_template(1, [biased()], group, Looks())
 
 
 def test_the_bias_is_taken_out(group: list[Registered], built: Built) -> None:
@@ -139,7 +142,7 @@ def test_a_second_round_changes_nothing(group: list[Registered], built: Built) -
         Known(registered.member, CaseOutputs(), dense(transform, built.template.grid))
         for registered, transform in zip(group, built.maps(group), strict=True)
     ]
-    second = next_template(2, built.template, again, Looks())
+    second = next_template(2, [built.template], again, Looks())
     assert second.figures.mean_displacement_mm < 0.3
     assert second.figures.ncc_to_last > 0.998
     np.testing.assert_allclose(
@@ -200,7 +203,7 @@ def test_outside_an_image_and_its_mask_nothing_counts(tmp_path: Path) -> None:
         for member in (Member("low", tmp_path / "low.nii.gz"), masked)
     ]
     start = Image(smooth_value(grid.points_mm()).astype(np.float32), grid)
-    made = next_template(1, start, group, Looks()).template.array
+    made = next_template(1, [start], group, Looks()).template.array
     np.testing.assert_allclose(made[:, :, :9], 200, atol=1e-2)
     np.testing.assert_allclose(made[:, :, 11:], 600, atol=1e-2)
 
@@ -233,7 +236,7 @@ def test_images_of_two_kinds_are_refused(
 
     monkeypatch.setattr(Known, "record", property(mixed))
     with pytest.raises(InputError, match="different kinds"):
-        next_template(1, biased(), group, Looks())
+        next_template(1, [biased()], group, Looks())
 
 
 def template(study: Study, out: Path, *options: object) -> Outcome:
