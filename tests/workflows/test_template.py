@@ -6,7 +6,7 @@ import csv
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -260,31 +260,48 @@ def quiet_study(study: Study, identity_weights: Path) -> Study:
     return Study(study.folder, identity_weights, study.carl)
 
 
-def bytes_of(out: Path) -> dict[str, str]:
+def of_two_contrasts(study: Study) -> tuple[Study, tuple[object, ...]]:
+    """Weights that take several contrasts, and the options that name a second one."""
+    folder = study.folder / "further"
+    folder.mkdir()
+    for name in "abc":
+        image = read_image(study.folder / f"{name}.nii.gz")
+        write_image(folder / f"{name}.nii.gz", replace(image, array=1000 - image.array))
+    return replace(study, weights=Path("carl-base")), ("--channel", folder)
+
+
+def bytes_of(out: Path, contrasts: int = 1) -> dict[str, str]:
+    """Of a table, 6 transforms, and in each round 3; of each contrast 2 images, and 1 a round."""
     found = digests(out.parent, *FILES)
-    assert len(found) == 17  # 2 images, a table, 6 transforms, and of each round 1 and 3
+    assert len(found) == 13 + 4 * contrasts
     return found
 
 
-MOMENTS = ("xfm.h5", "xfm.json", "to-b_mode-image_xfm.h5", "variance.nii.gz", "t.nii.gz")
+MOMENTS = {
+    1: ("xfm.h5", "xfm.json", "to-b_mode-image_xfm.h5", "variance.nii.gz", "t.nii.gz"),
+    2: ("template_channel1.nii.gz", "xfm.json", "channel1_variance.nii.gz", "t_channel1.nii.gz"),
+}
+"""Number of contrasts → files before which a run is killed."""
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("contrasts", MOMENTS)
 def test_killed_at_any_file_it_goes_on_to_the_same_bytes(
-    quiet_study: Study, tmp_path: Path
+    quiet_study: Study, tmp_path: Path, contrasts: int
 ) -> None:
-    """Five times with -9: in a round before a transform and its record, then among the outputs."""
+    """With -9: in a round before a transform and its record, then among the outputs."""
+    study, more = (quiet_study, ()) if contrasts == 1 else of_two_contrasts(quiet_study)
     calm, out = tmp_path / "calm" / "t.nii.gz", tmp_path / "out" / "t.nii.gz"
     calm.parent.mkdir()
     out.parent.mkdir()
-    assert template(quiet_study, calm).code == 0
-    for moment in MOMENTS:
-        line = [sys.executable, "-c", RUN, "template", *words(quiet_study, out, "--resume")]
-        environment = with_site(quiet_study.folder, EACH_PROCESS, MOMENT=moment)
+    assert template(study, calm, *more).code == 0
+    for moment in MOMENTS[contrasts]:
+        line = [sys.executable, "-c", RUN, "template", *words(study, out, "--resume", *more)]
+        environment = with_site(study.folder, EACH_PROCESS, MOMENT=moment)
         killed = subprocess.run(line, capture_output=True, env=environment)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert template(quiet_study, out, "--resume").code == 0
-    assert bytes_of(out) == bytes_of(calm)
+    assert template(study, out, "--resume", *more).code == 0
+    assert bytes_of(out, contrasts) == bytes_of(calm, contrasts)
 
 
 @pytest.mark.slow
