@@ -164,8 +164,8 @@ class _Rounds:
         first, channels = self.wanted.initial, self.files.channels
         if first and len(first) != 1 + channels:
             raise UsageError(
-                f"{len(first)} first templates for {channels} further channels",
-                "repeat --initial: the image to start from, then one for each further channel",
+                f"--initial: {len(first)} images for {1 + channels} contrasts",
+                "repeat it: the image to start from, then one for each further channel",
             )
         self.method.channels.shares(1 + channels)
         if channels:

@@ -165,7 +165,11 @@ TABLES = {
         (("t1", "--channel", "t2", "--channel-weights", "1,1,1"), 2, "1,1,1 for 2 channels"),
         (("study.csv", "--channel-weights", "2,1"), 2, "2,1 for 3 channels"),
         (("t1", "--channel-weights", "2,1"), 2, "2,1 for 1 channels"),
-        (("t1", "--channel", "t2", "--initial", "t1/a.nii.gz"), 2, "1 first templates for 1"),
+        (
+            ("t1", "--channel", "t2", "--initial", "t1/a.nii.gz"),
+            2,
+            "--initial: 1 images for 2 contrasts",
+        ),
         (("t1", "--channel", "t2", "--io", "--io-scope", "all"), 2, "all takes one contrast"),
         (("t1", "--channel", "t2", "--weights", "U"), 2, "weights identity take one contrast"),
     ],
