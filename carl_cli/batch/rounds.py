@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from carl_cli.batch.bids import pair_dataset
 from carl_cli.batch.folders import pair_atlas
@@ -15,10 +16,18 @@ from carl_cli.batch.status import remove_partial, write_rows
 from carl_cli.batch.table import Entry, entry_of, named_once
 from carl_cli.errors import InputError
 from carl_cli.io.atomic import full_suffix, make_folder
-from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, header_of, table_lines
+from carl_cli.io.csv import (
+    ExistingFile,
+    cell_told,
+    cells_by_column,
+    gathered,
+    header_of,
+    table_lines,
+)
 from carl_cli.io.images.files import Image, write_image
+from carl_cli.workflows.request import listed
 from carl_cli.workflows.template import Member, Registered
-from carl_cli.workflows.template_files import FIXED
+from carl_cli.workflows.template_files import FIXED, TemplateFiles
 
 TABLE = "pairs.csv"
 
@@ -31,10 +40,16 @@ class _Cells(BaseModel):
     id: str = ""
     labels: ExistingFile | None = None
     mask: ExistingFile | None = None
+    channel: Annotated[tuple[ExistingFile, ...], BeforeValidator(listed)] = ()  # numbered: several
+
+    @model_validator(mode="before")
+    @classmethod
+    def _contrasts(cls, cells: Any) -> Any:
+        return gathered(cells, "channel")
 
 
 def members_of_table(path: Path) -> list[Member]:
-    """CSV or TSV with the column image, and id, labels and mask if wanted.
+    """CSV or TSV with the column image, and id, labels, mask and channel1, … if wanted.
 
     Raises InputError, naming the first line that can't be used.
     """
@@ -45,7 +60,21 @@ def members_of_table(path: Path) -> list[Member]:
         raise InputError(f"{path}, line 1: no column 'image'", f"columns are {columns}")
     rows = [_cells(path, number, header, cells) for number, cells in lines[1:]]
     _check_labels(rows, path)
-    return _checked([Member(r.id or _stem(r.image), r.image, r.labels, r.mask) for r in rows], path)
+    _check_channels(rows, path)
+    members = [Member(r.id or _stem(r.image), r.image, r.labels, r.mask, r.channel) for r in rows]
+    return _checked(members, path)
+
+
+def _check_channels(rows: Sequence[_Cells], path: Path) -> None:
+    if not rows:
+        return
+    most, least = (pick(rows, key=lambda row: len(row.channel)) for pick in (max, min))
+    if len(least.channel) < len(most.channel):
+        raise InputError(
+            f"{path}: channel{len(least.channel) + 1} is missing for {least.image}, but given for "
+            f"{most.image}",
+            "give all channels of all images",
+        )
 
 
 def _check_labels(rows: Sequence[_Cells], path: Path) -> None:
@@ -97,8 +126,10 @@ def _checked(members: Sequence[Member], where: Path) -> list[Member]:
         entry_of(number, {"id": m.name, "fixed": m.image, "moving": m.image}, Path.cwd())
         for number, m in enumerate(members, 1)
     )
+    most = max((len(m.channels) for m in members), default=0)
+    taken = {TABLE, *(path.name for path in TemplateFiles(Path(FIXED), most).contrasts)}
     for number, entry in enumerate(entries, 1):
-        error = f"{entry.name} is a file of each round" if entry.name in (TABLE, FIXED) else ""
+        error = f"{entry.name} is a file of each round" if entry.name in taken else ""
         if entry.row is None or error:
             raise InputError(
                 f"{where}, image {number}: {entry.error or error}",
@@ -122,25 +153,49 @@ def with_labels(members: Sequence[Member], given: Sequence[Path]) -> list[Member
     for path in given:
         if not path.is_file():
             raise InputError(f"{path}: no such file of labels", "give one for each image")
+    return [replace(m, labels=path.absolute()) for m, path in zip(members, given, strict=True)]
+
+
+def with_channel(members: Sequence[Member], folder: Path) -> list[Member]:
+    """One more contrast: files of a folder by the images' names.
+
+    Raises InputError where one is missing.
+    """
+    found = [folder / member.image.name for member in members]
+    for member, path in zip(members, found, strict=True):
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file, the channel of {member.name}",
+                "give a file for each image by the image's name, or name them in a table",
+            )
     return [
-        Member(m.name, m.image, path.absolute(), m.mask)
-        for m, path in zip(members, given, strict=True)
+        replace(m, channels=(*m.channels, path.absolute()))
+        for m, path in zip(members, found, strict=True)
     ]
 
 
-def begin_round(folder: Path, template: Image, members: Sequence[Member]) -> Path:
-    """Write the template that the round registers to and the table of its pairs; returns it."""
+def begin_round(folder: Path, templates: Sequence[Image], members: Sequence[Member]) -> Path:
+    """Write the template of each contrast that the round registers to and the table of its pairs;
+    returns the table."""
     make_folder(folder)
     remove_partial(folder)
-    write_image(folder / FIXED, template)
-    rows: list[dict[str, Any]] = [
-        {"id": m.name, "fixed": FIXED, "moving": str(m.image.absolute())} for m in members
-    ]
+    files = TemplateFiles(folder / FIXED, len(templates) - 1).contrasts
+    for path, template in zip(files, templates, strict=True):
+        write_image(path, template)
+    rows = [_row(member, files) for member in members]
     if any(m.mask for m in members):
         masks = (m.mask.absolute() if m.mask else "" for m in members)
         rows = [{**row, "moving_mask": str(mask)} for row, mask in zip(rows, masks, strict=True)]
     write_rows(folder / TABLE, rows)
     return folder / TABLE
+
+
+def _row(member: Member, templates: Sequence[Path]) -> dict[str, Any]:
+    """Of the round's table; templates of each contrast lie beside it."""
+    row = {"id": member.name, "fixed": FIXED, "moving": str(member.image.absolute())}
+    for k, (fixed, moving) in enumerate(zip(templates[1:], member.channels, strict=True), 1):
+        row |= {f"fixed_channel{k}": fixed.name, f"moving_channel{k}": str(moving.absolute())}
+    return row
 
 
 def registered_in(folder: Path, members: Sequence[Member]) -> list[Registered]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     ValidationError,
     create_model,
@@ -20,14 +21,24 @@ from pydantic import (
 
 from carl_cli.batch.naming import default_name
 from carl_cli.errors import InputError
-from carl_cli.io.csv import ExistingFile, cell_told, cells_by_column, header_of, table_lines
+from carl_cli.io.csv import (
+    ExistingFile,
+    cell_told,
+    cells_by_column,
+    gathered,
+    header_of,
+    table_lines,
+)
 from carl_cli.preprocessing.options import ImageOptions, cells_of
 from carl_cli.registration.options import ChannelOptions, GuideOptions, StartOptions
 from carl_cli.weights.options import InstanceChoices
-from carl_cli.workflows.request import CaseInputs
+from carl_cli.workflows.request import CaseInputs, listed
 
+CHANNELS = ("fixed_channel", "moving_channel")
+"""Columns that may be numbered, one for each further contrast."""
 RESERVED = ("shards", "summary.csv", "index.html")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NUMBERED = re.compile(rf"({'|'.join(CHANNELS)})[1-9]\d*")
 
 
 def _usable(name: str) -> str:
@@ -43,6 +54,11 @@ class _Pair(BaseModel):
     fixed: ExistingFile
     moving: ExistingFile
     id: Annotated[str, AfterValidator(_usable)] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _contrasts(cls, cells: Any) -> Any:
+        return gathered(cells, *CHANNELS)
 
     @field_validator("window", "percentiles", mode="before", check_fields=False)
     @classmethod
@@ -65,13 +81,29 @@ class _Pair(BaseModel):
                 raise ValueError(f"{given} is given but {missing.pop()} is not")
         return self
 
+    @model_validator(mode="after")
+    def _both_contrasts(self) -> _Pair:
+        """As many of both images."""
+        fixed, moving = (len(getattr(self, name) or ()) for name in CHANNELS)
+        if fixed != moving:
+            raise ValueError(
+                f"{fixed} further contrasts of the fixed image meet {moving} of the moving one"
+            )
+        return self
+
 
 def _files() -> dict[str, Any]:
     """Of CaseInputs; a file must be there."""
     cells = cells_of(CaseInputs)
     paths = {name for name, (kind, _) in cells.items() if Path in get_args(get_args(kind)[0])}
     paths.add("initial_transform")  # one, in a table
-    return cells | dict.fromkeys(paths, (ExistingFile | None, None))
+    name = Annotated[ExistingFile, AfterValidator(str)]  # as on the command line
+    several = Annotated[list[name] | None, BeforeValidator(listed)]
+    return {
+        **cells,
+        **dict.fromkeys(paths, (ExistingFile | None, None)),
+        **dict.fromkeys(CHANNELS, (several, None)),
+    }
 
 
 OPTIONS = {
@@ -126,7 +158,8 @@ def read_table(path: Path, defaults: Mapping[str, Path] | None = None) -> list[E
 
 def _header(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[str]:
     header = header_of(path, lines)
-    unknown = [name for name in header if name not in COLUMNS]
+    known = (name in COLUMNS or _NUMBERED.fullmatch(name) for name in header)
+    unknown = [name for name, is_one in zip(header, known, strict=True) if not is_one]
     if unknown:
         raise InputError(
             f"{path}, line 1: unknown column {unknown[0]!r}", f"columns are {', '.join(COLUMNS)}"

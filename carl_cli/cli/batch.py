@@ -44,7 +44,8 @@ def batch(
     Columns: fixed, moving; optional COLUMNS.
 
     Relative paths start at the table's folder. window and percentiles hold two numbers. An option
-    of the command fills empty cells.
+    of the command fills empty cells. Columns of several contrasts are numbered: fixed_channel1,
+    moving_channel1, fixed_channel2, moving_channel2.
 
     A case that fails never stops the others: the exit code is 6 then, and the status and the
     summary say why. A run that was killed continues with --resume.

@@ -19,8 +19,8 @@ FEW = {
     "warp": "inputs output reference transforms interpolation background spacing overwrite",
     "batch": "pairs atlas moving_dir out_dir warped inverse report resume workers executor io",
     "series": "moving aligned transforms table report overwrite reference transform",
-    "template": "images pattern labels output initial rounds average sharpen io resume workers "
-    "executor overwrite",
+    "template": "images pattern labels channel output initial rounds average sharpen io resume "
+    "workers executor overwrite",
     "score": "cases fixed moving transform inverse fixed_seg moving_seg fixed_points "
     "moving_points out figure overwrite",
 }

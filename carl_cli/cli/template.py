@@ -27,7 +27,7 @@ from carl_cli.cli.options.slurm import ClusterArguments, check_cluster, submit
 from carl_cli.cli.options.template import GroupArguments, TemplateArguments
 from carl_cli.errors import OutputError, UsageError
 from carl_cli.preprocessing.options import ImageOptions
-from carl_cli.registration.options import StartOptions
+from carl_cli.registration.options import ChannelOptions, StartOptions
 from carl_cli.weights.options import NetworkOptions
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from carl_cli.workflows.template import Built, Member, Registered
     from carl_cli.workflows.template_files import TemplateFiles
 
-READ = ("image", "labels", "mask")  # of each member
+READ = ("labels", "mask")  # of each member
 POLL_S = 10.0
 """How often Slurm is asked whether a round is done."""
 
@@ -52,6 +52,7 @@ def template(
     instance: InstanceArguments,
     images: ImageOptions,
     start: StartOptions,
+    channels: ChannelOptions,
     run: RunArguments,
 ) -> None:
     """Build an unbiased template of a group of images.
@@ -68,12 +69,13 @@ def template(
         carl template subjects -o template.nii.gz
         carl template a.nii.gz b.nii.gz c.nii.gz -o template.nii.gz --rounds 3
         carl template subjects --labels segmentations -o template.nii.gz --resume
+        carl template t1 --channel t2 --channel-weights 2,1 -o template.nii.gz
         carl template study.csv -o template.nii.gz --executor slurm --mem 8G
     """
     from carl_cli.batch.workers import Crew
 
     method = MethodArguments(
-        network=network, instance=instance, images=images, start=start, run=run
+        network=network, instance=instance, images=images, start=start, channels=channels, run=run
     )
     threads = method.begin()
     members = _members(group)
@@ -107,7 +109,12 @@ def _members(group: GroupArguments) -> list[Member]:
             )
     if len(found) < 2:
         raise UsageError("a template of one image is that image", "give two or more")
-    return rounds.with_labels(found, group.labels) if group.labels else found
+    found = rounds.with_labels(found, group.labels) if group.labels else found
+    if group.channel and found[0].channels:
+        raise UsageError("channels are given by the table and by --channel", "give them once")
+    for folder in group.channel or ():
+        found = rounds.with_channel(found, folder)
+    return found
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class _Rounds:
     def files(self) -> TemplateFiles:
         from carl_cli.workflows.template_files import TemplateFiles
 
-        return TemplateFiles(self.wanted.output)
+        return TemplateFiles(self.wanted.output, len(self.members[0].channels))
 
     @property
     def schedule(self) -> ScheduleArguments:
@@ -147,12 +154,32 @@ class _Rounds:
             )
         check_distinct(self._read(), files.paths())
         check_outputs(files.paths().values(), replaced)
+        self._check_contrasts()
         files.check(self.members)
+
+    def _check_contrasts(self) -> None:
+        """As many weights and first templates, and a network that takes so many."""
+        from carl_cli.registration.tensors import check_channels
+
+        first, channels = self.wanted.initial, self.files.channels
+        if first and len(first) != 1 + channels:
+            raise UsageError(
+                f"--initial: {len(first)} images for {1 + channels} contrasts",
+                "repeat it: the image to start from, then one for each further channel",
+            )
+        self.method.channels.shares(1 + channels)
+        if channels:
+            weights = self.method.suited_to(self.members[0].image).load("cpu")
+            fit = self.method.options(weights, False).instance
+            check_channels((channels, channels), weights, fit)
 
     def _read(self) -> dict[str, Path]:
         """Role → file that the rounds read."""
         files = {f"{kind} of {m.name}": vars(m)[kind] for m in self.members for kind in READ}
-        files["the first template"] = self.wanted.initial
+        for m in self.members:
+            files |= {f"image {k} of {m.name}": path for k, path in enumerate(m.contrasts, 1)}
+        first = enumerate(self.wanted.initial or (), 1)
+        files |= {f"first template {k}": path for k, path in first}
         return {role: path for role, path in files.items() if path is not None}
 
     def try_out(self) -> None:
@@ -174,7 +201,7 @@ class _Rounds:
             built = next_template(number, current, group, looks)
             figures.append(built.figures)
             _print(built)
-            current = built.template
+            current = [contrast.template for contrast in built.contrasts]
             settled = number > 1 and built.figures.mean_displacement_mm < self.wanted.tolerance
             if last:
                 break
@@ -184,18 +211,19 @@ class _Rounds:
         console.LOGGER.info("%s: the template", self.wanted.output)
         console.LOGGER.info("%s: page to look at in a browser", self.files.report)
 
-    def _first(self) -> Image:
+    def _first(self) -> list[Image]:
+        """Of each contrast."""
         from carl_cli.io.images.files import read_image
         from carl_cli.workflows.template import first_template, nearest_to_mean
 
-        path = self.wanted.initial
-        if path is None:
+        paths: Sequence[Path] = self.wanted.initial or ()
+        if not paths:
             nearest = nearest_to_mean(self.members)
             console.LOGGER.info("starting from %s, the nearest to the mean", nearest.name)
-            path = nearest.image
-        return first_template(read_image(path, average=True))
+            paths = nearest.contrasts
+        return [first_template(read_image(path, average=True)) for path in paths]
 
-    def _register(self, path: Path, current: Image, *, rough: bool) -> list[Registered]:
+    def _register(self, path: Path, current: Sequence[Image], *, rough: bool) -> list[Registered]:
         """All images to a template, by the engine of `carl batch`. rough: quickly, without --io."""
         from carl_cli.batch.rounds import begin_round, registered_in
         from carl_cli.workflows.template_files import FIXED

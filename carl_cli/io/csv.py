@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,24 @@ def cells_by_column(header: Sequence[str], cells: Sequence[str]) -> dict[str, st
     return {name: cell for name, cell in zip(header, cells, strict=True) if cell}
 
 
+def gathered(cells: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Cells by column, those of numbered columns as one list: channel1, channel2, … as channel.
+
+    Raises ValueError for a number that is left out: what follows would belong to another one.
+    """
+    found = dict(cells)
+    for name in names:
+        own = [column for column in found if re.fullmatch(rf"{name}[1-9]\d*", column)]
+        wanted = [f"{name}{k}" for k in range(1, len(own) + 1)]
+        if missing := [column for column in wanted if column not in own]:
+            raise ValueError(f"{missing[0]} is missing, and a further contrast comes after it")
+        if wanted and name in found:
+            raise ValueError(f"{name} and {name}1 are the same: keep one of them")
+        if listed := [found.pop(column) for column in wanted]:
+            found[name] = listed
+    return found
+
+
 def _delimiter(path: Path, text: str) -> str:
     """Spreadsheets write semicolons where the comma is the decimal sign."""
     first = text.partition("\n")[0]
@@ -90,4 +109,7 @@ def cell_told(problem: Mapping[str, Any]) -> str:
     """What pydantic found wrong with a cell, in one line."""
     if problem["type"] == "missing":
         return f"{problem['loc'][0]}: the cell is empty"
+    name, *place = problem["loc"] or ("",)
+    if place and name.endswith("channel"):  # as its column is called
+        return told({**problem, "loc": (f"{name}{place[0] + 1}",)})
     return told(problem)

@@ -47,7 +47,7 @@ class NetworkImage:
     grid: Grid  # of the array, LPS mm
     mask: NDArray[np.bool_] | None  # of the array's shape
     intensity: Intensity  # how the stored values became these
-    others: tuple[NDArray[np.float32], ...] = ()  # further contrasts of the same shape
+    others: tuple[NetworkImage, ...] = ()  # further contrasts on the same grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +122,8 @@ def _with(
     others = []
     for channel in channels:
         source = load(Request(channel, kind, None), rule, intensities, False)
-        sampled = _sample_through(source, image.grid, rule, initial or _still(channel)).array
-        others.append(filled(sampled, image.mask))
+        sampled = _sample_through(source, image.grid, rule, initial or _still(channel))
+        others.append(replace(sampled, array=filled(sampled.array, image.mask)))
     return replace(image, others=tuple(others))
 
 

@@ -48,7 +48,7 @@ def pair_of(prepared: PreparedPair, device: str, options: ChannelOptions) -> Pai
     sides = prepared.fixed, prepared.moving
     shares = options.shares(1 + len(prepared.fixed.others))
     kept = [k for k, share in enumerate(shares) if share]
-    contrasts = ([side.array, *side.others] for side in sides)
+    contrasts = ([image.array for image in (side, *side.others)] for side in sides)
     images = (torch.from_numpy(np.stack([all_[k] for k in kept])) for all_ in contrasts)
     fixed, moving = (image[None].to(device) for image in images)
     first, second = (tensor(side.mask) for side in sides)

@@ -6,7 +6,7 @@ and written while the network is busy with another case.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -263,17 +263,31 @@ def _described(loaded: LoadedCase, result: Registration) -> dict[str, records.In
         "moving_mask": loaded.options.moving_mask,
         "fixed_seg": loaded.truth.fixed_seg,
         "moving_seg": loaded.truth.moving_seg,
+        **_by_role(loaded, (loaded.options.fixed_channels, loaded.options.moving_channels)),
     }
     paths = loaded.inputs.paths()
     described = {
         role: _described_file(path, loaded.hashes[role], images.get(role))
         for role, path in paths.items()
     }
-    for role, prepared in (("fixed", result.prepared.fixed), ("moving", result.prepared.moving)):
+    pair = result.prepared.fixed, result.prepared.moving
+    scaled = dict(zip(("fixed", "moving"), pair, strict=True))
+    scaled |= _by_role(loaded, (pair[0].others, pair[1].others))
+    for role, prepared in scaled.items():
         low, high, modality = prepared.intensity
         used = {"modality": modality, "intensity_window": (low, high)}
         described[role] = described[role].model_copy(update=used)
     return described
+
+
+def _by_role(loaded: LoadedCase, sides: tuple[Sequence[Any], Sequence[Any]]) -> dict[str, Any]:
+    """What belongs to the further contrasts of each side, of which components of an image of
+    vectors come first and have no file of their own."""
+    found: dict[str, Any] = {}
+    for side, given, paths in zip(("fixed", "moving"), sides, loaded.inputs.channels, strict=True):
+        own = given[len(given) - len(paths) :]
+        found |= {f"{side}_channel_{k}": one for k, one in enumerate(own, 1)}
+    return found
 
 
 def _described_file(path: Path, sha256: str, image: Image | None) -> records.InputFile:

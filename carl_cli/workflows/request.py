@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from carl_cli.registration.register import RegistrationOptions
 
 
-def _listed(given: Any) -> Any:
-    """A table's cell and the library may name one transform by its path."""
+def listed(given: Any) -> Any:
+    """A table's cell and the library may name one file by its path."""
     return [str(given)] if isinstance(given, str | Path) else given
 
 
@@ -41,7 +41,7 @@ class CaseInputs:
     moving_mask: Annotated[Path | None, Field(description="The same in the moving image.")] = None
     fixed_channel: Annotated[
         list[str] | None,
-        BeforeValidator(_listed),
+        BeforeValidator(listed),
         Field(
             description="Another contrast in the fixed image's space, on any grid, matched beside "
             "it. May be repeated; --moving-channel gives its counterpart."
@@ -49,12 +49,12 @@ class CaseInputs:
     ] = None
     moving_channel: Annotated[
         list[str] | None,
-        BeforeValidator(_listed),
+        BeforeValidator(listed),
         Field(description="The same in the moving image's space, in the same order."),
     ] = None
     initial_transform: Annotated[
         list[str] | None,
-        BeforeValidator(_listed),
+        BeforeValidator(listed),
         Field(
             description="Transform to start from, [T,1] or T,-1 for its inverse, or identity. May "
             "be repeated: points of the fixed image meet the first one first, as with carl warp -t."

@@ -8,10 +8,11 @@ log-Euclidean mean, which neither shrinks nor grows by rotations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +39,18 @@ ROBUST_BYTES = 12  # a voxel and image: values, distances, weights
 
 @dataclass(frozen=True)
 class Member:
-    """An image of the group with what belongs to it."""
+    """An image of the group with what belongs to it. channels: further contrasts in its space."""
 
     name: str
     image: Path
     labels: Path | None = None
     mask: Path | None = None  # which voxels may be used (not 0)
+    channels: tuple[Path, ...] = ()
+
+    @property
+    def contrasts(self) -> tuple[Path, ...]:
+        """The image, then the further ones."""
+        return (self.image, *self.channels)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,8 @@ class Looks:
 
 @dataclass(frozen=True)
 class Figures:
-    """A round in numbers, for the table. Displacements are means over the foreground."""
+    """A round in numbers, for the table. Displacements are means over the foreground. channels: of
+    further contrasts what is told of the image's own, by column."""
 
     round: int
     mean_displacement_mm: float  # of the mean map, which the round takes out
@@ -83,16 +91,28 @@ class Figures:
     ncc_to_last: float  # of the new template and the one that the images were registered to
     mean_lncc: float  # of the images and the template that they were registered to
     gradient_energy: float
+    channels: Mapping[str, float] = field(default_factory=dict)
+
+
+class Contrast(NamedTuple):
+    """What the images of one contrast have in common. variance: over the images, at each voxel."""
+
+    template: Image
+    variance: Image
 
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A new template. update: its points → points of the template of the round, LPS mm."""
+    """A new template. contrasts: the images' own, then the further ones, on one grid.
+    update: its points → points of the template of the round, LPS mm."""
 
-    template: Image
-    variance: Image
+    contrasts: tuple[Contrast, ...]
     update: CompositeTransform
     figures: Figures
+
+    @property
+    def template(self) -> Image:
+        return self.contrasts[0].template
 
     def maps(self, group: Sequence[Registered]) -> Iterator[CompositeTransform]:
         """Points of the new template → points of each image."""
@@ -125,28 +145,45 @@ def _extents(image: Image) -> NDArray[np.float64]:
     return np.asarray(np.log(np.maximum(np.linalg.eigvalsh(covariance), 1e-12)))
 
 
-def next_template(number: int, template: Image, group: Sequence[Registered], looks: Looks) -> Built:
-    """The template after round `number`, whose registrations to `template` are those of `group`.
+def next_template(
+    number: int, last: Sequence[Image], group: Sequence[Registered], looks: Looks
+) -> Built:
+    """The template after round `number`, whose registrations to `last` are those of `group`.
 
-    Its grid is the template's, carried along where the mean map shifts its middle.
+    last: a template of each contrast; the grid of the first is carried along where the mean map
+    shifts its middle, and all new ones get it.
     Raises InputError for maps that have no mean, OutOfMemoryError.
     """
+    template = last[0]
     if looks.average == "robust":
         check_fits(template.grid, ROBUST_BYTES * len(group))
     points = _foreground(template)
     mean = _mean(template.grid, group, points)
     grid = _moved(template.grid, mean)
     update = CompositeTransform(sampled_inverses(mean.map.inverse(), grid).parts)
-    made, variance = _averaged(group, _maps(group, update), grid, looks)
+    contrasts = tuple(
+        _averaged(k, group, _maps(group, update), grid, looks) for k in range(len(last))
+    )
+    alike = [
+        _ncc(made, resample(old, grid, background=float(old.array.min())))
+        for (made, _), old in zip(contrasts, last, strict=True)
+    ]
+    sharp = [gradient_energy(made) for made, _ in contrasts]
     figures = Figures(
         number,
         _displacement_mm(mean, points),
         _left_mm(_maps(group, update), grid, mean.map(points)),
-        _ncc(made, resample(template, grid, background=float(template.array.min()))),
+        alike[0],
         _mean_lncc(group),
-        gradient_energy(made),
+        sharp[0],
+        _columns("ncc_to_last", alike) | _columns("gradient_energy", sharp),
     )
-    return Built(made, variance, update, figures)
+    return Built(contrasts, update, figures)
+
+
+def _columns(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Of further contrasts alone."""
+    return {f"{name}_channel{k}": value for k, value in enumerate(values) if k}
 
 
 def _maps(group: Sequence[Registered], update: Transform) -> Iterator[CompositeTransform]:
@@ -203,14 +240,20 @@ def _ncc(made: Image, last: Image) -> float:
 
 
 def _averaged(
-    group: Sequence[Registered], maps: Iterable[Transform], grid: Grid, looks: Looks
-) -> tuple[Image, Image]:
-    """Mean and variance of intensities on `grid`. All CT is averaged in Hounsfield units; others
-    as the network scaled them, and brought back to the group's mean scale."""
-    scales = _scales([r.record for r in group])
+    number: int, group: Sequence[Registered], maps: Iterable[Transform], grid: Grid, looks: Looks
+) -> Contrast:
+    """Mean and variance of a contrast's intensities on `grid`. All CT is averaged in Hounsfield
+    units; others as the network scaled them, and brought back to the group's mean scale.
+
+    number: 0 for the images' own, else which of the further ones.
+    """
+    scales = _scales(group, f"moving_channel_{number}" if number else "moving")
     low, high = np.mean(scales, axis=0)
     mean, variance = average(
-        (_seen(r.member, scale, grid, m) for r, scale, m in zip(group, scales, maps, strict=True)),
+        (
+            _seen(r.member.contrasts[number], r.member, scale, grid, m)
+            for r, scale, m in zip(group, scales, maps, strict=True)
+        ),
         looks.average,
     )
     if np.isnan(mean).all():
@@ -220,12 +263,13 @@ def _averaged(
     spread = np.nan_to_num(variance) * (high - low) ** 2
     if looks.sharpen:
         made = sharpened(made, looks.sharpen)
-    return made, Image(spread.astype(np.float32), grid)
+    return Contrast(made, Image(spread.astype(np.float32), grid))
 
 
-def _scales(records: Sequence[RunRecord]) -> list[tuple[float, float]]:
-    """Of each image the stored values that became 0 and 1 for the network; none for CT."""
-    images = [record.inputs["moving"] for record in records]
+def _scales(group: Sequence[Registered], role: str) -> list[tuple[float, float]]:
+    """Of each image the stored values that became 0 and 1 for the network; none for CT. role: that
+    of the images in the records."""
+    images = [registered.record.inputs[role] for registered in group]
     if len({image.modality for image in images}) > 1:
         odd = {image.modality: image.path for image in images}
         told = ", ".join(f"{path} as {name}" for name, path in odd.items())
@@ -236,10 +280,10 @@ def _scales(records: Sequence[RunRecord]) -> list[tuple[float, float]]:
 
 
 def _seen(
-    member: Member, scale: tuple[float, float], grid: Grid, transform: Transform
+    path: Path, member: Member, scale: tuple[float, float], grid: Grid, transform: Transform
 ) -> NDArray[np.float32]:
-    """The image on the template's grid, scaled; NaN outside it and outside its mask."""
-    image = read_image(member.image, average=True)
+    """One of its contrasts on the template's grid, scaled; NaN outside it and outside its mask."""
+    image = read_image(path, average=True)
     low, high = scale
     values = (image.array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
     if member.mask is not None:
@@ -254,9 +298,3 @@ def first_template(image: Image) -> Image:
     """What the first round registers to: the chosen image's voxels, whatever their type."""
     check_fits(image.grid, VALUE_BYTES)
     return Image(image.array.astype(np.float32), image.grid)
-
-
-def convergence_rows(figures: Sequence[Figures]) -> Iterator[dict[str, float]]:
-    """Lines of the table, rounded so that they read well."""
-    for row in figures:
-        yield {name: round(value, 5) for name, value in vars(row).items()}

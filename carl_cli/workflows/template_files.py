@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from carl_cli.errors import InputError, OutputError, UsageError
 from carl_cli.evaluation.cases import CHAIN_SEPARATOR
 from carl_cli.evaluation.tables import write_csv
 from carl_cli.io.atomic import full_suffix, make_folder
-from carl_cli.io.images.files import WRITABLE, Image, read_image, write_image
+from carl_cli.io.images.files import WRITABLE, Image, read_grid, read_image, write_image
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import write_transform
 from carl_cli.io.transforms.sitk import covering
 from carl_cli.registration.averaging import vote
 from carl_cli.report.template_page import Shown, planes_of, strip_of, write_template_page
 from carl_cli.transforms import CompositeTransform
-from carl_cli.workflows.template import Built, Figures, Member, Registered, convergence_rows
+from carl_cli.workflows.template import Built, Figures, Member, Registered
 
 FIXED = "template.nii.gz"
 """Name of the image in a round's folder that the round registers to."""
@@ -31,9 +31,11 @@ SPACE = "template"
 
 @dataclass(frozen=True)
 class TemplateFiles:
-    """All names follow from the template's own, and lie beside it."""
+    """All names follow from the template's own, and lie beside it. channels: how many further
+    contrasts there are."""
 
     template: Path
+    channels: int = 0
 
     def __post_init__(self) -> None:
         if full_suffix(self.template).lower() not in WRITABLE:
@@ -46,9 +48,19 @@ class TemplateFiles:
         stem = self.template.name.removesuffix(full_suffix(self.template))
         return self.template.with_name(stem + end)
 
+    def _images(self, end: str) -> list[Path]:
+        whose = "", *(f"_channel{k}" for k in range(1, self.channels + 1))
+        return [self._beside(f"{name}{end}{full_suffix(self.template)}") for name in whose]
+
     @property
-    def variance(self) -> Path:
-        return self._beside(f"_variance{full_suffix(self.template)}")
+    def contrasts(self) -> list[Path]:
+        """The template, and those of further contrasts."""
+        return self._images("")
+
+    @property
+    def variances(self) -> list[Path]:
+        """In the same order."""
+        return self._images("_variance")
 
     @property
     def labels(self) -> Path:
@@ -69,17 +81,26 @@ class TemplateFiles:
 
     def paths(self) -> dict[str, Path]:
         """Role → file of all that is no folder."""
-        roles = ("template", "variance", "labels", "convergence", "pairs", "report")
-        return {role: getattr(self, role) for role in roles}
+        roles = ("labels", "convergence", "pairs", "report")
+        images = {"template": self.contrasts, "variance": self.variances}
+        numbered = {
+            f"{role} of channel {k}" if k else role: path
+            for role, paths in images.items()
+            for k, path in enumerate(paths)
+        }
+        return numbered | {role: getattr(self, role) for role in roles}
 
     def check(self, members: Sequence[Member]) -> None:
-        """What would fail only when all rounds are done: the folders, and the members' labels.
+        """What would fail only in a round or after all: folders, channels, and labels.
 
         Raises OutputError, InputError.
         """
         for folder in (self.transforms, self.round(1).parent):
             if folder.exists() and not folder.is_dir():
                 raise OutputError(f"{folder} is a file, a folder was expected", "move it away")
+        for member in members:
+            for path in member.channels:
+                _check_channel(path, member)
         for path in (member.labels for member in members if member.labels):
             if np.any(read_image(path, allow_nan=False).array % 1):
                 raise InputError(f"{path}: labels are whole numbers", "give a label map")
@@ -92,6 +113,10 @@ class TemplateFiles:
         """Folder of a round, which is one of `carl batch`."""
         return self._beside("_work") / f"round-{number:02d}"
 
+    def begun(self, number: int) -> list[Path]:
+        """The template of each contrast that a round registers to."""
+        return TemplateFiles(self.round(number) / FIXED, self.channels).contrasts
+
     def to_template(self, name: str) -> Path:
         """The transform that brings an image onto the template: template points → its points."""
         return self.transforms / f"from-{name}_to-{SPACE}_mode-image_xfm.h5"
@@ -101,6 +126,23 @@ class TemplateFiles:
         return self.transforms / f"from-{SPACE}_to-{name}_mode-image_xfm.h5"
 
 
+def _check_channel(path: Path, member: Member) -> None:
+    """On a grid of its own, but where the image is: other spaces would be averaged as this one."""
+    channel, grid = read_image(path), read_grid(member.image)
+    if channel.grid.dimension != grid.dimension:
+        raise InputError(
+            f"{path}: {channel.grid.dimension} dimensions, {member.image} has {grid.dimension}",
+            "give contrasts of the same person in the space of the image",
+        )
+    values = replace(channel, array=channel.array.astype(np.float32))
+    seen = resample(values, grid, interpolator="nearest", background=np.nan)
+    if np.isnan(seen.array).all():
+        raise InputError(
+            f"{path}: nothing of it lies where {member.image} is",
+            "give contrasts of the same person in the space of the image",
+        )
+
+
 def deliver(built: Built, group: Sequence[Registered], files: TemplateFiles) -> None:
     """Write all but the tables, the template last. Raises OutputError, InputError."""
     make_folder(files.transforms)
@@ -108,8 +150,10 @@ def deliver(built: Built, group: Sequence[Registered], files: TemplateFiles) -> 
     if all(r.member.labels for r in group):
         write_image(files.labels, _voted(built, group))
         write_csv(files.pairs, list(_pairs([r.member for r in group], files)))
-    write_image(files.variance, built.variance)
-    write_image(files.template, built.template)
+    made = zip(files.contrasts, files.variances, built.contrasts, strict=True)
+    for template, variance, contrast in reversed(list(made)):
+        write_image(variance, contrast.variance)
+        write_image(template, contrast.template)
 
 
 def _write_transforms(built: Built, group: Sequence[Registered], files: TemplateFiles) -> None:
@@ -154,19 +198,39 @@ def tell(
     built: Built, group: Sequence[Registered], files: TemplateFiles, figures: Sequence[Figures]
 ) -> None:
     """Write the table of convergence and the page. Raises OutputError."""
-    rows = list(convergence_rows(figures))
+    rows = list(_rows(figures))
     write_csv(files.convergence, rows)
-    began = [files.round(row.round) / FIXED for row in figures]
-    rounds = [planes_of(read_image(p), f"before round {k}") for k, p in enumerate(began, 1)]
-    rounds.append(planes_of(built.template, "the template"))
+    rounds = [
+        planes_of(read_image(path), _told(f"before round {row.round}", k))
+        for row in figures
+        for k, path in enumerate(files.begun(row.round))
+    ]
+    made = enumerate(built.contrasts)
+    rounds += [planes_of(contrast.template, _told("the template", k)) for k, contrast in made]
     write_template_page(
         files.report, files.template.name, rows, rounds, list(_strips(built, group))
     )
 
 
+def _rows(figures: Sequence[Figures]) -> Iterator[dict[str, float]]:
+    """Lines of the table, rounded so that they read well."""
+    for row in figures:
+        values = {**vars(row), **row.channels}
+        del values["channels"]
+        yield {name: round(value, 5) for name, value in values.items()}
+
+
 def _strips(built: Built, group: Sequence[Registered]) -> Iterator[str]:
     for registered, transform in zip(group, built.maps(group), strict=True):
-        image = read_image(registered.member.image, average=True)
-        dark = float(image.array.min())
-        warped = resample(image, built.template.grid, transform, background=dark)
-        yield strip_of(Shown(registered.member.name, image, warped, transform), built.template)
+        member = registered.member
+        for k, (path, (template, _)) in enumerate(
+            zip(member.contrasts, built.contrasts, strict=True)
+        ):
+            image = read_image(path, average=True)
+            dark = float(image.array.min())
+            warped = resample(image, template.grid, transform, background=dark)
+            yield strip_of(Shown(_told(member.name, k), image, warped, transform), template)
+
+
+def _told(what: str, number: int) -> str:
+    return f"{what}, channel {number}" if number else what

@@ -12,6 +12,7 @@ import pytest
 from carl_cli.batch.folders import pair_atlas, pair_folders
 from carl_cli.batch.naming import case_outputs, labels
 from carl_cli.batch.table import read_table
+from carl_cli.cli.options.method import MethodArguments
 from carl_cli.errors import InputError, UsageError
 from carl_cli.weights.options import Scope
 
@@ -70,10 +71,43 @@ def test_every_kind_of_bad_line_is_told_with_its_number(folder: Path) -> None:
     assert all(e.row is None and e.name == f"(line {e.line})" for e in entries[1:])
 
 
+def test_numbered_columns_are_one_list_by_their_numbers(folder: Path) -> None:
+    """Whatever their order in the table; relative paths start at its folder."""
+    columns = [f"{side}_channel{k}" for k in (10, *range(1, 10)) for side in ("fixed", "moving")]
+    names = [column.replace("channel", "") + ".nii" for column in columns]
+    for name in names:
+        (folder / name).touch()
+    text = f"fixed,moving,{','.join(columns)}\na.nii.gz,b.nii.gz,{','.join(names)}\n"
+    row = read_table(write(folder, text))[0].row
+    assert row is not None
+    found = MethodArguments().but(row.options).inputs(row.fixed, row.moving).channels
+    for side, paths in zip(("fixed", "moving"), found, strict=True):
+        assert paths == [folder / f"{side}_{k}.nii" for k in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "told"),
+    [
+        ("fixed_channel,moving_channel", "no.nii,mask.nii", "fixed_channel1: no such file"),
+        ("fixed_channel1,moving_channel1", "mask.nii,", "1 further contrasts of the fixed image"),
+        ("fixed_channel2,moving_channel2", "mask.nii,mask.nii", "fixed_channel1 is missing"),
+        ("fixed_channel,fixed_channel1", "mask.nii,mask.nii", "keep one of them"),
+    ],
+)
+def test_contrasts_without_their_counterpart_are_refused(
+    folder: Path, columns: str, cells: str, told: str
+) -> None:
+    text = f"fixed,moving,{columns}\na.nii.gz,b.nii.gz,{cells}\n"
+    (entry,) = read_table(write(folder, text))
+    assert entry.row is None
+    assert told in entry.error
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "is empty"),
+        ("fixed,moving,fixed_channel0\na,b,c\n", "unknown column 'fixed_channel0'"),
         ("fixed,moving\n", "no pairs"),
         ("fixed,movign\na,b\n", "unknown column 'movign'"),
         ("fixed,id\na,b\n", "no column 'moving'"),

@@ -16,6 +16,7 @@ from carl_cli.model.similarity import lncc, over_channels, squared_difference
 from carl_cli.registration.contexts import all_contexts, contexts
 from carl_cli.registration.register import Registration, register
 from carl_cli.registration.register import RegistrationOptions as Options
+from carl_cli.report.record import read_record
 from carl_cli.weights.folder import Weights
 from carl_cli.weights.locate import chosen_weights
 from tests.cli.conftest import Carl
@@ -148,15 +149,24 @@ def files(
 def test_an_image_of_vectors_is_its_components(
     carl: Carl, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The same bytes as from files of their own."""
+    """The same bytes as from files of their own. Of those the record tells how each was scaled:
+    as if it were alone."""
     apart = ("--fixed-channel", files["fixedb"], "--moving-channel", files["movingb"])
-    runs = {"apart": ("a", apart), "vectors": ("ab", ()), "one": ("a", ())}
+    runs = {"apart": ("a", apart), "vectors": ("ab", ()), "one": ("a", ()), "other": ("b", ())}
     for name, (kind, more) in runs.items():
         line = ("register", files[f"fixed{kind}"], files[f"moving{kind}"], *more, "-q")
+        line += ("--json", tmp_path / f"{name}.json")
         said = carl(*line, "--threads", 1, "-o", tmp_path / f"{name}.h5")
         assert said.code == 0, said.err
-    apart_, vectors, one = ((tmp_path / f"{name}.h5").read_bytes() for name in runs)
+    apart_, vectors, one, _ = ((tmp_path / f"{name}.h5").read_bytes() for name in runs)
     assert apart_ == vectors != one
+    told = {name: read_record(tmp_path / f"{name}.json").inputs for name in runs}
+    for side in ("fixed", "moving"):
+        alone, beside = told["other"][side], told["apart"][f"{side}_channel_1"]
+        assert beside.intensity_window == alone.intensity_window
+        assert beside.intensity_window != told["apart"][side].intensity_window
+        assert (beside.size, beside.modality) == (alone.size, "mr")
+    assert set(told["vectors"]) == {"fixed", "moving"}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import csv
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +48,7 @@ class Known(Registered):
     """What a round would have left, without a network and files of its transforms."""
 
     known: Transform | None = None
+    window: tuple[float, float] = WINDOW  # of the further contrast
 
     @property
     def transform(self) -> Transform:
@@ -57,9 +58,11 @@ class Known(Registered):
     @property
     def record(self) -> Any:
         moving = SimpleNamespace(modality="mr", intensity_window=WINDOW, path="")
+        other = SimpleNamespace(modality="mr", intensity_window=self.window, path="")
         similarity = SimpleNamespace(lncc=0.5)
         metrics = SimpleNamespace(similarity_after=similarity)
-        return SimpleNamespace(inputs={"moving": moving}, metrics=metrics)
+        inputs = {"moving": moving, "moving_channel_1": other}
+        return SimpleNamespace(inputs=inputs, metrics=metrics)
 
 
 def value(points: np.ndarray) -> np.ndarray:
@@ -115,7 +118,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> list[Registered]:
 
 @pytest.fixture(scope="module")
 def built(group: list[Registered]) -> Built:
-    return next_template(1, biased(), group, Looks())
+    return next_template(1, [biased()], group, Looks())
 
 
 def test_the_bias_is_taken_out(group: list[Registered], built: Built) -> None:
@@ -139,7 +142,7 @@ def test_a_second_round_changes_nothing(group: list[Registered], built: Built) -
         Known(registered.member, CaseOutputs(), dense(transform, built.template.grid))
         for registered, transform in zip(group, built.maps(group), strict=True)
     ]
-    second = next_template(2, built.template, again, Looks())
+    second = next_template(2, [built.template], again, Looks())
     assert second.figures.mean_displacement_mm < 0.3
     assert second.figures.ncc_to_last > 0.998
     np.testing.assert_allclose(
@@ -200,7 +203,7 @@ def test_outside_an_image_and_its_mask_nothing_counts(tmp_path: Path) -> None:
         for member in (Member("low", tmp_path / "low.nii.gz"), masked)
     ]
     start = Image(smooth_value(grid.points_mm()).astype(np.float32), grid)
-    made = next_template(1, start, group, Looks()).template.array
+    made = next_template(1, [start], group, Looks()).template.array
     np.testing.assert_allclose(made[:, :, :9], 200, atol=1e-2)
     np.testing.assert_allclose(made[:, :, 11:], 600, atol=1e-2)
 
@@ -233,7 +236,7 @@ def test_images_of_two_kinds_are_refused(
 
     monkeypatch.setattr(Known, "record", property(mixed))
     with pytest.raises(InputError, match="different kinds"):
-        next_template(1, biased(), group, Looks())
+        next_template(1, [biased()], group, Looks())
 
 
 def template(study: Study, out: Path, *options: object) -> Outcome:
@@ -257,31 +260,48 @@ def quiet_study(study: Study, identity_weights: Path) -> Study:
     return Study(study.folder, identity_weights, study.carl)
 
 
-def bytes_of(out: Path) -> dict[str, str]:
+def of_two_contrasts(study: Study) -> tuple[Study, tuple[object, ...]]:
+    """Weights that take several contrasts, and the options that name a second one."""
+    folder = study.folder / "further"
+    folder.mkdir()
+    for name in "abc":
+        image = read_image(study.folder / f"{name}.nii.gz")
+        write_image(folder / f"{name}.nii.gz", replace(image, array=1000 - image.array))
+    return replace(study, weights=Path("carl-base")), ("--channel", folder)
+
+
+def bytes_of(out: Path, contrasts: int = 1) -> dict[str, str]:
+    """Of a table, 6 transforms, and in each round 3; of each contrast 2 images, and 1 a round."""
     found = digests(out.parent, *FILES)
-    assert len(found) == 17  # 2 images, a table, 6 transforms, and of each round 1 and 3
+    assert len(found) == 13 + 4 * contrasts
     return found
 
 
-MOMENTS = ("xfm.h5", "xfm.json", "to-b_mode-image_xfm.h5", "variance.nii.gz", "t.nii.gz")
+MOMENTS = {
+    1: ("xfm.h5", "xfm.json", "to-b_mode-image_xfm.h5", "variance.nii.gz", "t.nii.gz"),
+    2: ("template_channel1.nii.gz", "xfm.json", "channel1_variance.nii.gz", "t_channel1.nii.gz"),
+}
+"""Number of contrasts → files before which a run is killed."""
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("contrasts", MOMENTS)
 def test_killed_at_any_file_it_goes_on_to_the_same_bytes(
-    quiet_study: Study, tmp_path: Path
+    quiet_study: Study, tmp_path: Path, contrasts: int
 ) -> None:
-    """Five times with -9: in a round before a transform and its record, then among the outputs."""
+    """With -9: in a round before a transform and its record, then among the outputs."""
+    study, more = (quiet_study, ()) if contrasts == 1 else of_two_contrasts(quiet_study)
     calm, out = tmp_path / "calm" / "t.nii.gz", tmp_path / "out" / "t.nii.gz"
     calm.parent.mkdir()
     out.parent.mkdir()
-    assert template(quiet_study, calm).code == 0
-    for moment in MOMENTS:
-        line = [sys.executable, "-c", RUN, "template", *words(quiet_study, out, "--resume")]
-        environment = with_site(quiet_study.folder, EACH_PROCESS, MOMENT=moment)
+    assert template(study, calm, *more).code == 0
+    for moment in MOMENTS[contrasts]:
+        line = [sys.executable, "-c", RUN, "template", *words(study, out, "--resume", *more)]
+        environment = with_site(study.folder, EACH_PROCESS, MOMENT=moment)
         killed = subprocess.run(line, capture_output=True, env=environment)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert template(quiet_study, out, "--resume").code == 0
-    assert bytes_of(out) == bytes_of(calm)
+    assert template(study, out, "--resume", *more).code == 0
+    assert bytes_of(out, contrasts) == bytes_of(calm, contrasts)
 
 
 @pytest.mark.slow

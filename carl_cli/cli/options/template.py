@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from carl_cli.cli.options.described import option
+from carl_cli.cli.options.described import CHANNELS, option
 from carl_cli.cli.options.shared import Overwrite
 
 GROUP = "The images"
@@ -22,7 +22,7 @@ class GroupArguments:
         typer.Argument(
             metavar="IMAGES...",
             help="Images, a folder of them, or a table (CSV, TSV) with the columns image and, if "
-            "wanted, id, labels, mask.",
+            "wanted, id, labels, mask, and channel1, channel2, … for further contrasts.",
         ),
     ] = None
     pattern: Annotated[str, option(GROUP, "--pattern", help="Which files of a folder to take.")] = (
@@ -48,6 +48,15 @@ class GroupArguments:
             "with the images' names, or repeated in their order.",
         ),
     ] = None
+    channel: Annotated[
+        list[Path] | None,
+        option(
+            CHANNELS,
+            "--channel",
+            help="Another contrast of all images, in their spaces: a folder of files with the "
+            "images' names. May be repeated.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -57,17 +66,17 @@ class TemplateArguments:
         typer.Option(
             "--output",
             "-o",
-            help="The template. Beside it, by its name: _variance, _labels, _transforms, "
-            "_convergence.csv, _pairs.csv, _report.html, and the rounds in _work.",
+            help="The template. Beside it, by its name: _channel1, …, _variance, _labels, "
+            "_transforms, _convergence.csv, _pairs.csv, _report.html, and the rounds in _work.",
         ),
     ]
     initial: Annotated[
-        Path | None,
+        list[Path] | None,
         option(
             TEMPLATE,
             "--initial",
-            help="Image to start from, whose grid the template gets. Default: the one of the "
-            "images whose extents are nearest to the mean.",
+            help="Image to start from, whose grid the template gets; repeated, of further "
+            "channels. Default: the one of the images whose extents are nearest to the mean.",
         ),
     ] = None
     rounds: Annotated[

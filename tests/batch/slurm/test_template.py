@@ -14,7 +14,7 @@ from tests.batch.conftest import Study, digests
 from tests.batch.slurm.test_submit import SBATCH, SRUN
 from tests.cli.conftest import Outcome
 from tests.workflows.conftest import identity_weights  # noqa: F401 (a fixture)
-from tests.workflows.test_template import FILES, words
+from tests.workflows.test_template import FILES, of_two_contrasts, words
 
 SQUEUE = """#!/bin/sh
 # The first time that anyone asks for a job, its tasks are run, one after the other.
@@ -51,17 +51,20 @@ def built(study: Study, out: Path, *options: object) -> Outcome:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("contrasts", [1, 2])
 def test_rounds_on_a_cluster_end_with_the_bytes_of_local_ones(
     study: Study,
     identity_weights: Path,  # noqa: F811
     programs: Path,
     tmp_path: Path,
+    contrasts: int,
 ) -> None:
     """Each round is an array of two tasks and a summary; resumed, nothing is submitted again."""
     quiet = Study(study.folder, identity_weights, study.carl)
+    quiet, more = (quiet, ()) if contrasts == 1 else of_two_contrasts(quiet)
     here, there = tmp_path / "here" / "t.nii.gz", tmp_path / "there" / "t.nii.gz"
-    assert built(quiet, here).code == 0
-    asked = ("--executor", "slurm", "--tasks", 2)
+    assert built(quiet, here, *more).code == 0
+    asked = ("--executor", "slurm", "--tasks", 2, *more)
     told = built(quiet, there, *asked)
     assert told.code == 0, told.err
     assert digests(there.parent, *FILES) == digests(here.parent, *FILES)
