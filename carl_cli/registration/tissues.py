@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 BITS, APART = 9, 3
+AIR = 0.1  # of the brightness
+MOST_HEAD_ML = 9000.0  # with its neck, and some noise around it
 BRAIN_ML = 700.0, 2600.0  # what a brain can have, with what the network adds or misses
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ def tissue_channels(
     images: (1, C, *shape) in [0, 1], of C contrasts with these weights; voxel_ml: of their voxels.
     Squared differences are 1 between a tissue and air, and about 2 between two tissues.
     """
+    sizes = [ml * _bright(image) for image, ml in zip(images, voxel_ml, strict=True)]
+    if max(sizes) > MOST_HEAD_ML or min(sizes) < BRAIN_ML[0]:
+        return None  # a trunk, or a knee: the network need not be asked
     channels, volumes = [], []
     for image, millilitres in zip(images, voxel_ml, strict=True):
         shares = _shares(network, image, weights)
@@ -40,6 +45,11 @@ def tissue_channels(
         volumes.append(2 ** (image.dim() - 2) * millilitres * float(shares[:, 2:].sum()))
     log.info("brain found: %.0f ml in the fixed image, %.0f ml in the moving one", *volumes)
     return (channels[0], channels[1]) if all(map(_is_brain, volumes)) else None
+
+
+def _bright(image: Tensor) -> int:
+    """Voxels that are no air in one of the contrasts."""
+    return int((image > AIR).any(1).sum())
 
 
 def _is_brain(millilitres: float) -> bool:

@@ -40,6 +40,7 @@ FITTING_FIELD_BYTES_PER_VOXEL = 200  # the same without a network
 FITTING_UNETS = 1.5  # what U-Nets take for their gradients, in what a forward pass takes
 FITTING_FEATURE_MAPS = 20  # feature maps of the encoder: what its blocks start from, and one block
 FITTING_WINDOW_FEATURE_MAPS = 40  # the same of window attention, which sees warped images too
+TISSUES_BYTES_PER_VOXEL = 340  # in float32 as in bfloat16
 GPU_SHARE = 0.75  # tensors alone; on a CPU libraries take scratch memory beside them
 COPIES_OF_PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
 SCORING_BYTES_PER_VOXEL = 72
@@ -120,6 +121,8 @@ def _network_bytes(plan: Plan, sizes: Sizes, weights: Weights) -> float:
     """Of the forward pass or of a step of instance optimisation, where the network is."""
     model, shape = weights.config.model, sizes.network_shape
     forward, instance = _network(model, shape), plan.options.instance
+    if weights.tissues is not None:
+        forward = max(forward, TISSUES_BYTES_PER_VOXEL * prod(shape))
     if instance is None or plan.options.linear is not None:
         return forward
     parameters = sum(p.numel() for p in weights.network.parameters())

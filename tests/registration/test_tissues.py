@@ -84,6 +84,18 @@ def test_what_is_no_brain_by_its_volume_is_not_compared(millilitres: float, side
     assert tissue_channels(Reader(), (image, image), (1.0,), (sizes[0], sizes[1])) is None
 
 
+def test_a_trunk_is_not_looked_at() -> None:
+    image, _ = head((0.5, 0.5, 0.5))
+    litres = float((image > 0).sum()) / 1000
+
+    def asked(_: Tensor) -> Tensor:
+        raise AssertionError("the network was asked")
+
+    with pytest.raises(AssertionError, match="asked"):
+        tissue_channels(asked, (image, image), (1.0,), (8.9 / litres, 8.9 / litres))
+    assert tissue_channels(asked, (image, image), (1.0,), (8.9 / litres, 9.1 / litres)) is None
+
+
 def test_a_core_that_no_edge_shows_is_found_by_its_tissue() -> None:
     (fixed, core), (moving, moved) = head((0.5, 0.5, 0.45)), head((0.5, 0.5, 0.55))
     pair = Pair(fixed, moving, voxel_ml=(VOXEL_ML, VOXEL_ML))
