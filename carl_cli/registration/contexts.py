@@ -22,7 +22,9 @@ from carl_cli.registration.sides import inside, resized
 from carl_cli.weights.folder import AlignmentRule
 
 FOREGROUND = 0.05  # of the brightness
-TISSUES = 1.0  # weight of their squared difference beside a correlation
+# Weights of the tissues' squared difference beside a correlation, and beside the sum of that of
+# the self-similarities.
+BESIDE_CORRELATION, BESIDE_SIMILARITIES = 1.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Contexts:
         own = self(image, coarser)
         if self.tissues is None:
             return own
-        channels = torch.cat([own, self._tissues_of(image, coarser)], dim=1)
+        tissues = BESIDE_SIMILARITIES**0.5 * self._tissues_of(image, coarser)
+        channels = torch.cat([own, tissues], dim=1)
         return channels * (channels.shape[1] / own.shape[1]) ** 0.5
 
     def intensities(self, image: Tensor, coarser: int) -> Tensor:
@@ -131,7 +134,9 @@ class Contexts:
         def similarity(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
             own = by_contrast(a[:, :contrasts], b[:, :contrasts], mask)
             first, second = a[:, contrasts:], b[:, contrasts:]
-            return own + TISSUES * first.shape[1] * squared_difference(first, second, mask)
+            return own + BESIDE_CORRELATION * first.shape[1] * squared_difference(
+                first, second, mask
+            )
 
         return similarity
 

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from carl_cli.model.fields import DisplacementMap, identity, sample
 from carl_cli.model.layers import pool
 from carl_cli.registration.alignment import align
-from carl_cli.registration.contexts import Contexts, Pair
+from carl_cli.registration.contexts import (
+    BESIDE_CORRELATION,
+    BESIDE_SIMILARITIES,
+    Contexts,
+    Pair,
+)
 from carl_cli.registration.tissues import BITS, BRAIN_ML, _words, tissue_channels
 from carl_cli.weights.folder import AlignmentRule
 
@@ -120,9 +125,10 @@ def test_channels_beside_self_similarities_keep_their_mean() -> None:
         [call(image, 2) for image in images]
         for call in (known, known.with_tissues, known.intensities)
     )
-    gap = (own[0] - own[1]).square().mean() + (tissues[0] - tissues[1]).square().sum(1).mean() / 12
+    between = (tissues[0] - tissues[1]).square().sum(1).mean()
+    gap = (own[0] - own[1]).square().mean() + BESIDE_SIMILARITIES * between / 12
     torch.testing.assert_close((whole[0] - whole[1]).square().mean(), gap)
     measured = known.beside_tissues(lambda a, b, _: (a - b).abs().mean())(plain[0], plain[1])
     apart = (pool(images[0]) - pool(images[1])).abs().mean()
-    expected = apart + (tissues[0] - tissues[1]).square().sum(1).mean()
+    expected = apart + BESIDE_CORRELATION * between
     torch.testing.assert_close(measured, expected)
