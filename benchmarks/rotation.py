@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from carl_cli.io.images.files import Image, read_image
-from carl_cli.registration.register import Init, Registration, RegistrationOptions, register
+from carl_cli.registration.options import Init
+from carl_cli.registration.register import Registration, RegistrationOptions, register
 from carl_cli.report.figure import save_curves
 from carl_cli.transforms import AffineTransform, Transform
 from carl_cli.weights.folder import Weights

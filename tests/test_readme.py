@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from carl_cli.cli.app import load, main
-from carl_cli.cli.commands import COMMANDS
+from carl_cli.cli.app import main
 from carl_cli.workflows.demo import DemoFiles, write_phantom
 from carl_cli.workflows.phantom import make_phantom
 from tests.cli.weights_folder import untrained_weights
+from tests.scripts import understood
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -54,8 +54,7 @@ def test_every_command_of_a_page_is_understood(page: str, line: str) -> None:
     words = shlex.split(line)[1:]
     if words[0].startswith("--"):
         return
-    name = next(n for n in (" ".join(words[:2]), words[0]) if n in COMMANDS)
-    load(COMMANDS[name]).make_context(f"carl {name}", words[len(name.split()) :])
+    understood(words)
 
 
 def test_a_command_with_a_wrong_option_would_be_seen() -> None:

@@ -60,8 +60,8 @@ class TrainConfig(Strict):
     def _stages_fit_the_rest(self) -> TrainConfig:
         if self.model.channels != 1:
             raise ValueError("training is for images of one channel")
-        if self.model.dimension != 3 and self.data.kind != "synthetic":
-            raise ValueError("training in 2D is for rendered pairs")
+        if self.model.dimension != 3 and self.data.kind == "images":
+            raise ValueError("training in 2D is for rendered and given pairs")
         if self.model.refine_nested:
             raise ValueError("networks with refine_nested can't be trained, leave it out")
         for stage in self.stages:

@@ -1,4 +1,4 @@
-"""Where pairs come from: rendered ones, or cached images. Nothing here reads image files."""
+"""Where pairs come from: rendered, cached or given ones. Nothing here reads image files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from carl_cli.training.synthesis.chance import Chance
 from carl_cli.training.synthesis.pairs import Pair, PairSynthesiser
 from carl_cli.training.synthesis.shapes import LabelMap, load_label_maps
 from carl_cli.training.synthesis.warps import Shape
-from carl_cli.training.tables import ImageData, ImageSet, RuntimeConfig, StageConfig
+from carl_cli.training.tables import ImageData, ImageSet, RuntimeConfig, StageConfig, SyntheticData
 
 VALIDATION_SEED = 1_000_003  # added to the seed of the run
 MOST_HELD_OUT = 1000  # pairs of held-out images that a validation may ask for
@@ -40,11 +40,19 @@ class PairSource(Protocol):
         """How many different pairs there are; a large number where they never end."""
 
 
+class Given(NamedTuple):
+    """Pairs that a program hands to `train`, for `data.kind = "given"`."""
+
+    training: PairSource
+    validation: PairSource | None = None  # None: nothing is measured
+
+
 def training_pairs(config: TrainConfig, stage: StageConfig, device: torch.device) -> PairSource:
     """Source of a stage. Raises InputError for data that is missing or doesn't fit its grid."""
     data = config.data
     if isinstance(data, ImageData):
         return ImagePairs(data, read_cache(data, config.preprocess), stage, config.seed, device)
+    assert isinstance(data, SyntheticData)
     maps = load_label_maps(data.maps, list(data.train)).values() if data.maps else ()
     return PairSynthesiser(config.synthesis(stage), list(maps), config.seed, device)
 
@@ -54,6 +62,7 @@ def validation_pairs(config: TrainConfig, stage: StageConfig, device: torch.devi
     data, seed = config.data, config.seed + VALIDATION_SEED
     if isinstance(data, ImageData):
         return HeldOutPairs(data, read_cache(data, config.preprocess), stage, seed, device)
+    assert isinstance(data, SyntheticData)
     maps: list[LabelMap] = []
     if data.maps is not None and data.validation:
         maps = list(load_label_maps(data.maps, list(data.validation)).values())

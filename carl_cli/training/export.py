@@ -12,7 +12,7 @@ from carl_cli.errors import InputError, WeightsError
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.run_folder import has_state, load_state
 from carl_cli.training.start import averaged
-from carl_cli.training.tables import SyntheticData
+from carl_cli.training.tables import GivenData, ImageData
 from carl_cli.weights.folder import WeightsConfig, save_weights
 from carl_cli.weights.locate import local_folder
 
@@ -99,7 +99,9 @@ def _origin_lines(training: TrainConfig) -> list[str]:
 
 def _data_words(training: TrainConfig) -> str:
     data = training.data
-    if not isinstance(data, SyntheticData):
+    if isinstance(data, GivenData):
+        return "Pairs of a program's own."
+    if isinstance(data, ImageData):
         return f"Images of {', '.join(one.images.name for one in data.sets)}."
     words = "Pairs rendered from random shapes"
     if data.maps is not None:

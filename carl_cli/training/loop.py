@@ -20,6 +20,7 @@ from carl_cli.model.network import build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.progress import Progress, silent
 from carl_cli.training.config import TrainConfig, check_same_experiment, model_at
+from carl_cli.training.data import Given
 from carl_cli.training.distributed import World, world
 from carl_cli.training.run_folder import Flag, Journal, has_state, load_state, save_state, sigterm
 from carl_cli.training.stage import Work
@@ -34,18 +35,26 @@ def train(
     config: TrainConfig,
     out: Path,
     *,
+    given: Given | None = None,
     resume: bool = False,
     max_seconds: float = math.inf,
     progress: Progress = silent,
 ) -> Outcome:
     """Run or continue a training in folder `out`; one process of it, where there are several.
 
+    given: pairs in memory, or made as they are asked for, if the config's `data.kind` is `given`.
     Leaves log.jsonl, last.json and best.json (see `run_folder`). Returns `time` when
     max_seconds ran out and `signal` after SIGTERM, both with a checkpoint to resume from.
-    Raises UsageError if `out` holds a run and resume is False, or a run of another config;
+    Raises UsageError if `out` holds a run and resume is False, or a run of another config, or if
+    one of `given` and the config knows nothing of the other;
     InputError for data that can't be used; DivergedError when 20 steps in a row have no finite
     gradient.
     """
+    if (config.data.kind == "given") != (given is not None):
+        raise UsageError(
+            f"data.kind is {config.data.kind}, and pairs were {'not ' * (given is None)}given",
+            'kind = "given" is for programs that call train(…, given=Given(pairs))',
+        )
     if isinstance(config.data, ImageData):
         from carl_cli.training.cache import (
             fill_cache,
@@ -53,7 +62,7 @@ def train(
 
         fill_cache(config.data, config.preprocess, progress)
     with world(config.runtime.device) as here:
-        run = Run(config, out, here, resume, progress)
+        run = Run(config, out, here, resume, progress, given)
         return run.to_the_end(max_seconds)
 
 
@@ -71,9 +80,16 @@ class Run:
     """State of a run: the network, its average, the optimiser, where it is."""
 
     def __init__(
-        self, config: TrainConfig, out: Path, here: World, resume: bool, progress: Progress
+        self,
+        config: TrainConfig,
+        out: Path,
+        here: World,
+        resume: bool,
+        progress: Progress,
+        given: Given | None,
     ) -> None:
         self.config, self.out, self.here, self.progress = config, out, here, progress
+        self.given = given
         self.at = Position()
         self.best = -math.inf
         self.state = self._found(resume)
@@ -153,7 +169,7 @@ class Run:
         torch.manual_seed(self.config.seed + self.at.stage)
         previous, self.network = self.network, None
         network = self._network(previous)
-        work = Work(self.config, network, self.here, self.at.stage)
+        work = Work(self.config, network, self.here, self.at.stage, self.given)
         if self.state is not None and self.at.step > 0:
             work.load(self.state)
         self.network, self.state = network, None
@@ -183,12 +199,12 @@ class Run:
 
     def _measure(self, work: Work, journal: Journal | None) -> None:
         """Validate on the leading process; keep the average if it is the stage's best."""
-        count = min(self.config.keeping.validation_pairs, len(work.held_out))
-        better = False
-        if count and journal is not None:
+        held_out, better = work.held_out, False
+        count = min(self.config.keeping.validation_pairs, len(held_out)) if held_out else 0
+        if held_out and count and journal is not None:
             network: Any = work.average.module
             corners = self.config.model.align_corners
-            scores = validate(network, work.held_out, count, corners, work.alignment)
+            scores = validate(network, held_out, count, corners, work.alignment)
             journal.write("validation", self.at.total, stage=work.stage.name, **scores)
             better = scores["score"] > self.best
             if better:

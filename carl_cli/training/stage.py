@@ -16,7 +16,7 @@ from carl_cli.errors import CarlError
 from carl_cli.model.coarse import coarse_network
 from carl_cli.model.operators import Registrar
 from carl_cli.training.config import TrainConfig, model_at
-from carl_cli.training.data import Batches, training_pairs, validation_pairs
+from carl_cli.training.data import Batches, Given, PairSource, training_pairs, validation_pairs
 from carl_cli.training.distributed import World
 from carl_cli.training.objective import Objective
 from carl_cli.training.optimiser import averaged_model, scheduler, speed_up
@@ -43,14 +43,23 @@ class StepFigures:
 
 
 class Work:
-    """A stage of a run on its network; number: the position of the stage."""
+    """A stage of a run on its network; number: the position of the stage; given: pairs in place of
+    those of the config."""
 
-    def __init__(self, config: TrainConfig, network: Registrar, here: World, number: int) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        network: Registrar,
+        here: World,
+        number: int,
+        given: Given | None = None,
+    ) -> None:
         self.config, self.stage = config, config.stages[number]
         self.network, self.here, self.number = network, here, number
         self.bad_steps = 0
-        self.batches, objective = self._source_and_loss()
-        self.held_out = validation_pairs(config, self.stage, here.device)
+        place = (config, self.stage, here.device)
+        source, self.held_out = given or Given(training_pairs(*place), validation_pairs(*place))
+        self.batches, objective = self._batches_and_loss(source)
         self.alignment = alignment_of(config, self.stage)
         _choose_parameters(network, self.stage)
         # Before its calls are replaced: a copy would still call the network's.
@@ -65,8 +74,7 @@ class Work:
         self.objective.train()
         _freeze_norms(network, self.stage)
 
-    def _source_and_loss(self) -> tuple[Batches | KeptPairs, nn.Module]:
-        source = training_pairs(self.config, self.stage, self.here.device)
+    def _batches_and_loss(self, source: PairSource) -> tuple[Batches | KeptPairs, nn.Module]:
         if self.stage.kind == "refinement":
             matching, unet = tied_refinements(self.network)
             kept = KeptPairs(source, matching, self.stage, self.config.seed)

@@ -79,7 +79,13 @@ class ImageData(Strict):
         return {k: v for k, v in values.items() if k not in own} | {"sets": [own]}
 
 
-Data = Annotated[SyntheticData | ImageData, Field(discriminator="kind")]
+class GivenData(Strict):
+    """Pairs that a program makes itself and hands to `train`: not for a file."""
+
+    kind: Literal["given"]
+
+
+Data = Annotated[SyntheticData | ImageData | GivenData, Field(discriminator="kind")]
 
 
 class LossWeights(Strict):

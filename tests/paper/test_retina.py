@@ -12,7 +12,7 @@ from torch import Tensor
 
 from examples.paper import retina, vessels
 from examples.paper.retina import Experiment, cells, gathered, report
-from examples.paper.retina_fitting import Cell, RetinaConfig, fit
+from examples.paper.retina_fitting import Cell, DrawnPairs, RetinaConfig, fit, training
 from examples.paper.vessels import CANVAS_YX, SETS, SHIFT_ROWS, VesselSet, dice, make_pairs
 
 if sys.version_info >= (3, 11):
@@ -90,15 +90,44 @@ def test_dice_of_half_a_disc_is_two_thirds() -> None:
     assert bool(dice(0 * whole, 0 * whole).isnan())
 
 
-def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
+def test_a_cell_learns_by_the_recipe_of_the_paper() -> None:
+    """Eq. 17, then Eq. 18, both with λ = 1.5; the weights that are tested are the last ones."""
+    config = training(_tiny(), Cell("CARL", "shift", 3))
+    first, second = config.stages
+    assert [s.loss.regulariser for s in config.stages] == ["diffusion", "gradicon"]
+    assert (first.steps, second.steps) == (1, 2)
+    for stage in config.stages:
+        assert (stage.loss.similarity, stage.loss.regularity, stage.loss.sigma) == (1.0, 1.5, 4)
+        assert (stage.learning_rate, stage.batch, stage.clip_norm) == (2e-3, 4, 1.0)
+    assert config.keeping.average_decay == 0
+    assert config.seed == 3
+
+
+def test_a_trained_cell_is_found_again(tmp_path: Path) -> None:
     config, cell = _tiny(), Cell("CARL", "shift", 0)
     pairs = make_pairs(_disc(), SETS["shift"], 3, config.reduction, 0)
-    whole = fit(config, cell, pairs, tmp_path / "whole", print)
-    first = config.model_copy(update={"gradicon_steps": 1})
-    fit(first, cell, pairs, tmp_path / "parts", print)
-    resumed = fit(config, cell, pairs, tmp_path / "parts", print)
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+    lines: list[str] = []
+    first = fit(config, cell, pairs, tmp_path, lines.append)
+    assert [line.split(" loss")[0] for line in lines] == [
+        "CARL-shift-0 step 1/1",
+        "CARL-shift-0 step 2/2",
+    ]
+    again = fit(config, cell, pairs, tmp_path, lines.append)
+    assert len(lines) == 2
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_pairs_are_drawn_by_seed_and_number() -> None:
+    """Each pair as often as any other: 200 draws of 4, within four standard deviations."""
+    images = torch.arange(4.0).view(4, 1, 1, 1)
+    drawn = [DrawnPairs(images, -images, seed=0).pair(k) for k in range(200)]
+    values = [int(pair.fixed) for pair in drawn]
+    assert all(float(pair.moving) == -float(pair.fixed) for pair in drawn)
+    assert [int(DrawnPairs(images, -images, 0).pair(k).fixed) for k in range(200)] == values
+    assert [int(DrawnPairs(images, -images, 1).pair(k).fixed) for k in range(200)] != values
+    spread = 4 * np.sqrt(200 * 0.25 * 0.75)
+    assert all(abs(values.count(value) - 50) < spread for value in range(4))
 
 
 def test_a_cell_is_trained_on_real_maps_and_tested_on_all_sets(

@@ -67,8 +67,7 @@ def worker(
 ) -> subprocess.Popen[bytes]:
     """`carl train` (with torchrun for several processes) on this config."""
     path = folder / "config.toml"
-    tables = config.model_dump(mode="json", exclude_none=True)
-    path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in tables.items()))
+    write_config(config, path)
     launch = [sys.executable]
     if processes > 1:
         launch += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
@@ -79,6 +78,11 @@ def worker(
         env=environment,
         stderr=subprocess.PIPE,
     )
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    tables = config.model_dump(mode="json", exclude_none=True)
+    path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in tables.items()))
 
 
 def toml(value: Any) -> str:

@@ -89,6 +89,12 @@ class Pair:
     # not stripped); None for two people.
     valid: Tensor | None = None
 
+    @classmethod
+    def of_images(cls, fixed: Tensor, moving: Tensor) -> Pair:
+        """Two images (1, 1, …) of one contrast, seen everywhere, of which nothing else is known."""
+        labels, seen = torch.zeros_like(fixed, dtype=torch.int64), torch.ones_like(fixed).bool()
+        return cls(fixed, moving, labels, labels, seen, seen, "same", real=True)
+
 
 class PairSynthesiser:
     """pair(i) is a pure function of (seed, i): no state, any order, any number of workers.
