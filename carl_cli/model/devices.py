@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 import torch
 from torch.nn import functional
@@ -85,3 +86,12 @@ def set_deterministic(wanted: bool) -> None:
     # The call imports torch's compiler, which takes seconds.
     if wanted != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(wanted)
+
+
+@cache
+def multiplies_bfloat16(processor: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this processor has instructions for it: elsewhere bfloat16 is slower, not faster."""
+    try:
+        return bool(re.search(r"\b(amx_bf16|avx512_bf16)\b", processor.read_text()))
+    except OSError:
+        return False

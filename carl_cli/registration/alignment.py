@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from carl_cli.model.fields import DisplacementMap, Map, sample, voxels_per_unit_of
-from carl_cli.model.similarity import lncc, over_channels, squared_difference
+from carl_cli.model.similarity import Similarity, lncc, over_channels, squared_difference
 from carl_cli.progress import Progress, silent
 from carl_cli.registration.contexts import FOREGROUND, Contexts, Pair, brightest
 from carl_cli.registration.diffeomorphic import (
@@ -36,6 +36,7 @@ SEARCHED, PART_SEARCHED = 0.4, 0.45  # of the time, about
 COARSE, FINE = (Scale(4, 3, 1),), (Scale(2, 2, 1),)
 THIN = 40  # voxels along an axis: halving leaves too few, so all of the grid is used as well
 WINDOW = 2  # voxels: sigma of the local correlations
+TISSUES = 1.0  # weight of their squared difference beside them
 PARTS = 16  # of the foreground, by brightness
 RISING = 0.97  # in images of one contrast; T1 and FLAIR: 0.94, T1 and T2: 0.65, inverted: 0
 # Of a foreground, what the other one covers: so little, and nearly all of the other, for a part.
@@ -66,7 +67,7 @@ def align(
     """
     rule = known.rule
     by_context = Descent(
-        squared_difference, rule.steps, rule.smoothing, rule.elasticity, channels=known
+        squared_difference, rule.steps, rule.smoothing, rule.elasticity, channels=known.with_tissues
     )
 
     def moved(
@@ -98,10 +99,27 @@ def align(
     if alike(best[0], pair, align_corners):
         thin = min(*pair.fixed.shape[2:], *pair.moving.shape[2:]) <= THIN
         scales = SCALES if thin else SCALES[:-1]
-        by_correlation = over_channels(partial(LNCC, within=pair.masked), pair.channel_weights)
-        descent = Descent(by_correlation, rule.steps, rule.smoothing)
+        descent = Descent(
+            _correlation(known), rule.steps, rule.smoothing, channels=known.intensities
+        )
         return moved(best, pair, descent, scales, PART_SEARCHED, 1.0), known
     return moved(best, pair, by_context, FINE, PART_SEARCHED, 1.0), known
+
+
+def _correlation(known: Contexts) -> Similarity:
+    """Local correlation of the contrasts, and beside it the squared difference of the tissues."""
+    pair = known.pair
+    by_contrast = over_channels(partial(LNCC, within=pair.masked), pair.channel_weights)
+    if known.tissues is None:
+        return by_contrast
+    contrasts = len(pair.channel_weights)
+
+    def similarity(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+        own = by_contrast(a[:, :contrasts], b[:, :contrasts], mask)
+        first, second = a[:, contrasts:], b[:, contrasts:]
+        return own + TISSUES * first.shape[1] * squared_difference(first, second, mask)
+
+    return similarity
 
 
 def _shifts(known: Contexts, align_corners: bool) -> Maps:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from carl_cli.model.fields import Map, sample
-from carl_cli.model.layers import pool
+from carl_cli.model.layers import pool, pooled
 from carl_cli.model.similarity import self_similarity, squared_difference
 from carl_cli.registration.diffeomorphic import intensities
 from carl_cli.registration.guides import Guide
@@ -35,6 +35,7 @@ class Pair:
     moving_mask: Tensor | None = None
     guides: tuple[Guide, Guide] | None = None  # of the fixed and the moving side
     channel_weights: tuple[float, ...] = (1.0,)
+    voxel_ml: tuple[float, float] = (0.0, 0.0)  # of the fixed and the moving image
 
     @property
     def masked(self) -> bool:
@@ -82,15 +83,42 @@ def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 class Contexts:
     """The channels of a pair, computed once for each image and scale."""
 
-    def __init__(self, pair: Pair, rule: AlignmentRule) -> None:
-        self.pair, self.rule = pair, rule
+    def __init__(
+        self, pair: Pair, rule: AlignmentRule, tissues: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        self.pair, self.rule, self.tissues = pair, rule, tissues
         self._known: dict[tuple[int, int], Tensor] = {}
 
     def __call__(self, image: Tensor, coarser: int) -> Tensor:
+        """Self-similarities at a scale."""
         key = (image.data_ptr(), coarser)
         if key not in self._known:
             weights = self.pair.channel_weights
             self._known[key] = all_contexts(image, coarser, self.rule.noise_floor, weights)
+        return self._known[key]
+
+    def with_tissues(self, image: Tensor, coarser: int) -> Tensor:
+        """Those and the tissues, if there are any: the mean over all channels of their squared
+        differences is the self-similarities' own mean, and the tissues' beside it."""
+        own = self(image, coarser)
+        if self.tissues is None:
+            return own
+        channels = torch.cat([own, self._tissues_of(image, coarser)], dim=1)
+        return channels * (channels.shape[1] / own.shape[1]) ** 0.5
+
+    def intensities(self, image: Tensor, coarser: int) -> Tensor:
+        """The contrasts, and the tissues behind them, if there are any."""
+        own = intensities(image, coarser)
+        if self.tissues is None:
+            return own
+        return torch.cat([own, self._tissues_of(image, coarser)], dim=1)
+
+    def _tissues_of(self, image: Tensor, coarser: int) -> Tensor:
+        assert self.tissues is not None
+        key = (-image.data_ptr(), coarser)
+        if key not in self._known:
+            fixed = image.data_ptr() == self.pair.fixed.data_ptr()
+            self._known[key] = pooled(self.tissues[0 if fixed else 1], coarser)
         return self._known[key]
 
     def within(self, fixed_mask: Tensor | None, moving_mask: Tensor | None) -> Contexts:
@@ -103,6 +131,7 @@ class Contexts:
                 moving_mask=_both(pair.moving_mask, moving_mask),
             ),
             self.rule,
+            self.tissues,
         )
         found._known = self._known
         return found

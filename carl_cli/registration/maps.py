@@ -14,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from carl_cli.errors import UsageError
 from carl_cli.model.coarse import weighing
@@ -33,6 +34,7 @@ from carl_cli.registration.instance import (
     with_metric,
 )
 from carl_cli.registration.options import StartOptions
+from carl_cli.registration.tissues import tissue_channels
 from carl_cli.weights.folder import AlignmentRule, Weights
 
 # Times the usual at regularity 0 and 1. Below 0.7 steps get lost in noise: their map is no softer.
@@ -102,8 +104,9 @@ def find_maps(
         maps = limited(network_maps(network, pair, "network", progress))
     known = None
     if weights.config.alignment is not None:
-        known = Contexts(pair, _rule(weights.config.alignment, stiff, rough))
+        rule = _rule(weights.config.alignment, stiff, rough)
         with watch.stage("alignment"):
+            known = Contexts(pair, rule, _tissues(pair, weights))
             maps, known = align(maps, known, align_corners, progress, steps)
             pair = known.pair  # perhaps with masks
     metric = ""
@@ -118,6 +121,13 @@ def find_maps(
     maps = _smoothed(maps, pair, align_corners, stiff)
     shown = None if known is None else evidence(maps[0], known, align_corners)
     return FoundMaps(*maps, losses, shown, metric)
+
+
+def _tissues(pair: Pair, weights: Weights) -> tuple[Tensor, Tensor] | None:
+    if weights.tissues is None:
+        return None
+    images = pair.fixed, pair.moving
+    return tissue_channels(weights.tissues, images, pair.channel_weights, pair.voxel_ml)
 
 
 def network_maps(network: Registrar, pair: Pair, stage: str, progress: Progress) -> Maps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -51,4 +53,9 @@ def pair_of(prepared: PreparedPair, device: str, options: ChannelOptions) -> Pai
     fixed, moving = (image[None].to(device) for image in images)
     first, second = (tensor(side.mask) for side in sides)
     shares = tuple(shares[k] for k in kept)
-    return Pair(fixed, moving, first, second, channel_weights=shares)
+    volumes = (
+        math.prod(prepared.fixed.grid.spacing_mm),
+        math.prod(prepared.moving.grid.spacing_mm),
+    )
+    voxel_ml = volumes[0] / 1000, volumes[1] / 1000
+    return Pair(fixed, moving, first, second, channel_weights=shares, voxel_ml=voxel_ml)

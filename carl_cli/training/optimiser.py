@@ -8,9 +8,6 @@ float32, because positions need more than the 8 bits of bfloat16.
 from __future__ import annotations
 
 import math
-import re
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +20,7 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.swa_utils import AveragedModel
 
+from carl_cli.model.devices import multiplies_bfloat16
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.execution import set_execution
 from carl_cli.model.unet import DisplacementUNet
@@ -78,15 +76,6 @@ def speed_up(network: nn.Module, runtime: RuntimeConfig, device: torch.device) -
     )
     if runtime.gradient_checkpointing:
         _halve_momentum(network)
-
-
-@cache
-def multiplies_bfloat16(processor: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor has instructions for it: elsewhere bfloat16 is slower, not faster."""
-    try:
-        return bool(re.search(r"\b(amx_bf16|avx512_bf16)\b", processor.read_text()))
-    except OSError:
-        return False
 
 
 def _halve_momentum(module: nn.Module) -> None:

@@ -13,17 +13,23 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
 
 from carl_cli.errors import WeightsError, told
 from carl_cli.io.atomic import atomic_path, make_folder
+from carl_cli.model.devices import multiplies_bfloat16
+from carl_cli.model.execution import set_execution
 from carl_cli.model.network import ModelConfig, build_network
 from carl_cli.model.operators import Registrar
 from carl_cli.model.similarity import VARIANCE_FLOOR
+from carl_cli.model.tissues import TissueConfig, TissueNetwork
 from carl_cli.preprocessing.options import option_group
 from carl_cli.preprocessing.pair import PreprocessRule
 from carl_cli.weights.files import CARD, CONFIG, MODEL, check_files, check_regular, digest_of
 from carl_cli.weights.options import InstanceChoices
 from carl_cli.weights.selftest import figures
+
+TISSUES = "tissues."  # before the names of that network's tensors
 
 
 @option_group
@@ -58,6 +64,7 @@ class WeightsConfig(BaseModel):
     model: ModelConfig
     preprocess: PreprocessRule
     alignment: AlignmentRule | None = None  # None, as in the paper: the network's maps as they are
+    tissues: TissueConfig | None = None  # a network of its own, which alignment uses on brains
     instance: InstanceDefaults = InstanceDefaults()
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
@@ -72,6 +79,7 @@ class Weights:
     config: WeightsConfig
     source: str
     sha256: str
+    tissues: TissueNetwork | None = None
 
     @property
     def device(self) -> str:
@@ -90,16 +98,38 @@ def load_weights(folder: str | Path, device: str = "cpu") -> Weights:
     folder = Path(folder)
     config = read_config(folder)
     sha256 = check_files(folder, config.files)
-    network = _built(config.model, folder)
-    _load_tensors(network, folder / MODEL)
-    return Weights(network.to(device), config, str(folder), sha256)
+    parts = _built(config, folder)
+    _load_tensors(parts, folder / MODEL)
+    parts.to(device)
+    tissues = None if parts.tissues is None else _quick(parts.tissues, device)
+    return Weights(parts.network, config, str(folder), sha256, tissues)
 
 
-def _built(model: ModelConfig, folder: Path) -> Registrar:
+class _Parts(nn.Module):
+    """What model.safetensors holds: the network by its own names, tissues. before the others."""
+
+    def __init__(self, network: Registrar, tissues: TissueNetwork | None) -> None:
+        super().__init__()
+        self.network, self.tissues = network, tissues
+
+
+def _build(config: WeightsConfig) -> _Parts:
+    tissues = None if config.tissues is None else TissueNetwork(config.tissues).eval()
+    return _Parts(build_network(config.model), tissues)
+
+
+def _quick(tissues: TissueNetwork, device: str) -> TissueNetwork:
+    """Shares of tissues bear the rounding of bfloat16, which a processor may multiply faster."""
+    tissues.to(memory_format=torch.channels_last_3d)
+    low = device == "cpu" and multiplies_bfloat16()
+    return set_execution(tissues, TissueNetwork, bfloat16=low)
+
+
+def _built(config: WeightsConfig, folder: Path) -> _Parts:
     """First without memory: config.json may be damaged and ask for any number of channels."""
     try:
         with torch.device("meta"):
-            count = sum(p.numel() for p in build_network(model).parameters())
+            count = sum(p.numel() for p in _build(config).parameters())
     except (ValueError, RuntimeError, TypeError, IndexError, ArithmeticError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{folder / CONFIG}: no network can be built: {reason}") from None
@@ -108,7 +138,7 @@ def _built(model: ModelConfig, folder: Path) -> Registrar:
         raise WeightsError(
             f"{folder / CONFIG}: a network of {count} numbers, {MODEL} has {held} bytes"
         )
-    return build_network(model)
+    return _build(config)
 
 
 def read_config(folder: Path) -> WeightsConfig:
@@ -123,7 +153,7 @@ def read_config(folder: Path) -> WeightsConfig:
         raise WeightsError(f"{path}: {told(error.errors()[0])}") from error
 
 
-def _load_tensors(network: Registrar, path: Path) -> None:
+def _load_tensors(parts: _Parts, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -136,16 +166,25 @@ def _load_tensors(network: Registrar, path: Path) -> None:
         raise WeightsError(f"{path}: {broken[0]} holds numbers that are not finite")
     try:
         # Stored as float16 to be small; computed with in float32.
-        network.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+        parts.load_state_dict(
+            {_inner(k): v.float() if v.is_floating_point() else v for k, v in tensors.items()}
         )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[1].strip()
         raise WeightsError(f"{path} does not fit the architecture in {CONFIG}: {reason}") from error
 
 
+def _inner(name: str) -> str:
+    return name if name.startswith(TISSUES) else f"network.{name}"
+
+
 def save_weights(
-    folder: str | Path, network: Registrar, config: WeightsConfig, card: str, exact: bool = False
+    folder: str | Path,
+    network: Registrar,
+    config: WeightsConfig,
+    card: str,
+    exact: bool = False,
+    tissues: TissueNetwork | None = None,
 ) -> None:
     """Write a weights folder: tensors, config with their hash and figures, model card.
 
@@ -154,23 +193,26 @@ def save_weights(
     from safetensors.torch import save
 
     folder = make_folder(Path(folder))
-    tensors = {key: _stored(value, exact) for key, value in network.state_dict().items()}
+    state = network.state_dict()
+    if tissues is not None:
+        state |= tissues.state_dict(prefix=TISSUES)
+    tensors = {key: _stored(value, exact) for key, value in state.items()}
     # save_file would make a file that nobody but its owner can read.
     _write(folder / MODEL, save(tensors))
     known = {
         "files": {MODEL: digest_of(folder / MODEL)},
-        "self_test": _figures_of_stored(folder, config.model),
+        "self_test": _figures_of_stored(folder, config),
     }
     values = config.model_copy(update=known).model_dump(mode="json")
     _write(folder / CONFIG, (json.dumps(values, indent=2) + "\n").encode())
     _write(folder / CARD, card.encode())
 
 
-def _figures_of_stored(folder: Path, model: ModelConfig) -> tuple[float, ...]:
+def _figures_of_stored(folder: Path, config: WeightsConfig) -> tuple[float, ...]:
     """Of the numbers as they are on disk: rounding to float16 belongs to the weights."""
-    network = build_network(model)
-    _load_tensors(network, folder / MODEL)
-    return figures(network, model)
+    parts = _build(config)
+    _load_tensors(parts, folder / MODEL)
+    return figures(parts.network, config.model)
 
 
 def _write(path: Path, content: bytes) -> None:
