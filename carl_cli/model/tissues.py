@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, layer_norm, leaky_relu, pad
 
 from carl_cli.model.execution import HeavyModule
+from carl_cli.model.fields import cut
 from carl_cli.model.similarity import self_similarity
 
 MULTIPLE = 8  # of voxels along each axis: packed once, halved twice
@@ -62,8 +63,7 @@ class TissueNetwork(HeavyModule):
         """Shares of the classes, which add up to 1."""
         spare = [n for size in image_B1x.shape[:1:-1] for n in (0, -size % MULTIPLE)]
         logits = unpacked(self.logits(self_similar(pad(image_B1x, spare), self.config)))
-        inner = [slice(0, n) for n in image_B1x.shape[2:]]
-        return logits[(..., *inner)].softmax(1)
+        return cut(logits, [slice(0, n) for n in image_B1x.shape[2:]]).softmax(1)
 
     def logits(self, packed_BCh: Tensor) -> Tensor:
         """(B, 8 K, *shape / 2) of what `self_similar` makes; `unpacked` puts them in place."""

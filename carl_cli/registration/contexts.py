@@ -33,9 +33,9 @@ class Pair:
     moving: Tensor
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
-    guides: tuple[Guide, Guide] | None = None  # of the fixed and the moving side
     channel_weights: tuple[float, ...] = (1.0,)
     voxel_ml: tuple[float, float] = (0.0, 0.0)  # of the fixed and the moving image
+    guides: tuple[Guide, Guide] | None = None  # of the fixed and the moving side
 
     @property
     def masked(self) -> bool:

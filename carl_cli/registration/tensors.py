@@ -53,9 +53,5 @@ def pair_of(prepared: PreparedPair, device: str, options: ChannelOptions) -> Pai
     fixed, moving = (image[None].to(device) for image in images)
     first, second = (tensor(side.mask) for side in sides)
     shares = tuple(shares[k] for k in kept)
-    volumes = (
-        math.prod(prepared.fixed.grid.spacing_mm),
-        math.prod(prepared.moving.grid.spacing_mm),
-    )
-    voxel_ml = volumes[0] / 1000, volumes[1] / 1000
-    return Pair(fixed, moving, first, second, channel_weights=shares, voxel_ml=voxel_ml)
+    volumes = [math.prod(side.grid.spacing_mm) / 1000 for side in sides]
+    return Pair(fixed, moving, first, second, shares, (volumes[0], volumes[1]))

@@ -120,7 +120,7 @@ def _build(config: WeightsConfig) -> _Parts:
 
 def _quick(tissues: TissueNetwork, device: str) -> TissueNetwork:
     """Shares of tissues bear the rounding of bfloat16, which a processor may multiply faster."""
-    tissues.to(memory_format=torch.channels_last_3d)
+    tissues.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     low = device == "cpu" and multiplies_bfloat16()
     return set_execution(tissues, TissueNetwork, bfloat16=low)
 
