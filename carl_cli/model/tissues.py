@@ -70,12 +70,19 @@ class TissueNetwork(HeavyModule):
         return self.executed(packed_BCh)
 
     def compute(self, packed_BCh: Tensor) -> Tensor:
+        return self.told(self.decoded(packed_BCh)[0])
+
+    def decoded(self, packed_BCh: Tensor) -> tuple[Tensor, Tensor]:
+        """Features at a half and at a quarter of the grid."""
         first = self.first(self.stem(2 * packed_BCh - 1))
         second = self.second(self.halve_first(first))
         third = self.third(self.halve_second(second))
         second = self.back_second(second + _enlarged(self.narrow_third(third), second))
-        first = self.back_first(first + _enlarged(self.narrow_second(second), first))
-        logits: Tensor = self.last(leaky_relu(self.norm(first), LEAK))
+        return self.back_first(first + _enlarged(self.narrow_second(second), first)), second
+
+    def told(self, first_BCh: Tensor) -> Tensor:
+        """Logits of features at a half of the grid."""
+        logits: Tensor = self.last(leaky_relu(self.norm(first_BCh), LEAK))
         return logits
 
 

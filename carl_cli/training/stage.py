@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from carl_cli.errors import CarlError
 from carl_cli.model.coarse import coarse_network
-from carl_cli.model.operators import Registrar
 from carl_cli.training.config import TrainConfig, model_at
 from carl_cli.training.data import Batches, training_pairs, validation_pairs
 from carl_cli.training.distributed import World
@@ -22,8 +21,16 @@ from carl_cli.training.objective import Objective
 from carl_cli.training.optimiser import averaged_model, scheduler, speed_up
 from carl_cli.training.refining import KeptPairs, RefinementObjective, tied_refinements
 from carl_cli.training.synthesis.chance import Chance
-from carl_cli.training.tables import StageConfig
-from carl_cli.training.validation import alignment_of
+from carl_cli.training.tables import StageConfig, SyntheticData
+from carl_cli.training.tissues import (
+    KeptImages,
+    Learner,
+    TaughtTissues,
+    TissueObjective,
+    class_of_label,
+    tissue_scores,
+)
+from carl_cli.training.validation import Scores, alignment_of, validate
 
 MOST_BAD_STEPS = 20
 
@@ -45,10 +52,11 @@ class StepFigures:
 class Work:
     """A stage of a run on its network; number: the position of the stage."""
 
-    def __init__(self, config: TrainConfig, network: Registrar, here: World, number: int) -> None:
+    def __init__(self, config: TrainConfig, network: Learner, here: World, number: int) -> None:
         self.config, self.stage = config, config.stages[number]
         self.network, self.here, self.number = network, here, number
         self.bad_steps = 0
+        self.classes = self._class_of_label()
         self.batches, objective = self._source_and_loss()
         self.held_out = validation_pairs(config, self.stage, here.device)
         self.alignment = alignment_of(config, self.stage)
@@ -65,8 +73,21 @@ class Work:
         self.objective.train()
         _freeze_norms(network, self.stage)
 
-    def _source_and_loss(self) -> tuple[Batches | KeptPairs, nn.Module]:
+    def _class_of_label(self) -> Tensor | None:
+        """Of the maps, where tissues are learned."""
+        data, table = self.config.data, self.config.tissues
+        if table is None or not isinstance(data, SyntheticData) or data.maps is None:
+            return None
+        return class_of_label(data.maps, table.classes).to(self.here.device)
+
+    def _source_and_loss(self) -> tuple[Batches | KeptPairs | KeptImages, nn.Module]:
         source = training_pairs(self.config, self.stage, self.here.device)
+        if isinstance(self.network, TaughtTissues):
+            assert self.classes is not None
+            images = KeptImages(
+                source, self.classes, self.network.config, self.stage, self.config.seed
+            )
+            return images, TissueObjective(self.network, self.stage)
         if self.stage.kind == "refinement":
             matching, unet = tied_refinements(self.network)
             kept = KeptPairs(source, matching, self.stage, self.config.seed)
@@ -123,6 +144,14 @@ class Work:
             with self.objective.no_sync():  # type: ignore[operator]  # wrapped: see World.wrap
                 yield
 
+    def scores(self, count: int) -> Scores:
+        """Of the average, on so many held-out pairs."""
+        network: Any = self.average.module
+        if self.classes is not None:
+            return tissue_scores(network, self.held_out, count, self.classes)
+        corners = self.config.model.align_corners
+        return validate(network, self.held_out, count, corners, self.alignment)
+
     def state(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
@@ -137,7 +166,9 @@ class Work:
         self.average.load_state_dict(state["moving"])
 
 
-def _choose_parameters(network: Registrar, stage: StageConfig) -> None:
+def _choose_parameters(network: Learner, stage: StageConfig) -> None:
+    if isinstance(network, TaughtTissues):  # all of it
+        return
     fixed = {"correspondence": "coarse", "refinement": "refinements"}
     part = fixed.get(stage.kind, stage.train)
     own = {id(p) for p in coarse_network(network).parameters()}
@@ -146,7 +177,7 @@ def _choose_parameters(network: Registrar, stage: StageConfig) -> None:
         parameter.requires_grad_(chosen)
 
 
-def _freeze_norms(network: Registrar, stage: StageConfig) -> None:
+def _freeze_norms(network: nn.Module, stage: StageConfig) -> None:
     """Running statistics for what does not learn, and for all of it where asked."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
