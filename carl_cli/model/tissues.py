@@ -72,16 +72,23 @@ class TissueNetwork(HeavyModule):
         return cut(shares, [slice(0, -(-n // 2)) for n in image_B1x.shape[2:]])
 
     def logits(self, packed_BCh: Tensor) -> Tensor:
-        """(B, 8 K, *shape / 2) of packed self-similarities; `unpacked` puts them in place."""
+        """(B, 8 K, *shape / 2) of packed self-similarities, K slowest."""
         return self.executed(packed_BCh)
 
     def compute(self, packed_BCh: Tensor) -> Tensor:
+        return self.told(self.decoded(packed_BCh)[0])
+
+    def decoded(self, packed_BCh: Tensor) -> tuple[Tensor, Tensor]:
+        """Features at a half and at a quarter of the grid."""
         first = self.first(self.stem(2 * packed_BCh - 1))
         second = self.second(self.halve_first(first))
         third = self.third(self.halve_second(second))
         second = self.back_second(second + _enlarged(self.narrow_third(third), second))
-        first = self.back_first(first + _enlarged(self.narrow_second(second), first))
-        logits: Tensor = self.last(leaky_relu(self.norm(first), LEAK))
+        return self.back_first(first + _enlarged(self.narrow_second(second), first)), second
+
+    def told(self, first_BCh: Tensor) -> Tensor:
+        """Logits of features at a half of the grid."""
+        logits: Tensor = self.last(leaky_relu(self.norm(first_BCh), LEAK))
         return logits
 
 
@@ -129,13 +136,6 @@ def packed(values_BCx: Tensor) -> Tensor:
     z, y, x = (n // 2 for n in shape)
     blocks = values_BCx.reshape(b, c, z, 2, y, 2, x, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
     return blocks.reshape(b, BLOCK * c, z, y, x)
-
-
-def unpacked(values_BCh: Tensor) -> Tensor:
-    """The inverse of `packed`."""
-    b, c, z, y, x = values_BCh.shape
-    voxels = values_BCh.reshape(b, c // BLOCK, 2, 2, 2, z, y, x).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return voxels.reshape(b, c // BLOCK, 2 * z, 2 * y, 2 * x)
 
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:

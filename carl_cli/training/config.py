@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 from carl_cli.errors import InputError, UsageError, told
 from carl_cli.io.atomic import regular
 from carl_cli.model.network import ModelConfig
+from carl_cli.model.tissues import MULTIPLE
 from carl_cli.training.synthesis.pairs import SynthesisSettings
 from carl_cli.training.tables import (
     Data,
@@ -22,6 +23,7 @@ from carl_cli.training.tables import (
     StageConfig,
     Strict,
     SyntheticData,
+    TissueTable,
 )
 
 if sys.version_info >= (3, 11):
@@ -31,6 +33,7 @@ else:
 
 MAY_CHANGE = ("runtime.", "keeping.", "data.cache")  # when a run goes on
 ABSENT = "nothing"
+TISSUE_TERMS = {"classes", "coarse_classes", "dice"}
 
 
 def _folder_name(name: str) -> str:
@@ -45,6 +48,7 @@ class TrainConfig(Strict):
     name: Annotated[str, AfterValidator(_folder_name)]
     seed: int = 0
     model: ModelConfig = ModelConfig()
+    tissues: TissueTable | None = None  # instead of the model: what stages of kind tissues train
     data: Data = SyntheticData()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     runtime: RuntimeConfig = RuntimeConfig()
@@ -65,6 +69,10 @@ class TrainConfig(Strict):
         if self.model.refine_nested:
             raise ValueError("networks with refine_nested can't be trained, leave it out")
         for stage in self.stages:
+            self._check_kind(stage)
+        if self.tissues is not None:
+            self._check_tissues()
+        for stage in self.stages:
             self._check(stage)
         counts = [len(model_at(self, k).refine_scales) for k in range(len(self.stages))]
         if counts != sorted(counts):
@@ -73,6 +81,38 @@ class TrainConfig(Strict):
             if stage.train == "refinements" and not count:
                 raise ValueError(f"stage {stage.name}: no refinements (Ψ) in this network to learn")
         return self
+
+    def _check_kind(self, stage: StageConfig) -> None:
+        if (stage.kind == "tissues") != (self.tissues is not None):
+            raise ValueError(
+                f"stage {stage.name}: kind = tissues and a table [tissues] go together, in all "
+                "stages of a run"
+            )
+        terms = set(stage.loss.model_dump(exclude_defaults=True))
+        if stage.kind == "tissues":
+            if terms - TISSUE_TERMS or not stage.loss.classes:
+                wanted = ", ".join(sorted(TISSUE_TERMS))
+                raise ValueError(f"stage {stage.name}: kind = tissues has the losses {wanted}")
+            of_others = stage.levels, stage.padding, stage.extra_step, stage.train
+            if of_others != (None, None, False, "all"):
+                raise ValueError(
+                    f"stage {stage.name}: levels, padding, extra_step and train are not for tissues"
+                )
+        elif terms & {"classes", "coarse_classes"}:
+            raise ValueError(f"stage {stage.name}: loss.classes needs kind = tissues")
+
+    def _check_tissues(self) -> None:
+        if self.model.dimension != 3 or self.data.kind != "synthetic":
+            raise ValueError("tissues are learned from rendered volumes, in 3D")
+        if not (self.data.maps and self.data.validation):
+            raise ValueError("tissues need label maps, and others for validation")
+        if self.initial is None:
+            raise ValueError("tissues need initial: the weights that they will stand beside")
+        if self.model != ModelConfig() or self.preprocess:
+            raise ValueError("[model] and [preprocess] are those of initial, leave them out")
+        for stage in self.stages:
+            if any(n % MULTIPLE for n in stage.shape_zyx or ()):
+                raise ValueError(f"stage {stage.name}: shape_zyx needs multiples of {MULTIPLE}")
 
     def _check(self, stage: StageConfig) -> None:
         model, refines = self.model, stage.kind == "refinement"

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from torch import nn
+
 from carl_cli.errors import InputError, WeightsError
+from carl_cli.model.tissues import TissueNetwork
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.run_folder import has_state, load_state
 from carl_cli.training.start import averaged
 from carl_cli.training.tables import GivenData, ImageData
-from carl_cli.weights.folder import WeightsConfig, save_weights
-from carl_cli.weights.locate import local_folder
+from carl_cli.training.tissues import shipped_part
+from carl_cli.weights.files import CARD
+from carl_cli.weights.folder import WeightsConfig, load_weights, save_weights
+from carl_cli.weights.locate import local_folder, locate
+
+TISSUES = "## Tissues"  # heading of their section in a card
 
 
 def export(run: Path, folder: Path, name: str | None = None, last: bool = False) -> None:
@@ -26,7 +34,6 @@ def export(run: Path, folder: Path, name: str | None = None, last: bool = False)
     if not has_state(run, which):
         raise InputError(f"{run} holds no checkpoint", "name the folder of a training run")
     state = load_state(run, which)
-    network, model = averaged(state)
     training = TrainConfig.model_validate(state["config"])
     provenance = {
         "checkpoint": which,
@@ -34,6 +41,10 @@ def export(run: Path, folder: Path, name: str | None = None, last: bool = False)
         "validation": state["scores"],
         "training": state["config"],
     }
+    if training.tissues is not None:
+        _export_tissues(training, state, provenance, folder, name)
+        return
+    network, model = averaged(state)
     fields = {
         "name": name or training.name,
         "model": model,
@@ -41,8 +52,41 @@ def export(run: Path, folder: Path, name: str | None = None, last: bool = False)
         "provenance": provenance | training.weights.get("provenance", {}),
     }
     config = WeightsConfig.model_validate(training.weights | fields | _own_rule(training))
-    parameters = sum(p.numel() for p in network.parameters())
-    save_weights(folder, network, config, model_card(config, training, state, parameters))
+    card = model_card(config, training, state, _count(network))
+    tissues = None
+    if config.tissues is not None and training.initial is not None:  # trained further, beside them
+        tissues = load_weights(locate(training.initial)).tissues
+    save_weights(folder, network, config, card, tissues=tissues)
+
+
+def _export_tissues(
+    training: TrainConfig,
+    state: dict[str, Any],
+    provenance: dict[str, Any],
+    folder: Path,
+    name: str | None,
+) -> None:
+    """The weights that the run started from, with its tissues in place of any that they have."""
+    assert training.tissues is not None
+    assert training.initial is not None
+    tissues = TissueNetwork(training.tissues.network)
+    tissues.load_state_dict(shipped_part(state["average"]))
+    with weights_or_run(training.initial, training.name) as source:
+        beside, card = load_weights(source), (source / CARD).read_text(encoding="utf-8")
+    fields = {
+        "name": name or training.name,
+        "tissues": tissues.config,
+        "provenance": beside.config.provenance
+        | {"tissues": provenance | {"beside": training.initial, "sha256": beside.sha256}},
+    }
+    known = beside.config.model_dump() | training.weights | fields
+    config = WeightsConfig.model_validate(known)
+    card = with_tissues(card, training, state, _count(tissues))
+    save_weights(folder, beside.network, config, card, tissues=tissues)
+
+
+def _count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
 
 
 def _own_rule(training: TrainConfig) -> dict[str, Any]:
@@ -86,6 +130,22 @@ def model_card(
             "",
         ]
     )
+
+
+def with_tissues(card: str, training: TrainConfig, state: dict[str, Any], parameters: int) -> str:
+    """The card of the weights that tissues stand beside, with a section on these at its end."""
+    assert training.tissues is not None
+    names = ", ".join(one.name for one in training.tissues.classes)
+    others = re.sub(rf"\n{TISSUES}\n.*?(?=\n## |\Z)", "", card, flags=re.DOTALL)
+    section = [
+        f"A U-Net of {parameters / 1e6:.2f} M parameters beside these, which alignment uses on "
+        f"brains. It tells {names}.",
+        _data_words(training),
+        *("", *_stage_lines(training)),
+        f"- {state['at']['total']} steps done in all; exponential moving average of weights",
+        *("", "Dice on held-out people:", "", *_score_lines(state["scores"]), ""),
+    ]
+    return "\n".join([others.rstrip("\n"), "", TISSUES, "", *section])
 
 
 def _origin_lines(training: TrainConfig) -> list[str]:

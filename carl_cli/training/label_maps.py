@@ -14,6 +14,7 @@ from carl_cli.geometry import block_grid
 from carl_cli.io.atomic import atomic_path
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.io.resample import resample
+from carl_cli.preprocessing.grids import oriented
 from carl_cli.training.cache import image_files, stem_of
 from carl_cli.workflows.grids import VALUE_BYTES, check_fits
 
@@ -30,7 +31,8 @@ T1 |= {514: 0.60, 515: 0.12, 516: 0.95, 530: 0.40}
 SOFT_TISSUE = 0.4
 BRAIN_BELOW = 500
 MOST_VALUES = 255
-TABLES = ("values", "tissue", "inner", "t1", "spacing_mm")  # beside the maps of the subjects
+AXES = "LPS"  # of the maps, as of the grids that networks see
+TABLES = ("values", "tissue", "inner", "t1", "spacing_mm", "axes")  # beside the subjects' maps
 
 
 def prepare_label_maps(
@@ -39,9 +41,10 @@ def prepare_label_maps(
     """Write the label files of a folder to one .npz; returns the subjects and the label count.
 
     Per subject, named after its file: (z, y, x) uint8 on an isotropic grid over the same extent,
-    axes as in the file, relabelled densely. Per label: `values` (in the files) and `tissue`. With
-    freesurfer also `inner` (the brain) and `t1` (mean of a T1-like rendering, 0 to 1), and left and
-    right share one tissue. Raises InputError for a folder without maps, or with too many labels.
+    the file's axes in the order and direction of LPS, relabelled densely. Per label: `values` (in
+    the files) and `tissue`. With freesurfer also `inner` (the brain) and `t1` (mean of a T1-like
+    rendering, 0 to 1), and left and right share one tissue. Raises InputError for a folder without
+    maps, or with too many labels.
     """
     if out.suffix.lower() != ".npz":
         raise UsageError(f"{out}: label maps are written as .npz", "use .npz")
@@ -54,7 +57,8 @@ def prepare_label_maps(
     maps = {name: _dense(_shrunk(image, spacing_mm), values) for name, image in images.items()}
     tables = _tables(values) if freesurfer else _plain_tables(values)
     with atomic_path(out, replace=overwrite) as temporary:
-        np.savez_compressed(temporary, **maps, **tables, spacing_mm=spacing_mm)  # type: ignore[arg-type]
+        tables |= {"spacing_mm": np.array(spacing_mm), "axes": np.array(AXES)}
+        np.savez_compressed(temporary, **maps, **tables)  # type: ignore[arg-type]
     return list(images), len(values) - 1
 
 
@@ -76,7 +80,8 @@ def _read(folder: Path, spacing_mm: float) -> dict[str, Image]:
 
 def _shrunk(image: Image, spacing_mm: float) -> Image:
     """Nearest neighbour on a grid that covers the same extent."""
-    return resample(image, block_grid(image.grid, spacing_mm), interpolator="nearest")
+    grid = oriented(block_grid(image.grid, spacing_mm), AXES)
+    return resample(image, grid, interpolator="nearest")
 
 
 def _dense(image: Image, values: Sequence[int]) -> NDArray[np.uint8]:

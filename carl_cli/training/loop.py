@@ -16,17 +16,16 @@ from typing import Any, Literal
 import torch
 
 from carl_cli.errors import UsageError
-from carl_cli.model.network import build_network
-from carl_cli.model.operators import Registrar
 from carl_cli.progress import Progress, silent
-from carl_cli.training.config import TrainConfig, check_same_experiment, model_at
+from carl_cli.training.config import TrainConfig, check_same_experiment
 from carl_cli.training.data import Given
 from carl_cli.training.distributed import World, world
 from carl_cli.training.run_folder import Flag, Journal, has_state, load_state, save_state, sigterm
 from carl_cli.training.stage import Work
-from carl_cli.training.start import initialised, take_over
+from carl_cli.training.start import built, initialised, take_over
 from carl_cli.training.tables import ImageData
-from carl_cli.training.validation import Scores, validate
+from carl_cli.training.tissues import Learner
+from carl_cli.training.validation import Scores
 
 Outcome = Literal["finished", "time", "signal"]
 
@@ -93,7 +92,7 @@ class Run:
         self.at = Position()
         self.best = -math.inf
         self.state = self._found(resume)
-        self.network: Registrar | None = None
+        self.network: Learner | None = None
 
     def to_the_end(self, max_seconds: float) -> Outcome:
         deadline = time.monotonic() + max_seconds
@@ -175,11 +174,11 @@ class Run:
         self.network, self.state = network, None
         return work
 
-    def _network(self, previous: Registrar | None) -> Registrar:
+    def _network(self, previous: Learner | None) -> Learner:
         """The network of the present stage, from the previous stage, a checkpoint or anew."""
-        network = build_network(model_at(self.config, self.at.stage))
+        network = built(self.config, self.at.stage)
         if self.state is not None:
-            previous = build_network(model_at(self.config, self.state["number"]))
+            previous = built(self.config, self.state["number"])
             previous.load_state_dict(self.state["network"])
         if previous is None:
             network = initialised(network, self.config)
@@ -199,12 +198,10 @@ class Run:
 
     def _measure(self, work: Work, journal: Journal | None) -> None:
         """Validate on the leading process; keep the average if it is the stage's best."""
-        held_out, better = work.held_out, False
-        count = min(self.config.keeping.validation_pairs, len(held_out)) if held_out else 0
-        if held_out and count and journal is not None:
-            network: Any = work.average.module
-            corners = self.config.model.align_corners
-            scores = validate(network, held_out, count, corners, work.alignment)
+        count = 0 if work.held_out is None else len(work.held_out)
+        count, better = min(self.config.keeping.validation_pairs, count), False
+        if count and journal is not None:
+            scores = work.scores(count)
             journal.write("validation", self.at.total, stage=work.stage.name, **scores)
             better = scores["score"] > self.best
             if better:

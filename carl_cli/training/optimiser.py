@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from carl_cli.model.devices import multiplies_bfloat16
 from carl_cli.model.encoder import Encoder
 from carl_cli.model.execution import set_execution
+from carl_cli.model.tissues import TissueNetwork
 from carl_cli.model.unet import DisplacementUNet
 from carl_cli.training.tables import RuntimeConfig, StageConfig
 
@@ -69,7 +70,7 @@ def speed_up(network: nn.Module, runtime: RuntimeConfig, device: torch.device) -
         network.to(memory_format=order)  # type: ignore[call-overload]
     set_execution(
         network,
-        (Encoder, DisplacementUNet),
+        (Encoder, DisplacementUNet, TissueNetwork),
         recompute=runtime.gradient_checkpointing,
         bfloat16=low,
         compiled=runtime.compile,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from carl_cli.errors import CarlError
 from carl_cli.model.coarse import coarse_network
-from carl_cli.model.operators import Registrar
 from carl_cli.training.config import TrainConfig, model_at
 from carl_cli.training.data import Batches, Given, PairSource, training_pairs, validation_pairs
 from carl_cli.training.distributed import World
@@ -22,8 +21,16 @@ from carl_cli.training.objective import Objective
 from carl_cli.training.optimiser import averaged_model, scheduler, speed_up
 from carl_cli.training.refining import KeptPairs, RefinementObjective, tied_refinements
 from carl_cli.training.synthesis.chance import Chance
-from carl_cli.training.tables import StageConfig
-from carl_cli.training.validation import alignment_of
+from carl_cli.training.tables import StageConfig, SyntheticData
+from carl_cli.training.tissues import (
+    KeptImages,
+    Learner,
+    TaughtTissues,
+    TissueObjective,
+    class_of_label,
+    tissue_scores,
+)
+from carl_cli.training.validation import Scores, alignment_of, validate
 
 MOST_BAD_STEPS = 20
 
@@ -49,7 +56,7 @@ class Work:
     def __init__(
         self,
         config: TrainConfig,
-        network: Registrar,
+        network: Learner,
         here: World,
         number: int,
         given: Given | None = None,
@@ -57,6 +64,7 @@ class Work:
         self.config, self.stage = config, config.stages[number]
         self.network, self.here, self.number = network, here, number
         self.bad_steps = 0
+        self.classes = self._class_of_label()
         place = (config, self.stage, here.device)
         source, self.held_out = given or Given(training_pairs(*place), validation_pairs(*place))
         self.batches, objective = self._batches_and_loss(source)
@@ -74,7 +82,22 @@ class Work:
         self.objective.train()
         _freeze_norms(network, self.stage)
 
-    def _batches_and_loss(self, source: PairSource) -> tuple[Batches | KeptPairs, nn.Module]:
+    def _class_of_label(self) -> Tensor | None:
+        """Of the maps, where tissues are learned."""
+        data, table = self.config.data, self.config.tissues
+        if table is None or not isinstance(data, SyntheticData) or data.maps is None:
+            return None
+        return class_of_label(data.maps, table.classes).to(self.here.device)
+
+    def _batches_and_loss(
+        self, source: PairSource
+    ) -> tuple[Batches | KeptPairs | KeptImages, nn.Module]:
+        if isinstance(self.network, TaughtTissues):
+            assert self.classes is not None
+            images = KeptImages(
+                source, self.classes, self.network.config, self.stage, self.config.seed
+            )
+            return images, TissueObjective(self.network, self.stage)
         if self.stage.kind == "refinement":
             matching, unet = tied_refinements(self.network)
             kept = KeptPairs(source, matching, self.stage, self.config.seed)
@@ -131,6 +154,15 @@ class Work:
             with self.objective.no_sync():  # type: ignore[operator]  # wrapped: see World.wrap
                 yield
 
+    def scores(self, count: int) -> Scores:
+        """Of the average, on so many held-out pairs."""
+        network: Any = self.average.module
+        assert self.held_out is not None
+        if self.classes is not None:
+            return tissue_scores(network, self.held_out, count, self.classes)
+        corners = self.config.model.align_corners
+        return validate(network, self.held_out, count, corners, self.alignment)
+
     def state(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
@@ -145,7 +177,9 @@ class Work:
         self.average.load_state_dict(state["moving"])
 
 
-def _choose_parameters(network: Registrar, stage: StageConfig) -> None:
+def _choose_parameters(network: Learner, stage: StageConfig) -> None:
+    if isinstance(network, TaughtTissues):  # all of it
+        return
     fixed = {"correspondence": "coarse", "refinement": "refinements"}
     part = fixed.get(stage.kind, stage.train)
     own = {id(p) for p in coarse_network(network).parameters()}
@@ -154,7 +188,7 @@ def _choose_parameters(network: Registrar, stage: StageConfig) -> None:
         parameter.requires_grad_(chosen)
 
 
-def _freeze_norms(network: Registrar, stage: StageConfig) -> None:
+def _freeze_norms(network: nn.Module, stage: StageConfig) -> None:
     """Running statistics for what does not learn, and for all of it where asked."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -15,16 +15,27 @@ from carl_cli.model.operators import Blurred, Down, Registrar, Symmetric, TwoSte
 from carl_cli.system import shipped
 from carl_cli.training.config import TrainConfig, model_at, whole_model
 from carl_cli.training.run_folder import has_state, load_state
+from carl_cli.training.tissues import Learner, TaughtTissues
 
 
-def initialised(network: Registrar, config: TrainConfig) -> Registrar:
-    """The network with the weights, or Ξ's, of `config.initial`; as built without it.
+def built(config: TrainConfig, stage_number: int) -> Learner:
+    """The network that a stage trains, before any training."""
+    if config.tissues is not None:
+        return TaughtTissues(config.tissues.network)
+    return build_network(model_at(config, stage_number))
+
+
+def initialised(network: Learner, config: TrainConfig) -> Learner:
+    """The network with the weights, or Ξ's, of `config.initial`; as built without it. Tissues, too,
+    are as built: they only have to know that there is what they will stand beside.
 
     Raises WeightsError if they belong to another architecture.
     """
     if config.initial is None:
         return network
     source = trained(config.initial)
+    if isinstance(network, TaughtTissues):
+        return network
     if config.initial_part == "coarse":
         _load(coarse_network(network), coarse_network(source), config.initial)
     else:
@@ -50,6 +61,9 @@ def averaged(state: dict[str, Any]) -> tuple[Registrar, ModelConfig]:
     stage did not reach yet is the identity. Raises InputError for a state of something else."""
     try:
         training, number = TrainConfig.model_validate(state["config"]), state["number"]
+        if training.tissues is not None:
+            hint = "name the weights folder that it is exported to"
+            raise InputError("the run trained tissues, no registration", hint)
         model = whole_model(training, number)
         network, trained_part = build_network(model), build_network(model_at(training, number))
         trained_part.load_state_dict(state["average"])
@@ -61,9 +75,9 @@ def averaged(state: dict[str, Any]) -> tuple[Registrar, ModelConfig]:
     return network, model
 
 
-def take_over(network: Registrar, previous: Registrar, copy_last: bool) -> None:
+def take_over(network: Learner, previous: Learner, copy_last: bool) -> None:
     """Ξ and the refinements of `previous`; a refinement that it lacks stays as built, or
-    becomes a copy of its last one."""
+    becomes a copy of its last one. Of tissues, all."""
     ours, theirs = parts(network), parts(previous)
     if copy_last and len(theirs) > 1:
         theirs += theirs[-1:] * (len(ours) - len(theirs))
@@ -71,9 +85,9 @@ def take_over(network: Registrar, previous: Registrar, copy_last: bool) -> None:
         target.load_state_dict(source.state_dict())
 
 
-def parts(network: Registrar) -> list[Registrar]:
+def parts(network: Learner) -> list[Learner]:
     """The coarse network, then the refinements in the order of their use."""
-    refinements: list[Registrar] = []
+    refinements: list[Learner] = []
     while isinstance(network, Down | Blurred | TwoStep):
         if isinstance(network, TwoStep):
             refinements.append(network.second)

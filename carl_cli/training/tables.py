@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from carl_cli.model.similarity import LOSSES
+from carl_cli.model.tissues import TissueConfig, Width
 from carl_cli.training.synthesis.appearance import CONTRASTS
 
 assert CONTRASTS == ("same", "near", "unrelated")  # the choices of ImageSet.contrast
@@ -88,6 +89,34 @@ class GivenData(Strict):
 Data = Annotated[SyntheticData | ImageData | GivenData, Field(discriminator="kind")]
 
 
+class TissueClass(Strict):
+    """What the network is to tell from all else."""
+
+    name: str
+    label: int  # of the files of label maps; labels that share its tissue (the other side) count
+
+
+class TissueTable(Strict):
+    """A network that tells tissues, see `model.tissues`; beside those of `initial`."""
+
+    classes: tuple[TissueClass, ...] = Field(min_length=1, max_length=254)
+    widths: tuple[Width, Width, Width] = TissueConfig.model_fields["widths"].default
+
+    @property
+    def network(self) -> TissueConfig:
+        names = (one.name for one in self.classes)
+        return TissueConfig(classes=("air", "no brain", *names), widths=self.widths)
+
+    @model_validator(mode="after")
+    def _a_network_of_different_classes(self) -> TissueTable:
+        for field in ("name", "label"):
+            values = [getattr(one, field) for one in self.classes]
+            twice = [value for value in values if values.count(value) > 1]
+            if twice:
+                raise ValueError(f"two classes have the {field} {twice[0]}")
+        return self
+
+
 class LossWeights(Strict):
     """Weight of each term; 0 leaves it out."""
 
@@ -108,11 +137,14 @@ class LossWeights(Strict):
     regulariser: Literal["diffusion", "gradicon"] = "gradicon"
     gradicon_stride: Literal[1, 2] = 1  # 2: every second voxel along each axis
     refinement: float = Field(default=0.0, ge=0)  # diffusion (voxels) of what each Ψ adds
+    # On the shares of tissues, beside `dice`:
+    classes: float = Field(default=0.0, ge=0)  # cross-entropy
+    coarse_classes: float = Field(default=0.0, ge=0)  # the same of a head at a quarter of the grid
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> LossWeights:
         terms = (self.attention, self.position, self.same_label)
-        if not any((*terms, self.similarity, self.dice, self.field)):
+        if not any((*terms, self.similarity, self.dice, self.field, self.classes)):
             raise ValueError("all weights of the loss are 0")
         if self.metric not in LOSSES:
             raise ValueError(f"metric {self.metric!r}: known are {', '.join(LOSSES)}")
@@ -128,8 +160,9 @@ class StageConfig(Strict):
 
     name: str
     # correspondence: Ξ alone on sampled attention rows; registration: the whole network;
-    # refinement: one Ψ for both scales, behind a Ξ whose maps are kept (see `refining`).
-    kind: Literal["correspondence", "registration", "refinement"] = "registration"
+    # refinement: one Ψ for both scales, behind a Ξ whose maps are kept (see `refining`);
+    # tissues: the network of [tissues], on single images that are kept for a while.
+    kind: Literal["correspondence", "registration", "refinement", "tissues"] = "registration"
     steps: int = Field(ge=1)
     # Of the pairs, voxels. None: large enough for all images (not for rendered pairs).
     shape_zyx: tuple[int, int, int] | tuple[int, int] | None = None
@@ -149,7 +182,7 @@ class StageConfig(Strict):
     padding: int | None = Field(default=None, ge=0)  # of Ξ in this stage, if not the model's
     extra_step: bool = False  # first append one more Ψ at full resolution
     new_refinement: Literal["identity", "copy"] = "identity"  # a new Ψ starts so; copy: of the last
-    fresh_every: int = Field(default=12, ge=1)  # steps for a new pair, if kind = refinement
+    fresh_every: int = Field(default=12, ge=1)  # steps for a new pair, where pairs are kept
     patience: int = Field(default=0, ge=0)  # end after so many validations without gain; 0: never
     loss: LossWeights
     synthesis: dict[str, Any] = {}  # changes to that of the data

@@ -17,11 +17,11 @@ from carl_cli.errors import InputError, UsageError, WeightsError
 from carl_cli.io.images.files import write_image
 from carl_cli.io.transforms.files import read_transform
 from carl_cli.model.network import build_network
-from carl_cli.training.config import TrainConfig, load_config, model_at, whole_model
+from carl_cli.training.config import TrainConfig, load_config, whole_model
 from carl_cli.training.export import export
 from carl_cli.training.loop import train
 from carl_cli.training.run_folder import load_state
-from carl_cli.training.start import initialised
+from carl_cli.training.start import built, initialised
 from carl_cli.weights.folder import WeightsConfig, load_weights
 from carl_cli.workflows.phantom import make_phantom
 
@@ -59,7 +59,7 @@ def test_examples_are_valid(path: Path) -> None:
     config = load_config(path)
     assert config.name == path.stem
     # Raises where what it starts from has another architecture.
-    initialised(build_network(model_at(config, 0)), config)
+    initialised(built(config, 0), config)
 
 
 @pytest.mark.parametrize("name", ["base", "base-2d"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,27 @@ def test_maps_keep_volume_place_and_meaning(folder: Path, tmp_path: Path) -> Non
     assert one.inner.tolist() == [False, True, True, False]
     assert one.t1 is not None
     assert one.t1[1] == one.t1[2] > one.t1[3]
+
+
+def test_maps_run_along_lps_whatever_the_files_do(tmp_path: Path) -> None:
+    """Each axis of a file is told by where its label lies: to the left, in front, above."""
+    values = np.zeros((6, 8, 10), np.uint16)
+    values[5, 0, 9] = 1  # superior, anterior, left, of (z, y, x) along LPS
+    lps = make_grid((10, 8, 6), (2.0,) * 3)
+    turned = {"lps": (lps, values)}
+    ras = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+    turned["ras"] = (replace(lps, direction=ras), values[:, ::-1, ::-1])
+    sagittal = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)  # index axes: P, I, L
+    grid = replace(lps, size_xyz=(8, 6, 10), direction=sagittal)
+    turned["sagittal"] = (grid, values.transpose(2, 0, 1)[:, ::-1])
+    maps = tmp_path / "turned"
+    maps.mkdir()
+    for name, (grid, array) in turned.items():
+        write_image(maps / f"{name}.nii.gz", Image(np.ascontiguousarray(array), grid))
+    prepare_label_maps(maps, tmp_path / "turned.npz", 2.0, freesurfer=False)
+    for one in load_label_maps(tmp_path / "turned.npz").values():
+        assert np.array_equal(one.labels.numpy(), values)
+    assert np.load(tmp_path / "turned.npz")["axes"] == "LPS"
 
 
 def test_labels_of_any_other_kind_are_tissues_of_their_own(folder: Path, tmp_path: Path) -> None:

@@ -30,8 +30,11 @@ class Contrast:
     clutter: float  # strength of the structures in the background
 
 
-def random_contrast(chance: Chance, map_: LabelMap) -> Contrast:
-    """Means per tissue class, T1-like now and then where the map knows them."""
+def random_contrast(chance: Chance, map_: LabelMap, t1_fraction: float) -> Contrast:
+    """Means per tissue class, T1-like now and then where the map knows them.
+
+    t1_fraction: probability that they are made T1-like there, or the inverse (two in five).
+    """
     classes = int(map_.tissue.max()) + 1
     mean = chance.rand(classes)[map_.tissue]
     if map_.t1 is not None and chance.coin(0.4):
@@ -40,6 +43,9 @@ def random_contrast(chance: Chance, map_: LabelMap) -> Contrast:
     texture = (chance.rand(classes) * chance.uniform(0, 0.25))[map_.tissue]
     background = 0.0 if chance.coin(0.75) else chance.uniform(0, 1)
     clutter = chance.uniform(0.1, 0.6) if chance.coin(0.12) else 0.0
+    if map_.t1 is not None and t1_fraction and chance.coin(t1_fraction):
+        mean = map_.t1 + (chance.normal(classes) * chance.uniform(0.02, 0.1))[map_.tissue]
+        mean = 1 - mean if chance.coin(0.4) else mean
     return Contrast(mean.clamp(0, 1), texture, background, clutter)
 
 
@@ -50,14 +56,16 @@ def near_contrast(chance: Chance, contrast: Contrast, map_: LabelMap) -> Contras
     return replace(contrast, mean=(contrast.mean + shift).clamp(0, 1))
 
 
-def contrast_pair(chance: Chance, map_: LabelMap, kind: str) -> tuple[Contrast, Contrast]:
+def contrast_pair(
+    chance: Chance, map_: LabelMap, kind: str, t1_fraction: float
+) -> tuple[Contrast, Contrast]:
     """Contrasts of the fixed and the moving image; `kind` is one of CONTRASTS."""
-    first = random_contrast(chance, map_)
+    first = random_contrast(chance, map_, t1_fraction)
     if kind == "same":
         return first, first
     if kind == "near":
         return first, near_contrast(chance, first, map_)
-    return first, random_contrast(chance, map_)
+    return first, random_contrast(chance, map_, t1_fraction)
 
 
 def texture_volume(chance: Chance, shape: Shape) -> Tensor:

@@ -51,6 +51,7 @@ class SynthesisSettings:
     real_fraction: float = 0.6  # of pairs from prepared maps, where there are any
     same_map_fraction: float = 0.6  # of pairs with known correspondence
     contrast_weights: tuple[float, float, float] = (0.4, 0.25, 0.35)  # same, near, unrelated
+    t1_fraction: float = 0.0  # each image: made T1-like, or the inverse, whatever was drawn
     people_variation: float = 0.35  # how much random people differ at most, 0 to 1
     fill: tuple[float, float] = (0.75, 1.0)  # extent of the foreground / side of the grid
     scale: tuple[float, float] = (0.75, 1.35)  # of each image
@@ -211,7 +212,7 @@ def _rendered_pair(
     chance: Chance, places: list[tuple[Person, Tensor]], settings: SynthesisSettings
 ) -> tuple[Pair, Rendered, Rendered]:
     kind = CONTRASTS[chance.choose(settings.contrast_weights)]
-    contrasts = contrast_pair(chance, places[0][0].map, kind)
+    contrasts = contrast_pair(chance, places[0][0].map, kind, settings.t1_fraction)
     slab = (
         random_slab(chance, len(settings.shape_zyx))
         if chance.coin(settings.slab_fraction)
