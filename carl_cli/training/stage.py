@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from carl_cli.errors import CarlError
+from carl_cli.errors import DivergedError
 from carl_cli.model.coarse import coarse_network
 from carl_cli.model.operators import Registrar
 from carl_cli.training.config import TrainConfig, model_at
@@ -26,10 +26,6 @@ from carl_cli.training.tables import StageConfig
 from carl_cli.training.validation import alignment_of
 
 MOST_BAD_STEPS = 20
-
-
-class DivergedError(CarlError):
-    """The loss stopped being a number."""
 
 
 @dataclass(frozen=True)
