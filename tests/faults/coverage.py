@@ -37,7 +37,7 @@ def constants(room: Path = ROOM) -> list[bytes]:
             elif isinstance(value, bytes) and 0 < len(value) < 40:
                 found.add(value)
             elif isinstance(value, int) and 0 < value < 2**31:
-                found |= {str(value).encode(), *(value.to_bytes(4, o) for o in ("little", "big"))}  # type: ignore[arg-type]
+                found |= {str(value).encode(), *(value.to_bytes(4, o) for o in ("little", "big"))}
     return sorted(found)
 
 
