@@ -43,9 +43,11 @@ referees:
 coverage: $(VENV)/.dev
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
 
-# Damaged files without end; what ends badly is kept in fuzz-output/.
+# Damaged files without end, then such as lead readers where none led before; what ends badly is
+# kept in fuzz-output/.
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.fuzz --minutes $(MINUTES) --seed $(SEED) --keep fuzz-output
+	$(BIN)/python -m tests.faults.coverage --minutes $(MINUTES) --seed $(SEED) --keep fuzz-output
 	@test ! -e fuzz-output || { echo "files that ended badly: fuzz-output/"; exit 1; }
 
 # Bugs in a copy of the tree, one at a time: which of them do the tests see? With MUTANTS=12, so many

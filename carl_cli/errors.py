@@ -81,6 +81,12 @@ class DoubtfulError(CarlError):
     exit_code = 8
 
 
+class DivergedError(CarlError):
+    """The loss of a training stopped being a number."""
+
+    exit_code = 9
+
+
 def as_carl_error(failure: Exception) -> CarlError | None:
     """The failure in our own terms, or None when it is a bug."""
     if isinstance(failure, CarlError):

@@ -21,6 +21,7 @@ from carl_cli.batch.status import StatusRow, StatusTable, done, read_rows
 from carl_cli.batch.table import Entry
 from carl_cli.batch.workers import Crew, Setup
 from carl_cli.errors import OutputError
+from carl_cli.io.atomic import is_there
 from carl_cli.weights.folder import Weights
 
 LOGGER = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Batch:
     def _check_free(self) -> None:
         if self.policy.resume or self.policy.overwrite:
             return
-        taken = [p for job in self.jobs for p in job.outputs.paths().values() if p.exists()]
+        taken = [p for job in self.jobs for p in job.outputs.paths().values() if is_there(p)]
         if taken:
             raise OutputError(
                 f"{taken[0]} exists already",

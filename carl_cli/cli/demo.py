@@ -11,7 +11,7 @@ import typer
 from carl_cli.cli import console
 from carl_cli.cli.options.completion import weights as weights_names
 from carl_cli.cli.options.shared import Overwrite, Quiet, Threads, Verbose, check_outputs
-from carl_cli.errors import InputError, UsageError
+from carl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from carl_cli.report.record import ErrorSummary, Metrics
@@ -52,7 +52,7 @@ def demo(
     `carl register`, a picture and a report; with `--phantom` also the true transform.
     """
     if seed is not None and not phantom:
-        raise InputError("--seed is of the phantom alone", "add --phantom")
+        raise UsageError("--seed is of the phantom alone", "add --phantom")
     count = console.start(verbose, quiet, threads=threads)
     started = time.perf_counter()
     from carl_cli.cli.options.method import MethodArguments

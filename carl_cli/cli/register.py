@@ -71,7 +71,8 @@ def register(
     settings = method.settings(options, weights.device, threads)
     settings = replace(settings, overwrite=existing.overwrite)
     if method.run.dry_run:
-        check_case(inputs, wanted, weights, options, settings)
+        for text in check_case(inputs, wanted, weights, options, settings):
+            console.LOGGER.warning("%s", text)
         console.LOGGER.info("all inputs can be used; nothing was computed (--dry-run)")
         return
     with console.progress() as progress:

@@ -26,6 +26,7 @@ from carl_cli.cli.options.shared import check_outputs
 from carl_cli.cli.options.slurm import ClusterArguments, check_cluster, submit
 from carl_cli.cli.options.template import GroupArguments, TemplateArguments
 from carl_cli.errors import OutputError, UsageError
+from carl_cli.io.atomic import is_there
 from carl_cli.preprocessing.options import ImageOptions
 from carl_cli.registration.options import ChannelOptions, StartOptions
 from carl_cli.weights.options import NetworkOptions
@@ -147,7 +148,7 @@ class _Rounds:
         files, goes_on = self.files, self.work.resume or self.work.retry_failed
         check_cluster(self.cluster, self.folder(files.round(1)), self.schedule)
         replaced = self.wanted.overwrite or goes_on
-        if files.round(1).exists() and not replaced:
+        if is_there(files.round(1)) and not replaced:
             raise OutputError(
                 f"{files.round(1).parent} exists already",
                 "finish what was begun with --resume, or do everything again with --overwrite",

@@ -16,7 +16,7 @@ from carl_cli.errors import InputError
 from carl_cli.evaluation.scores import Row, Scores, row_of
 from carl_cli.evaluation.statistics import LEVEL, holm, interval, paired
 from carl_cli.io.atomic import atomic_path
-from carl_cli.io.csv import inert, table_lines
+from carl_cli.io.csv import check_named_once, inert, table_lines
 
 Table = list[dict[str, Any]]
 
@@ -107,6 +107,7 @@ def read_case_table(path: Path) -> Table:
     header = lines[0][1] if lines else []
     if len(lines) < 2 or "id" not in header:
         raise InputError(f"{path}: no column `id`, or no case", "give what carl evaluate wrote")
+    check_named_once(path, header)
     if wrong := [number for number, cells in lines if len(cells) != len(header)]:
         raise InputError(
             f"{path}, line {wrong[0]}: not as many cells as the header", "correct this line"

@@ -76,6 +76,18 @@ def _taken(path: Path) -> OutputError:
     )
 
 
+def is_there(path: Path) -> bool:
+    """Whether something stands where an output goes. Raises OutputError for what can be no name of
+    a file, as one that is too long."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror}", "name another") from None
+    return True
+
+
 def regular(path: Path) -> Path:
     """The path. Raises InputError for what is there and no file: a pipe would be waited for."""
     if path.exists() and not path.is_file():

@@ -50,10 +50,15 @@ def header_of(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[str]:
     """The columns' names in small letters, none of an empty table. Raises InputError for one that
     occurs twice: nobody could tell which counts."""
     header = [cell.lower() for cell in lines[0][1]] if lines else []
+    check_named_once(path, header)
+    return header
+
+
+def check_named_once(path: Path, header: Sequence[str]) -> None:
+    """Raises InputError."""
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise InputError(f"{path}, line 1: column {twice[0]!r} occurs twice", "keep one of them")
-    return header
 
 
 def cells_by_column(header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:

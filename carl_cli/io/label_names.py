@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 from carl_cli.errors import InputError
 from carl_cli.io.atomic import full_suffix, regular
+from carl_cli.io.csv import check_named_once
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,9 @@ def _read(path: Path) -> Pairs:
     if suffix == ".json":
         return _of_nnunet(json.loads(text)["labels"])
     if suffix in (".tsv", ".csv"):
-        return _of_table(
-            csv.DictReader(text.splitlines(), delimiter="," if suffix == ".csv" else "\t")
-        )
+        rows = csv.DictReader(text.splitlines(), delimiter="," if suffix == ".csv" else "\t")
+        check_named_once(path, rows.fieldnames or [])
+        return _of_table(rows)
     lines = text.splitlines()
     snap = [match.groups() for line in lines if (match := ITK_SNAP.fullmatch(line))]
     freesurfer = [match.groups() for line in lines if (match := FREESURFER.fullmatch(line))]
@@ -94,7 +95,9 @@ def _of_header(path: Path) -> Pairs:
 
     try:
         extensions: Any = nibabel.load(path).header.extensions  # type: ignore[attr-defined]
-    except nibabel.filebasedimages.ImageFileError as error:
+    except OSError:
+        raise
+    except Exception as error:  # nibabel raises many kinds
         raise ValueError(str(error)) from error
     texts = [bytes(e.get_content()).rstrip(b"\0").strip() for e in extensions if e.get_code() == 0]
     tables = [ElementTree.fromstring(text) for text in texts if b"<LabelTable>" in text]

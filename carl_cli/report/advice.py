@@ -6,9 +6,13 @@ starts to look closer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 import numpy as np
 
 from carl_cli.geometry import Grid, apply_affine
+from carl_cli.io.images.image import Image
 from carl_cli.report.record import Metrics
 from carl_cli.transforms import Transform
 
@@ -28,6 +32,19 @@ def advise(metrics: Metrics) -> list[str]:
     """One sentence for each doubt; empty when nothing stands out. Unknown values are passed."""
     doubts = (_overlap, _evidence, _similarity, _folds, _inverse, _flip, _rotation, _match_spread)
     return [text for text in (doubt(metrics) for doubt in doubts) if text]
+
+
+def same_image(fixed: Sequence[Image], moving: Sequence[Image]) -> list[str]:
+    """A sentence if both sides are equal, contrast by contrast, in voxels and place: most likely
+    one file was named for another. A registration with itself is computed all the same."""
+    pairs = zip_longest(fixed, moving)
+    if not all(one and other and _equal(one, other) for one, other in pairs):
+        return []
+    return ["Fixed and moving are the same image: check that both files were meant."]
+
+
+def _equal(one: Image, other: Image) -> bool:
+    return one.grid.matches(other.grid) and np.array_equal(one.array, other.array)
 
 
 def grave_doubts(metrics: Metrics) -> list[str]:

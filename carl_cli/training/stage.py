@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from carl_cli.errors import CarlError
+from carl_cli.errors import DivergedError
 from carl_cli.model.coarse import coarse_network
 from carl_cli.training.config import TrainConfig, model_at
 from carl_cli.training.data import Batches, Given, PairSource, training_pairs, validation_pairs
@@ -33,10 +33,6 @@ from carl_cli.training.tissues import (
 from carl_cli.training.validation import Scores, alignment_of, validate
 
 MOST_BAD_STEPS = 20
-
-
-class DivergedError(CarlError):
-    """The loss stopped being a number."""
 
 
 @dataclass(frozen=True)

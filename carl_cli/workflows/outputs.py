@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,11 @@ from carl_cli.evaluation.truth import Truth
 from carl_cli.geometry import Grid, apply_affine
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.files import WRITABLE, Image, write_image
+from carl_cli.io.images.image import joined
 from carl_cli.io.resample import resample, resample_mass, with_turned_header
 from carl_cli.io.transforms.files import AFFINE, write_transform
 from carl_cli.preprocessing.intensity import NO_MASS_HU
+from carl_cli.preprocessing.pair import NetworkImage
 from carl_cli.registration.register import Registration
 from carl_cli.report.record import ErrorSummary, RunRecord
 from carl_cli.transforms import (
@@ -47,6 +50,8 @@ class Delivery:
 
     All of them belong to the transform as its file holds it: -w is what -o makes of the moving
     image, -O inverts what -o holds. `measured` holds the metrics that only writing brings to light.
+    parts: of fixed and moving images of vectors, the components beyond the first: warped images
+    hold them all, pictures the first alone.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Delivery:
         truth: Truth,
         outputs: CaseOutputs,
         settings: RunSettings,
+        parts: tuple[Sequence[Image], Sequence[Image]] = ((), ()),
     ) -> None:
         self.fixed = fixed
         self.moving = moving
@@ -64,6 +70,7 @@ class Delivery:
         self.truth = truth
         self.outputs = outputs
         self.settings = settings
+        self.parts = parts
         self.measured: dict[str, Any] = {}
 
     def write_data(self) -> None:
@@ -156,29 +163,36 @@ class Delivery:
     @cached_property
     def _resampled(self) -> Image:
         """The moving image on the fixed grid."""
-        return self._seen_through(self.moving, self.fixed.grid, self.forward)
+        return self._onto_fixed(self.moving)
 
     @property
     def warped(self) -> Image:
         """The moving image on the fixed grid or, header_only, on its own, turned there."""
+        more = self.parts[1]
         if self.settings.header_only:
-            return with_turned_header(self.moving, self.forward)
-        return self._resampled
+            return joined([with_turned_header(part, self.forward) for part in (self.moving, *more)])
+        return joined([self._resampled, *map(self._onto_fixed, more)])
 
     @property
     def inverse_warped(self) -> Image:
         """The fixed image on the moving grid or on its own, in the same way."""
+        parts = (self.fixed, *self.parts[0])
         if self.settings.header_only:
-            return with_turned_header(self.fixed, self.inverse)
-        return self._seen_through(self.fixed, self.moving.grid, self.inverse)
+            return joined([with_turned_header(part, self.inverse) for part in parts])
+        onto, side = self.moving.grid, self.result.prepared.fixed
+        return joined([self._seen_through(part, onto, self.inverse, side) for part in parts])
 
-    def _seen_through(self, image: Image, grid: Grid, transform: Transform) -> Image:
+    def _onto_fixed(self, image: Image) -> Image:
+        side = self.result.prepared.moving
+        return self._seen_through(image, self.fixed.grid, self.forward, side)
+
+    def _seen_through(
+        self, image: Image, grid: Grid, transform: Transform, side: NetworkImage
+    ) -> Image:
         """Dtype kept, but for mass. Outside the image its smallest value, which is air: in CT, 0
-        would be water."""
+        would be water. side: what the network saw of the image."""
         if not self.settings.intensity_conservation:
             return resample(image, grid, transform, background=float(image.array.min()))
-        prepared = self.result.prepared
-        side = prepared.fixed if image is self.fixed else prepared.moving
         no_mass = NO_MASS_HU if side.intensity.modality == "ct" else 0.0
         return resample_mass(image, grid, transform, no_mass=no_mass)
 

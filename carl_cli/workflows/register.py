@@ -29,7 +29,7 @@ from carl_cli.registration.register import (
 )
 from carl_cli.report import process
 from carl_cli.report import record as records
-from carl_cli.report.advice import advise
+from carl_cli.report.advice import advise, same_image
 from carl_cli.weights.folder import Weights
 from carl_cli.workflows.checks import check_request
 from carl_cli.workflows.memory import check_room
@@ -41,12 +41,16 @@ from carl_cli.workflows.score import score
 
 @dataclass(frozen=True, eq=False)
 class LoadedCase:
-    """Everything of a case that was read; `options` hold the images and transform among it."""
+    """Everything of a case that was read; `options` hold the images and transform among it.
+
+    parts: of fixed and moving images of vectors, the components beyond the first.
+    """
 
     inputs: CaseInputs
     hashes: Mapping[str, str]  # role → SHA-256 of the file that was read
     fixed: Image
     moving: Image
+    parts: tuple[Sequence[Image], Sequence[Image]]
     truth: Truth
     options: RegistrationOptions
     started: str
@@ -92,15 +96,14 @@ def load_case(
         before = _states(inputs)
         fixed, *fixed_parts = _read(inputs.fixed, inputs)
         moving, *moving_parts = _read(inputs.moving, inputs, average=True)
-        _check_components({inputs.fixed: fixed_parts, inputs.moving: moving_parts})
+        parts = (fixed_parts, moving_parts)
+        _check_components(dict(zip((inputs.fixed, inputs.moving), parts, strict=True)))
         truth = _truth(inputs, fixed.grid.dimension)
-        options = replace(
-            _with_files(options, inputs, (fixed_parts, moving_parts)), known=truth.known
-        )
+        options = replace(_with_files(options, inputs, parts), known=truth.known)
         _check_volumes(inputs, (fixed, moving, *options.fixed_channels, *options.moving_channels))
         hashes = _hashes(inputs)
         _check_unchanged(inputs, before)
-    return LoadedCase(inputs, hashes, fixed, moving, truth, options, started, watch)
+    return LoadedCase(inputs, hashes, fixed, moving, parts, truth, options, started, watch)
 
 
 def compute_case(loaded: LoadedCase, weights: Weights, progress: Progress = silent) -> ComputedCase:
@@ -119,7 +122,7 @@ def deliver_case(
     """Write every output, the record last. Raises OutputError."""
     loaded, watch = computed.loaded, computed.loaded.watch
     pair = loaded.fixed, loaded.moving
-    delivery = Delivery(*pair, computed.result, loaded.truth, outputs, settings)
+    delivery = Delivery(*pair, computed.result, loaded.truth, outputs, settings, parts=loaded.parts)
     with watch.stage("writing"):
         delivery.write_data()
     record = _record(computed, settings, delivery.measured)
@@ -134,15 +137,23 @@ def check_case(
     weights: Weights,
     options: RegistrationOptions,
     settings: RunSettings = DEFAULT_SETTINGS,
-) -> None:
+) -> list[str]:
     """All that can fail before the network runs: choices, files, geometry, masks, intensities,
-    and whether the memory will do."""
+    and whether the memory will do. Returns what is to be warned of."""
     check_request(inputs, outputs, weights, options, settings)
     check_room(Plan(inputs, outputs, options, settings), weights)
     loaded = load_case(inputs, options)
     options = loaded.options
     prepared = prepare(loaded.fixed, loaded.moving, weights, options, options.initial)
     guides_of(options, options.known, prepared, weights)
+    return _same_image(loaded)
+
+
+def _same_image(loaded: LoadedCase) -> list[str]:
+    options = loaded.options
+    return same_image(
+        (loaded.fixed, *options.fixed_channels), (loaded.moving, *options.moving_channels)
+    )
 
 
 def _record(
@@ -157,7 +168,7 @@ def _record(
         metrics=metrics.model_copy(update=dict(measured)),
         io_loss=list(result.losses),
         io_metric=result.io_metric,
-        warnings=advise(metrics),
+        warnings=[*_same_image(loaded), *advise(metrics)],
         timings_s=loaded.watch.seconds,
         peak_memory_mib=computed.peak_memory_mib,
     )

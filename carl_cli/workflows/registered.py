@@ -17,7 +17,7 @@ from carl_cli.io.images.foreign import as_image
 from carl_cli.io.resample import resample
 from carl_cli.registration import register as straight
 from carl_cli.report import record as records
-from carl_cli.report.advice import advise
+from carl_cli.report.advice import advise, same_image
 from carl_cli.system import thread_count
 from carl_cli.weights.folder import Weights
 from carl_cli.workflows.outputs import Delivery
@@ -53,7 +53,7 @@ class Registration(straight.Registration):
     @property
     def warnings(self) -> list[str]:
         """One sentence for each doubt about the result; empty when nothing stands out."""
-        return advise(self.metrics)
+        return [*same_image([self.fixed], [self.moving]), *advise(self.metrics)]
 
     def warp(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 
 from carl_cli.errors import InputError, UsageError
 from carl_cli.geometry import Grid, apply_affine
-from carl_cli.io.atomic import full_suffix
+from carl_cli.io.atomic import full_suffix, is_there
 from carl_cli.io.images.dicom import check_series_uid
 from carl_cli.io.images.dicom_write import check_volume
 from carl_cli.io.images.files import WRITABLE, Image, one_volume, read_any, write_image
@@ -206,11 +206,13 @@ def _warn_of_labels(image: Image, interpolator: str) -> None:
 def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
     """Where each input goes: the named file, or a folder with one file of the same name each.
 
-    Raises UsageError for several inputs and a file, and for inputs of one name.
+    Raises UsageError for several inputs and a file, and for inputs of one name; OutputError for a
+    name that no file can have.
     """
-    if len(inputs) == 1 and not output.is_dir():
+    folder = is_there(output) and output.is_dir()
+    if len(inputs) == 1 and not folder:
         return [output]
-    if not output.is_dir():
+    if not folder:
         raise UsageError(
             f"{len(inputs)} inputs, but {output} is not an existing folder",
             f"with several inputs -o is a folder: mkdir {output}",

@@ -99,5 +99,5 @@ def test_two_brains(carl: Carl, tmp_path: Path) -> None:
     assert "mean of 30" in outcome.out
     assert "error, mm" not in outcome.out
     refused = carl("demo", "--seed", 2, "-o", tmp_path / "other")
-    assert refused.code == 3
+    assert refused.code == 2
     assert "--seed is of the phantom alone" in refused.err

@@ -382,6 +382,9 @@ def test_tables_that_are_none(carl: Carl, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "b.csv").write_text("id,dice\n2,0.5\n")
     outcome = carl("evaluate", "compare", tmp_path / "a.csv", tmp_path / "b.csv")
     assert (outcome.code, "share no case" in outcome.err) == (3, True)
+    (tmp_path / "a.csv").write_text("id,dice,dice\n2,0.5,0.9\n")
+    outcome = carl("evaluate", "compare", tmp_path / "a.csv", tmp_path / "b.csv")
+    assert (outcome.code, "'dice' occurs twice" in outcome.err) == (3, True)
 
 
 def test_composite_of_the_two_maps_is_the_identity(files: Files) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from tests.faults import referees, samples
+from tests.faults.dialects import DIALECTS
 from tests.faults.mutation import damaged
 from tests.faults.runner import Ended
 
@@ -31,11 +33,13 @@ BAD = (
 hang: ten seconds of work, or of sleep. mute: no error line, or one that does not name the file.
 left over: something half written."""
 MOST_GROWN = 2**30
-LARGEST = float(np.finfo(np.float32).max)
 PLACE_TOLERANCE = 0.05  # voxels, as carl allows two forms of one header to differ
 
 Run = Callable[[list[object], Path], Ended]
-KINDS = {**samples.IMAGES, **samples.TRANSFORMS, **samples.POINT_FILES, **samples.WEIGHTS}
+KINDS = {
+    **samples.IMAGES, **samples.TRANSFORMS, **samples.POINT_FILES, **samples.WEIGHTS,
+    **{kind: dialect.make for kind, dialect in DIALECTS.items()},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Bench:
 
     def command(self) -> list[object]:
         path = self.sample.path
+        if self.kind in DIALECTS:
+            return DIALECTS[self.kind].command(path, self.out)
         if self.kind in samples.IMAGES:
             # Strictly: what no orthogonal grid holds is refused, since no referee resamples it.
             command = ["warp", path, "-r", path, "-n", "nearest", "--strict"]
@@ -120,11 +126,15 @@ class Bench:
 
     def _refusal(self, ended: Ended, told: str) -> tuple[str, str]:
         allowed = (4,) if self.kind in samples.WEIGHTS else (3,)
+        allowed = DIALECTS[self.kind].codes if self.kind in DIALECTS else allowed
         if ended.code not in allowed:
             return "wrong code", told
         errors = [line for line in ended.err.splitlines() if line.startswith("error: ")]
         hints = [line for line in ended.err.splitlines() if line.startswith("hint: ")]
         named = (self.sample.path.name, self.sample.target.name)
+        by_line = self.kind in DIALECTS and DIALECTS[self.kind].table
+        if by_line and errors and hints:
+            return "refused", ""
         if len(errors) != 1 or len(hints) != 1 or not any(n in errors[0] for n in named):
             return "mute", told
         return "refused", ""
@@ -132,6 +142,8 @@ class Bench:
     def _garbage(self, ended: Ended) -> str:
         """Why the result is not what the file says; "" when it is."""
         try:
+            if self.kind in DIALECTS:
+                return self._told_by_referee()
             if self.kind in samples.IMAGES or self.kind.startswith("field"):
                 return self._other_picture()
             if self.kind in samples.TRANSFORMS:
@@ -142,11 +154,19 @@ class Bench:
             return f"the referee: {type(error).__name__}: {error}"[:300]
         return ""
 
+    def _told_by_referee(self) -> str:
+        referee = DIALECTS[self.kind].referee
+        if referee is not None:
+            with suppress(referees.Unknown):
+                referee(self.sample.path, self.out)
+        return ""
+
     def _other_picture(self) -> str:
         expected = referees.picture_of(self.kind, self.sample.path)
         array = expected.array
         if array.dtype.kind == "f":  # ITK's resampler has no infinite numbers
-            array = np.clip(array, -LARGEST, LARGEST)
+            most = np.finfo(array.dtype).max
+            array = np.clip(array, -most, most)
         written = referees.by_simpleitk(self.out / "out.nrrd")
         if written.array.shape != array.shape:
             return f"shape {written.array.shape}, {array.shape} expected"

@@ -335,6 +335,8 @@ def _markups(document: Any) -> Array:
 
 
 def _three(cells: Any) -> Array:
+    if any("_" in str(cell) for row in cells for cell in np.atleast_1d(row)):
+        raise ValueError("an underscore in a number")
     return np.array(cells, float).reshape(-1, 3)
 
 

@@ -19,7 +19,7 @@ MORE_BYTES = 3 * 2**30
 @dataclass(frozen=True)
 class Ended:
     """code: negative for a signal. grown_bytes: memory above that of the server. struck: the
-    signal that was asked for met it alive."""
+    signal that was asked for met it alive. steps: from line to line, as far as they were traced."""
 
     code: int
     late: bool
@@ -27,6 +27,7 @@ class Ended:
     err: str
     grown_bytes: int = 0
     struck: bool = False
+    steps: tuple[str, ...] = ()
 
 
 def installed() -> list[str]:
@@ -87,6 +88,7 @@ class Server:
         seconds: float = SECONDS,
         more_bytes: int | None = MORE_BYTES,
         blow: tuple[int, int, float] | None = None,
+        traced: Path | None = None,
     ) -> Ended:
         question = {
             "args": [str(arg) for arg in args],
@@ -94,6 +96,7 @@ class Server:
             "seconds": seconds,
             "more_bytes": more_bytes,
             "blow": blow,
+            "traced": None if traced is None else str(traced),
         }
         assert self.child.stdin is not None
         assert self.child.stdout is not None

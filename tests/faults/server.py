@@ -14,9 +14,11 @@ import select
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 LIGHT = (
@@ -31,8 +33,11 @@ LIGHT = (
     "carl_cli.io.transforms.hdf5",
     "carl_cli.workflows.transform",
     "carl_cli.workflows.warp",
+    "h5py",
+    "nibabel.streamlines",
     "pydantic.main",
     "pydicom",
+    "trimesh",
 )
 TICK = 0.25
 HEAVY = (
@@ -83,15 +88,20 @@ def answer(
     seconds: float,
     more_bytes: int | None,
     blow: tuple[int, int, float] | None = None,
+    traced: str | None = None,
 ) -> dict[str, Any]:
     """How `carl args` ended in a child of this process, and what it said.
 
-    blow: (signal, after this many lines on stderr, and so many seconds more).
+    blow: (signal, after this many lines on stderr, and so many seconds more). traced: a folder of
+    modules, whose steps from line to line are told.
     """
     streams = os.memfd_create("out"), os.memfd_create("err")
+    steps = os.memfd_create("steps")
     before = resident_bytes()
     child = os.fork()
     if child == 0:
+        if traced is not None:
+            tell_steps(traced, steps)
         run(args, folder, streams, more_bytes)
     struck = blow is not None and strike(child, streams[1], *blow)
     late = not ended_within(child, seconds)
@@ -106,7 +116,27 @@ def answer(
         "out": out,
         "err": err,
         "grown_bytes": max(0, usage.ru_maxrss * 1024 - before),
+        "steps": content_of(steps).split(),
     }
+
+
+def tell_steps(room: str, stream: int) -> None:
+    """Write every step from line to line within the room to the stream, as it is taken first."""
+    known: set[tuple[str, int, int]] = set()
+    last: dict[int, int] = {}
+
+    def within(frame: FrameType, event: str, _: object) -> Any:
+        number, before = frame.f_lineno, last.get(id(frame), 0)
+        last[id(frame)] = number
+        step = (frame.f_code.co_filename, before, number)
+        if event != "return" and step not in known:
+            known.add(step)
+            os.write(stream, f"{step[0][len(room) :]}:{before}:{number}\n".encode())
+        if event == "return":
+            last.pop(id(frame), None)
+        return within
+
+    sys.settrace(lambda frame, *_: within if frame.f_code.co_filename.startswith(room) else None)
 
 
 def run(args: list[str], folder: str, streams: tuple[int, int], more_bytes: int | None) -> NoReturn:
@@ -142,7 +172,10 @@ def ended_within(child: int, seconds: float) -> bool:
     slept = 0.0
     try:
         while not select.select([watched], [], [], TICK)[0]:
-            working, busy = state_of(child)
+            try:
+                working, busy = state_of(child)
+            except OSError:  # one of them has ended meanwhile
+                continue
             slept += 0 if working else TICK
             if busy > seconds or slept > seconds:
                 return False
@@ -152,9 +185,20 @@ def ended_within(child: int, seconds: float) -> bool:
 
 
 def state_of(child: int) -> tuple[bool, float]:
-    """(wants a processor, seconds of one that it had)."""
-    fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-    return fields[0] == "R", (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """(wants a processor, or starts to; seconds of one that it had), it or a child of its own:
+    what waits for a child that waits for a processor does not sleep."""
+    working, ticks = False, 0
+    for pid in family(child):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        working |= fields[0] in "RD"
+        ticks += int(fields[11]) + int(fields[12])
+    return working, ticks / os.sysconf("SC_CLK_TCK")
+
+
+def family(pid: int) -> Iterator[int]:
+    yield pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        yield from family(int(child))
 
 
 def strike(child: int, stream: int, number: int, lines: int, seconds: float) -> bool:

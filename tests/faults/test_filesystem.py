@@ -257,6 +257,26 @@ def test_a_disk_that_is_read_only(heavy: Server, inputs: Path, full: Path, name:
     assert list(full.iterdir()) == []
 
 
+LONG = "x" * 300
+TOO_LONG = {
+    "ants prefix": ("register", "image.nii.gz", "image.nii.gz", "--ants-prefix", LONG),
+    "warp": ("warp", "image.nii.gz", "-o", f"{LONG}.nii.gz"),
+    "convert": ("convert", "affine.tfm", "-o", f"{LONG}.h5"),
+    "template": ("template", "image.nii.gz", "series", "-o", f"{LONG}.nii.gz"),
+    "batch": ("batch", "pairs.csv", "-o", LONG),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LONG)
+def test_names_that_no_file_can_have(heavy: Server, inputs: Path, weights: Path, name: str) -> None:
+    """Of outputs: they counted as inputs that can't be read."""
+    table = inputs.parent / "pairs.csv"
+    table.write_text("fixed,moving\ninputs/image.nii.gz,inputs/image.nii.gz\n")
+    call = [str(table) if word == "pairs.csv" else word for word in TOO_LONG[name]]
+    more = ["--weights", weights] if name in ("ants prefix", "template", "batch") else []
+    refused(heavy.run([*call, *more], inputs, SECONDS), 7, LONG, "File name too long")
+
+
 def test_output_is_input(heavy: Server, inputs: Path, weights: Path) -> None:
     path, out = inputs / "image.nii.gz", ["-n", "nearest", "-o"]
     folder = inputs.parent

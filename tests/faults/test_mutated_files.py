@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.dialects import DIALECTS
 from tests.faults.fuzz import REGRESSIONS
 from tests.faults.judge import KINDS, Bench
 from tests.faults.runner import Ended, Server, process
@@ -15,6 +16,7 @@ from tests.faults.runner import Ended, Server, process
 FEW = 3
 MANY = 80
 AS_PROCESSES = 2
+TABLES = [kind for kind, dialect in DIALECTS.items() if dialect.table]
 KEPT = sorted(REGRESSIONS.glob("*__*"))
 
 
@@ -40,8 +42,9 @@ def test_a_few_damaged_files(server: Server, tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_damaged_files(server: Server, tmp_path: Path, kind: str) -> None:
-    assert bad_ones(Bench(kind, tmp_path / "bench"), range(MANY), server.run) == []
+def test_many_damaged_files(server: Server, heavy: Server, tmp_path: Path, kind: str) -> None:
+    run = (heavy if kind in TABLES else server).run
+    assert bad_ones(Bench(kind, tmp_path / "bench"), range(MANY), run) == []
 
 
 @pytest.mark.slow
@@ -54,9 +57,10 @@ def test_some_of_them_with_a_process_of_their_own(tmp_path: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name)
-def test_what_once_went_wrong(server: Server, tmp_path: Path, kept: Path) -> None:
+def test_what_once_went_wrong(server: Server, heavy: Server, tmp_path: Path, kept: Path) -> None:
     bench = Bench(kept.name.split("__")[0].replace("_", " "), tmp_path / "bench")
-    verdict = bench.judge_bytes(kept.read_bytes(), "kept", server.run)
+    run = (heavy if bench.kind in TABLES else server).run
+    verdict = bench.judge_bytes(kept.read_bytes(), "kept", run)
     assert verdict.good, verdict
 
 

@@ -90,3 +90,20 @@ def test_a_file_without_names_is_refused_in_one_line(
         read_label_names(tmp_path / name)
     assert "\n" not in failure.value.message
     assert "FreeSurfer" in failure.value.hint
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    """The last one counted."""
+    path = tmp_path / "names.csv"
+    path.write_text("index,name,name\n1,liver,spleen\n")
+    with pytest.raises(InputError, match="column 'name' occurs twice"):
+        read_label_names(path)
+
+
+def test_a_damaged_header_names_nothing(tmp_path: Path) -> None:
+    """nibabel has errors of its own: this one ended as a bug."""
+    made = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_bytes()
+    path = tmp_path / "names.nii"
+    path.write_bytes(made[:70] + b"\0\0" + made[72:])
+    with pytest.raises(InputError, match="no table of label names"):
+        read_label_names(path)

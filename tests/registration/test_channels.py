@@ -169,6 +169,30 @@ def test_an_image_of_vectors_is_its_components(
     assert set(told["vectors"]) == {"fixed", "moving"}
 
 
+def test_a_warped_image_of_vectors_has_all_components(
+    carl: Carl, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Both ways, as SimpleITK resamples each component. Only the first one was written."""
+    out = {name: tmp_path / name for name in ("t.h5", "i.h5", "w.nii.gz", "v.nii.gz")}
+    words = [
+        word for pair in zip(("-o", "-O", "-w", "-W"), out.values(), strict=True) for word in pair
+    ]
+    said = carl("register", files["fixedab"], files["movingab"], "-q", "--threads", 1, *words)
+    assert said.code == 0, said.err
+    ways = (("moving", "fixed", "t.h5", "w.nii.gz"), ("fixed", "moving", "i.h5", "v.nii.gz"))
+    for source, onto, transform, warped in ways:
+        found = sitk.ReadImage(str(out[warped]))
+        assert found.GetNumberOfComponentsPerPixel() == 2
+        reference = sitk.ReadImage(str(files[f"{onto}a"]))
+        for k, name in enumerate("ab"):
+            image = sitk.ReadImage(str(files[source + name]))
+            least = float(sitk.GetArrayViewFromImage(image).min())
+            held = sitk.ReadTransform(str(out[transform]))
+            expected = sitk.Resample(image, reference, held, sitk.sitkLinear, least)
+            gap = sitk.GetArrayFromImage(sitk.VectorIndexSelectionCast(found, k) - expected)
+            assert np.abs(gap).max() < 1e-4 * np.ptp(sitk.GetArrayFromImage(image)), name
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

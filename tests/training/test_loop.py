@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from carl_cli.errors import UsageError
+from carl_cli.errors import DivergedError, UsageError
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.loop import train
 from carl_cli.training.run_folder import has_state, load_state
-from carl_cli.training.stage import DivergedError
 
 MATCH = {
     "kind": "correspondence",
@@ -261,8 +260,10 @@ def test_a_run_starts_from_the_weights_of_another(
 
 def test_divergence_is_said(make_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
     config = make_config([{**MATCH, "steps": 60, "learning_rate": 1e30}])
-    with pytest.raises(DivergedError, match="finite gradient"):
+    with pytest.raises(DivergedError, match="finite gradient") as told:
         train(config, tmp_path)
+    assert told.value.exit_code == 9
+    assert told.value.hint == "lower the learning rate, or set clip_norm"
     assert not has_state(tmp_path, "last")
 
 

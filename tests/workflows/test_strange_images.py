@@ -49,6 +49,27 @@ def test_nan_is_outside_the_field_of_view(
     assert np.abs(expected).max() > 5
 
 
+def test_an_image_with_itself_is_told(
+    carl: Carl, plain: sitk.Image, pair: PairFiles, smooth_weights: Path, tmp_path: Path
+) -> None:
+    """By voxels and place, not by name: a copy is the same image, one that was moved is not."""
+    copy, moved = tmp_path / "copy.nrrd", tmp_path / "moved.nii.gz"
+    sitk.WriteImage(plain, str(copy))
+    plain.SetOrigin([v + 1 for v in plain.GetOrigin()])
+    sitk.WriteImage(plain, str(moved))
+    call = ("register", tmp_path / "plain.nii.gz", "--weights", smooth_weights, "--json")
+    told = {}
+    for moving in (copy, moved):
+        record = tmp_path / f"{moving.name}.json"
+        said = carl(*call, record, moving)
+        assert said.code == 0, said.err
+        told[moving] = json.loads(record.read_text())["warnings"]
+    assert told[copy][0].startswith("Fixed and moving are the same image")
+    assert not any("same image" in text for text in told[moved])
+    said = carl(*call, tmp_path / "dry.json", copy, "--dry-run")
+    assert "Fixed and moving are the same image" in said.err
+
+
 def test_a_time_series_is_registered_by_its_mean_or_one_volume(
     carl: Carl, plain: sitk.Image, pair: PairFiles, smooth_weights: Path, tmp_path: Path
 ) -> None:

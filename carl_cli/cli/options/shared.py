@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from carl_cli.errors import OutputError
+from carl_cli.io.atomic import is_there
 
 if TYPE_CHECKING:
     from carl_cli.io.transforms import Program
@@ -120,9 +121,10 @@ def warn_confidence() -> None:
 def check_outputs(paths: Iterable[Path], overwrite: bool) -> None:
     """Raise OutputError unless every path can be written: its folder is there, nothing is lost."""
     for path in paths:
-        if path.exists() and not (path.is_file() or path.is_dir()):
+        there = is_there(path)
+        if there and not (path.is_file() or path.is_dir()):
             raise OutputError(f"{path} is a pipe or a device", "name a file")
-        if path.exists() and not overwrite:
+        if there and not overwrite:
             raise OutputError(f"{path} exists already", "replace it with --overwrite")
         folder = path.parent
         if not folder.is_dir():

@@ -5,6 +5,7 @@ An array's axes are (z, y, x) or (y, x), components last; geometry is LPS mm.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -87,6 +88,15 @@ def one_volume(image: Image, channel: int) -> Image:
     if image.channels == 1:
         return image
     return replace(image, array=np.ascontiguousarray(image.array[..., channel]), channels=1)
+
+
+def joined(parts: Sequence[Image]) -> Image:
+    """The image of vectors with these components, on one grid and of one type; one alone is
+    itself."""
+    if len(parts) == 1:
+        return parts[0]
+    array = np.stack([part.array for part in parts], axis=-1)
+    return replace(parts[0], array=array, channels=len(parts), channel_kind="vector")
 
 
 def looks_like_labels(image: Image) -> bool:

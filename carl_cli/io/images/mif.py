@@ -20,6 +20,7 @@ from carl_cli.errors import InputError, OutputError
 from carl_cli.geometry import Array, Grid
 from carl_cli.io.images.image import Image
 from carl_cli.io.images.nifti_header import open_packed
+from carl_cli.io.numbers import as_numbers, as_whole
 from carl_cli.io.ras import grid_from_ras, voxel_to_ras
 from carl_cli.io.sitk_bridge import GZIP_LIMIT
 
@@ -106,19 +107,21 @@ def _read_header(path: Path) -> Header:
 
 def _parsed(entries: dict[str, list[str]]) -> Header:
     """Raises KeyError, ValueError or IndexError for what is missing or no number."""
-    size = tuple(int(word) for word in entries["dim"][0].split(","))
-    steps = tuple(float(word) for word in entries["vox"][0].split(","))
-    rows = [[float(word) for word in row.split(",")] for row in entries["transform"][:3]]
+    size = tuple(as_whole(word) for word in entries["dim"][0].split(","))
+    steps = tuple(as_numbers(entries["vox"][0].split(",")))
+    rows = [as_numbers(row.split(",")) for row in entries["transform"][:3]]
     affine = np.eye(4)
     affine[:3] = np.reshape(rows, (3, 4))
     affine[:3, :3] *= steps[:3]
     name, _, offset = entries["file"][0].partition(" ")
     if name != ".":
         raise ValueError(f"the voxels stand in another file, {name}")
-    shift, scale = (float(word) for word in entries.get("scaling", ["0,1"])[0].split(","))
-    layout = tuple((abs(int(word)), word.startswith("-")) for word in _words(entries, "layout"))
+    shift, scale = as_numbers(entries.get("scaling", ["0,1"])[0].split(","))
+    layout = tuple(
+        (abs(as_whole(word)), word.startswith("-")) for word in _words(entries, "layout")
+    )
     dtype = _dtype(entries["datatype"][0])
-    return Header(size, steps, layout, dtype, affine, (shift, scale), int(offset))
+    return Header(size, steps, layout, dtype, affine, (shift, scale), as_whole(offset))
 
 
 def _words(entries: dict[str, list[str]], key: str) -> list[str]:
@@ -133,7 +136,7 @@ def _dtype(name: str) -> np.dtype[np.generic] | None:
     kind = lower.removesuffix(order).rstrip("0123456789")
     if kind not in KINDS:
         raise ValueError(f"voxels of type {name}, real numbers were expected")
-    bits = int(lower.removesuffix(order)[len(kind) :])
+    bits = as_whole(lower.removesuffix(order)[len(kind) :])
     if bits not in (8, 16, 32, 64):
         raise ValueError(f"voxels of {bits} bits")
     return np.dtype(f"{ORDERS[order]}{KINDS[kind]}{bits // 8}")

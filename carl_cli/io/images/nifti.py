@@ -83,8 +83,7 @@ def read_numbers(path: Path) -> tuple[NDArray[np.generic], Header]:
     """All numbers of a file, x fastest, wherever its header places them."""
     header_path, data_path = _pair(path)
     header = _checked_header(header_path, path)
-    offset = header.offset if header_path == data_path else 0
-    return _scaled(_read_voxels(data_path, header, offset), header), header
+    return _scaled(_read_voxels(data_path, header), header), header
 
 
 def read_nifti_grid(path: Path) -> Grid:
@@ -209,13 +208,13 @@ def _gap_mm(grid: Grid, first: NDArray[np.float64], second: NDArray[np.float64])
     return float(np.linalg.norm(gap, axis=-1).max())
 
 
-def _read_voxels(path: Path, header: Header, offset: int) -> NDArray[np.generic]:
+def _read_voxels(path: Path, header: Header) -> NDArray[np.generic]:
     """Flat array in native byte order; all voxels, or an InputError."""
-    _check_claim(path, header.claimed_bytes, offset)
+    _check_claim(path, header.claimed_bytes, header.offset)
     voxels = np.empty(header.claimed_bytes // header.dtype.itemsize, header.dtype)
     try:
         with open_packed(path) as file:
-            file.seek(offset)
+            file.seek(header.offset)
             missing = _fill(file, voxels.view(np.uint8).data)
             while file.read(DRAINED_AT_ONCE):  # at its end a gzip stream verifies its checksum
                 pass

@@ -137,7 +137,7 @@ def _parse_nifti1(raw: bytes, endian: str, path: Path) -> Header:
         endian=endian,
         shape=_checked_shape(get("8h", 40), path),
         datatype=int(get("h", 70)[0]),
-        offset=_checked_offset(get("f", 108)[0], NIFTI1_HEADER, raw, path) if nifti else 0,
+        offset=_checked_offset(get("f", 108)[0], NIFTI1_HEADER, raw, path),
         rescale=_checked_rescale(get("2f", 112), path) if nifti else (1.0, 0.0),
         intent=int(get("h", 68)[0]) if nifti else 0,
         pixdim=pixdim[1:],

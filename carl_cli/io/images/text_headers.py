@@ -13,11 +13,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import IO
 
 from carl_cli.errors import InputError
+from carl_cli.io.numbers import is_number
 
 META_SUFFIXES = (".mha", ".mhd")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -188,7 +189,7 @@ def _check_nrrd(header: TextHeader) -> None:
         if not colon or key.strip().lower() not in NRRD_NUMBERS:
             continue
         name, words = key.strip().lower(), list(_nrrd_words(value))
-        fit = all(_is_number(word, name in NRRD_FINITE) for word in words)
+        fit = all(is_number(word, name in NRRD_FINITE) for word in words)
         whole = name not in NRRD_WHOLE or all(map(_is_whole, words))
         if not (fit and whole and value.isascii()):
             raise _damaged(header.path, f"{key}: {_shown(value.strip())}, numbers were expected")
@@ -218,20 +219,13 @@ def _field(line: str) -> tuple[str, str] | None:
 
 def _are_numbers(value: str, count: int, whole: bool) -> bool:
     words = value.split()
-    fit = all(_is_whole(word) if whole else _is_number(word, True) for word in words)
+    fit = all(_is_whole(word) if whole else is_number(word, True) for word in words)
     return fit and value.isascii() and len(words) == count
 
 
 def _is_whole(word: str) -> bool:
     """The libraries take what stands before the first other letter."""
     return re.fullmatch(r"[+-]?[0-9]{1,18}", word) is not None
-
-
-def _is_number(word: str, finite: bool) -> bool:
-    try:
-        return word.isascii() and "_" not in word and (isfinite(float(word)) or not finite)
-    except ValueError:
-        return False
 
 
 def _shown(value: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array
+from carl_cli.io.numbers import as_numbers
 from carl_cli.io.points.document import Document, Frame, number
 
 FRAMES: dict[str, Frame] = {"0": "RAS", "RAS": "RAS", "1": "LPS", "LPS": "LPS"}
@@ -27,7 +28,8 @@ def read_fcsv(content: bytes, name: str) -> Document:
     rows = [next(csv.reader([lines[k]])) for k in places]
     try:
         where = [columns.index(axis) for axis in "xyz"]
-        numbers = np.array([[row[c] for c in where] for row in rows], float).reshape(-1, 3)
+        cells = [as_numbers(row[c] for c in where) for row in rows]
+        numbers = np.array(cells, float).reshape(-1, 3)
     except (ValueError, IndexError):
         raise InputError(f"{name}: a markup without three coordinates") from None
 

@@ -152,9 +152,18 @@ def _mesh(content: bytes, suffix: str) -> Document:
         return _marked(written if isinstance(written, bytes) else written.encode(), suffix, frame)
 
     vertices = np.asarray(load().vertices, float)
+    if suffix == ".obj":
+        _check_lines(content)
     if not len(vertices):
         raise InputError("no points in it", "it is damaged or of another kind; get it again")
     return Document(vertices, frame, rewrite)
+
+
+def _check_lines(content: bytes) -> None:
+    """trimesh takes the numbers of all vertices for one list, whichever line they stand in."""
+    lines = [line.split()[1:] for line in content.splitlines() if line.split()[:1] == [b"v"]]
+    if lines and (len({len(words) for words in lines}) > 1 or len(lines[0]) < 3):
+        raise InputError("its vertices have different numbers of coordinates, or less than three")
 
 
 def _marked(content: bytes, suffix: str, frame: Frame | None) -> bytes:

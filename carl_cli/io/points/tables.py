@@ -12,6 +12,7 @@ import numpy as np
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array
 from carl_cli.io.csv import inert_text
+from carl_cli.io.numbers import as_numbers, is_number
 from carl_cli.io.points.document import Document, number
 
 AXES = ("x", "y", "z")
@@ -41,6 +42,8 @@ def read_csv(content: bytes, name: str, dimension: int) -> Document:
     short = next((k for k, row in enumerate(body) if len(row) <= max(columns)), None)
     if short is not None:
         raise InputError(f"{name}: row {short + 1} has {len(body[short])} of {len(header)} columns")
+    if dimension == 2:
+        _check_flat(header, body, name)
     numbers = _numbers([[row[c] for c in columns] for row in body], name, dimension)
 
     def rewrite(values: Array) -> bytes:
@@ -53,6 +56,17 @@ def read_csv(content: bytes, name: str, dimension: int) -> Document:
         return stream.getvalue().encode()
 
     return Document(numbers, None, rewrite, _labels(header, body))
+
+
+def _check_flat(header: list[str], body: list[list[str]], name: str) -> None:
+    """ANTs gives 2D points a third coordinate, 0. Any other would be kept as if it were mapped."""
+    column = header.index("z") if "z" in header else len(header)
+    cells = [row[column].strip() for row in body if len(row) > column]
+    if deep := [cell for cell in cells if cell and not (is_number(cell, True) and not float(cell))]:
+        raise InputError(
+            f"{name}: a point with z = {deep[0][:20]}, the transform is of two dimensions",
+            "leave z out, or 0",
+        )
 
 
 def _labels(header: list[str], body: list[list[str]]) -> tuple[str, ...]:
@@ -68,9 +82,8 @@ def _numbers(cells: list[list[str]], name: str, dimension: int) -> Array:
 
 
 def _are_numbers(cells: list[str]) -> bool:
-    """Python takes 1_0 for 10, which nobody else does."""
     try:
-        return len([float(cell) for cell in cells]) > 0 and "_" not in "".join(cells)
+        return len(as_numbers(cells)) > 0
     except ValueError:
         return False
 

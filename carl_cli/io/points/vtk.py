@@ -10,11 +10,12 @@ import numpy as np
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Array
+from carl_cli.io.numbers import as_numbers
 from carl_cli.io.points.document import Document, Frame, number
 
 log = logging.getLogger(__name__)
 
-POINTS = re.compile(rb"^POINTS\s+(\d+)\s+(\w+)[^\S\n]*\r?\n", re.MULTILINE)
+POINTS = re.compile(rb"^POINTS\s+(\d{1,18})\s+(\w+)[^\S\n]*\r?\n", re.MULTILINE)
 POINTS_FOLLOW = re.compile(rb"\s*(?:[A-Za-z#]|$)")
 LEGACY_TYPES = {"float": ">f4", "double": ">f8"}
 
@@ -61,7 +62,8 @@ def _ascii(content: bytes, start: int, count: int, frame: Frame | None, name: st
     words = list(islice(re.compile(rb"\S+").finditer(content, start), 3 * count))
     end = words[-1].end() if words else start
     try:
-        numbers = np.array([word[0] for word in words], float).reshape(count, 3)
+        cells = as_numbers(word[0].decode("latin-1") for word in words)
+        numbers = np.array(cells, float).reshape(count, 3)
     except ValueError as error:
         raise InputError(f"{name}: {count} points were announced: {error}") from error
     if POINTS_FOLLOW.match(content, end) is None:

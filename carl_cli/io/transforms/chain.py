@@ -25,8 +25,15 @@ def parse_chain(items: Sequence[str], pair: Pair | None = None) -> Transform:
     for text in [text for text in items if not is_identity(text)]:
         path, inverted = parse_item(text)
         transform = read_transform(path, pair=pair)
-        parts.append(transform.inverse() if inverted else transform)
+        parts.append(_inverse(transform, path) if inverted else transform)
     return composed(reversed(parts)) if parts else identity(3)
+
+
+def _inverse(transform: Transform, path: str) -> Transform:
+    try:
+        return transform.inverse()
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", error.hint) from None
 
 
 def parse_series(items: Sequence[str], pair: Pair | None = None) -> list[Transform]:
@@ -36,7 +43,7 @@ def parse_series(items: Sequence[str], pair: Pair | None = None) -> list[Transfo
     for text in [text for text in items if not is_identity(text)]:
         path, inverted = parse_item(text)
         found = read_series(path, pair)
-        parts.append([each.inverse() if inverted else each for each in found])
+        parts.append([_inverse(each, path) if inverted else each for each in found])
     counts = sorted({len(part) for part in parts} - {1})
     if len(counts) > 1:
         raise InputError(f"transforms of {counts[0]} and of {counts[1]} volumes in one chain")

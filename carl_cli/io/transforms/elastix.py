@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from carl_cli.errors import InputError
 from carl_cli.geometry import Grid
+from carl_cli.io.numbers import as_number, as_numbers, as_whole
 from carl_cli.io.transforms.sitk import from_sitk_transform
 from carl_cli.transforms import BSplineTransform, CompositeTransform, Transform
 
@@ -55,7 +56,11 @@ def _fields(path: Path) -> Fields:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: no parameter file of elastix ({error})") from None
-    return {key: re.sub('"', "", value).split() for key, value in LINE.findall(text)}
+    found = LINE.findall(text)
+    fields = {key: re.sub('"', "", value).split() for key, value in found}
+    if len(fields) < len(found):
+        raise InputError(f"{path}: a parameter stands there twice", "elastix refuses it as well")
+    return fields
 
 
 def _initial(fields: Fields, path: Path) -> Path | None:
@@ -71,8 +76,9 @@ def _initial(fields: Fields, path: Path) -> Path | None:
 
 def _transform(fields: Fields, path: Path) -> Transform:
     kind = " ".join(fields.get("Transform", []))
-    dimension = int(fields.get("FixedImageDimension", ["3"])[0])
     try:
+        _check_count(fields)
+        dimension = as_whole(" ".join(fields.get("FixedImageDimension", ["3"])))
         if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
             return _spline(fields, dimension)
         return from_sitk_transform(_linear(fields, kind, dimension))
@@ -81,6 +87,12 @@ def _transform(fields: Fields, path: Path) -> Transform:
             f"{path}: a transform of elastix that is not read here: {kind or 'none'} ({error})",
             WAY_OUT,
         ) from None
+
+
+def _check_count(fields: Fields) -> None:
+    stated, held = fields.get("NumberOfParameters"), len(fields.get("TransformParameters", []))
+    if stated is not None and as_number(" ".join(stated)) != held:
+        raise ValueError(f"{held} parameters, {' '.join(stated)} were announced")
 
 
 def _linear(fields: Fields, kind: str, dimension: int) -> sitk.Transform:
@@ -93,7 +105,7 @@ def _linear(fields: Fields, kind: str, dimension: int) -> sitk.Transform:
 
 
 def _numbers(fields: Fields, key: str) -> list[float]:
-    return [float(word) for word in fields[key]]
+    return as_numbers(fields[key])
 
 
 def _order(fields: Fields, kind: str) -> list[float]:
@@ -106,7 +118,7 @@ def _spline(fields: Fields, dimension: int) -> Transform:
     """Directions stand column after column, coefficients component after component."""
     if fields.get("BSplineTransformSplineOrder", ["3"]) != ["3"]:
         raise ValueError("its order is not 3")
-    size = tuple(int(n) for n in fields["GridSize"])
+    size = tuple(as_whole(word) for word in fields["GridSize"])
     spacing, origin, index = (
         np.array(_numbers(fields, key)) for key in ("GridSpacing", "GridOrigin", "GridIndex")
     )

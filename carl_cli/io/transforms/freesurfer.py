@@ -21,6 +21,7 @@ from carl_cli.io.images import nifti_header as nifti
 from carl_cli.io.images.image import Image, to_sitk
 from carl_cli.io.images.mif import SUFFIXES as MIF
 from carl_cli.io.images.mif import write_mif
+from carl_cli.io.numbers import as_numbers, as_whole
 from carl_cli.io.ras import affine_from_ras, affine_to_ras, flip_vectors, voxel_to_ras
 from carl_cli.io.sitk_bridge import save
 from carl_cli.io.transforms.fields import (
@@ -99,16 +100,26 @@ def read_lta(path: Path) -> AffineTransform:
     """Fixed to moving, LPS. Types VOX_TO_VOX and RAS_TO_RAS (scanner coordinates)."""
     try:
         text = path.read_text()
-        kind = int(_field(text, "type")[0])
-        matrix = np.array(text.split("1 4 4", 1)[1].split()[:16], float).reshape(4, 4)
+        kind, matrix = as_whole(_field(text, "type")[0]), _matrix(text)
         if kind == VOXEL_TO_VOXEL:
             source, target = (_volume_to_ras(text, name) for name in ("src", "dst"))
             matrix = target @ matrix @ np.linalg.inv(source)
         elif kind != RAS_TO_RAS:
             raise InputError(f"{path}: LTA of type {kind}", "lta_convert --outlta makes type 1")
+        return affine_from_ras(matrix).inverse()
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a FreeSurfer LTA: {error}") from error
-    return affine_from_ras(matrix).inverse()
+
+
+def _matrix(text: str) -> Array:
+    """(4, 4) of the one transform, a line each row."""
+    if (count := as_whole(_field(text, "nxforms")[0])) != 1:
+        raise ValueError(f"{count} transforms, one was expected")
+    lines = re.split(r"^1 4 4\s*$", text, maxsplit=1, flags=re.MULTILINE)[1].strip().splitlines()
+    matrix = np.array([as_numbers(line.split()) for line in lines[:4]])
+    if matrix.shape != (4, 4) or not np.allclose(matrix[3], [0, 0, 0, 1]):
+        raise ValueError("no affine matrix")
+    return matrix
 
 
 def _field(text: str, name: str) -> list[str]:
@@ -121,8 +132,11 @@ def _field(text: str, name: str) -> list[str]:
 def _volume_to_ras(text: str, name: str) -> Array:
     """Voxel → scanner RAS from a "volume info" block: directions, voxel sizes and centre."""
     block = re.split(rf"^{name} volume info", text, flags=re.MULTILINE)[1]
+    block = re.split(r"^\w+ volume info", block, flags=re.MULTILINE)[0]
+    if _field(block, "valid") != ["1"]:
+        raise ValueError(f"the geometry of its {name} is not valid")
     numbers = {
-        key: np.array(_field(block, key), float)
+        key: np.array(as_numbers(_field(block, key)))
         for key in ("volume", "voxelsize", "xras", "yras", "zras", "cras")
     }
     result = np.eye(4)

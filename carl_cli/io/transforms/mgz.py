@@ -53,7 +53,7 @@ def read_mgz_field(path: Path) -> DisplacementField:
         )
     image = _three_frames(path)
     tags = _tags(path, image)
-    if KIND not in tags or GEOMETRIES not in tags:
+    if len(tags.get(KIND, b"")) < 4 or GEOMETRIES not in tags:
         raise InputError(f"{path}: a warp that does not say what its numbers are", "get it again")
     kind = struct.unpack_from(">i", tags[KIND])[0]
     if kind not in range(4):

@@ -13,6 +13,7 @@ import numpy as np
 
 from carl_cli.errors import InputError
 from carl_cli.io.images.files import read_any
+from carl_cli.io.numbers import as_numbers
 from carl_cli.io.ras import affine_from_ras, flip_vectors
 from carl_cli.transforms import AffineTransform, DisplacementField, Transform, composed
 
@@ -29,15 +30,18 @@ def read_minc(path: Path) -> Transform:
         text = ""
     if not text.startswith(MAGIC):
         raise InputError(f"{path}: does not begin with {MAGIC!r}", "check that it is MINC's .xfm")
-    found = _transforms(COMMENT.sub("", text.removeprefix(MAGIC)))
+    *entries, rest = COMMENT.sub("", text.removeprefix(MAGIC)).split(";")
+    if rest.strip() or any("=" not in entry for entry in entries):
+        raise InputError(f"{path}: an entry without its = or ;", "it is damaged; get it again")
+    found = _transforms(entries)
     if not found:
         raise InputError(f"{path}: no transform in it", "the file is truncated; get it again")
     return composed([_inverse(entries, path) for entries in found])
 
 
-def _transforms(text: str) -> list[Entries]:
+def _transforms(entries: list[str]) -> list[Entries]:
     found: list[Entries] = []
-    for entry in text.split(";"):
+    for entry in entries:
         key, _, value = (word.strip() for word in entry.partition("="))
         if key == "Transform_Type":
             found.append({})
@@ -66,7 +70,7 @@ def _forward(entries: Entries, path: Path) -> Transform:
 
 def _linear(text: str, path: Path) -> AffineTransform:
     try:
-        rows = np.array(text.split(), float).reshape(3, 4)
+        rows = np.array(as_numbers(text.split())).reshape(3, 4)
     except ValueError:
         raise InputError(
             f"{path}: {len(text.split())} words, the 12 numbers of a linear transform were expected"

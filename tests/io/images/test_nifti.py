@@ -77,6 +77,23 @@ def test_pairs_and_big_endian(tmp_path: Path) -> None:
         assert image.array.dtype.isnative
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.AnalyzeImage])
+def test_voxels_of_a_pair_begin_where_its_header_says(tmp_path: Path, kind: type) -> None:
+    """They were read from the file's first byte on; nibabel and ITK heed the header."""
+    path = tmp_path / "late.img"
+    nib.save(kind(ARRAY, AFFINE), path)
+    path.write_bytes(bytes(range(16)) + path.read_bytes())
+    header = bytearray(path.with_suffix(".hdr").read_bytes())
+    struct.pack_into("<f", header, 108, 16)
+    path.with_suffix(".hdr").write_bytes(header)
+    assert np.array_equal(np.asarray(nib.load(path).dataobj), ARRAY)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), ARRAY.T)
+    assert np.array_equal(read_any(path).array, ARRAY.T)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="voxels"):
+        read_any(path)
+
+
 def test_analyze_is_placed_as_itk_does(tmp_path: Path) -> None:
     nib.save(nib.AnalyzeImage(ARRAY, AFFINE), tmp_path / "old.img")
     image = read_image(tmp_path / "old.hdr")

@@ -268,3 +268,15 @@ def test_2d_points(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("x,y,z,t\n1,2,0,5\n")
     map_points(tmp_path / "in.csv", [str(tmp_path / "t.tfm")], "fixed", tmp_path / "o.csv", None)
     assert (tmp_path / "o.csv").read_text() == "x,y,z,t\n7,-2,0,5\n"
+
+
+def test_2d_points_are_flat(tmp_path: Path) -> None:
+    """A third coordinate was kept as if it had been mapped; ANTs writes 0 there."""
+    path = tmp_path / "p.csv"
+    for text in ("x,y,z,t\n1,2,0,0\n", "x,y,z\n1,2,\n", "x,y,label\n1,2,3\n"):
+        path.write_text(text)
+        np.testing.assert_array_equal(read_points(path, dimension=2).points_lps, [[1, 2]])
+    path.write_text("x,y,z\n1,2,0\n1,2,3.5\n")
+    with pytest.raises(InputError, match=r"z = 3\.5, the transform is of two dimensions"):
+        read_points(path, dimension=2)
+    assert read_points(path).points_lps[1, 2] == 3.5

@@ -10,7 +10,7 @@ import pandas
 import pytest
 
 from carl_cli.errors import InputError, UsageError
-from carl_cli.io.transforms.chain import parse_chain, parse_item
+from carl_cli.io.transforms.chain import parse_chain, parse_item, parse_series
 from carl_cli.io.transforms.files import write_transform
 from carl_cli.transforms import AffineTransform
 from tests.conftest import GRIDS
@@ -88,3 +88,12 @@ def test_an_empty_chain_and_a_missing_file_are_refused() -> None:
         parse_chain([])
     with pytest.raises(InputError, match=r"absent\.h5: no such file"):
         parse_chain(["absent.h5"])
+
+
+def test_an_affine_without_inverse_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "flat.mat"
+    np.savetxt(path, np.diag([1.0, 1, 0, 1]))
+    assert parse_chain([f"greedy:{path}"])(np.ones(3)).tolist() == [1, 1, 0]
+    for parse in (parse_chain, parse_series):
+        with pytest.raises(InputError, match=r"flat\.mat: the affine transform is singular"):
+            parse([f"[greedy:{path},1]"])

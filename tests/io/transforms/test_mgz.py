@@ -89,7 +89,10 @@ def test_refusals(tmp_path: Path) -> None:
     write_transform(path, field, program="synthmorph", field_grid=MOVING, moving_grid=MOVING)
     whole = gzip.decompress(path.read_bytes())
     other = whole[:-12] + (9).to_bytes(4, "big") + whole[-8:]
-    for content, words in ((whole[:-400], "does not say what its numbers"), (other, "of kind 9")):
+    length = (2).to_bytes(8, "big")
+    short = whole[:-20] + length + whole[-12:-10]
+    unsaid = "does not say what its numbers"
+    for content, words in ((whole[:-400], unsaid), (short, unsaid), (other, "of kind 9")):
         path.write_bytes(gzip.compress(content))
         with pytest.raises(InputError, match=words):
             read_transform(path)

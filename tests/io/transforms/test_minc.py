@@ -132,3 +132,12 @@ def test_what_is_wrong_is_said(tmp_path: Path, grid_part: str) -> None:
     (tmp_path / "t.xfm").write_text("something else")
     with pytest.raises(InputError, match="does not begin with 'MNI Transform File'"):
         read_transform(tmp_path / "t.xfm")
+
+
+def test_a_truncated_number_is_no_number(tmp_path: Path) -> None:
+    """The last one lost its digits without a word."""
+    path, whole = tmp_path / "t.xfm", linear(AFFINE)
+    assert read_transform(xfm(path, whole)).dimension == 3
+    for damaged in (whole.rstrip()[:-3], whole.replace("Linear_Transform =", "Linear_Transform")):
+        with pytest.raises(InputError, match="an entry without its = or ;"):
+            read_transform(xfm(path, damaged))

@@ -375,6 +375,19 @@ def test_what_of_elastix_is_not_read_names_the_way_out(tmp_path: Path) -> None:
     assert "WriteITKCompositeTransform" in refusal.value.hint
 
 
+def test_what_elastix_refuses_is_refused(tmp_path: Path) -> None:
+    """Of a parameter that stood there twice the last one counted."""
+    path, twice = tmp_path / "t.txt", "(TransformParameters 1 2 3)"
+    elastix(path, "TranslationTransform", [6.0, -4.0, 3.0], twice)
+    with pytest.raises(InputError, match="stands there twice"):
+        read_transform(path)
+    elastix(path, "TranslationTransform", [6.0, -4.0, 3.0], "")
+    for old, new in (("Parameters 3)", "Parameters 4)"), ("Dimension 3)", "Dimension x)")):
+        path.write_text(path.read_text().replace(old, new, 1))
+        with pytest.raises(InputError, match="not read here: TranslationTransform"):
+            read_transform(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "what", "hint"),
     [

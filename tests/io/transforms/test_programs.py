@@ -274,6 +274,28 @@ def test_an_lta_between_voxels(tmp_path: Path, affine: AffineTransform) -> None:
         read_transform(path, "lta")
 
 
+LTA_DAMAGE = {
+    "two transforms": ("nxforms   = 1", "nxforms   = 2", "2 transforms"),
+    "no affine": ("1.000000000000000e+00\nsrc", "2.000000000000000e+00\nsrc", "no affine matrix"),
+    "a geometry that is not valid": ("valid = 1", "valid = 0", "its src is not valid"),
+    "a line that the other geometry has": ("xras", "xxxx", "no 'xras'"),
+    "an underscore": ("voxelsize = ", "voxelsize = 1_", "is no number"),
+}
+
+
+@pytest.mark.parametrize("name", LTA_DAMAGE)
+def test_an_lta_is_read_whole(tmp_path: Path, affine: AffineTransform, name: str) -> None:
+    """The first transform counted, the last row did not, a line was taken from the other image."""
+    path = tmp_path / "t.lta"
+    write_transform(path, affine, program="lta", field_grid=FIXED, moving_grid=MOVING)
+    old, new, words = LTA_DAMAGE[name]
+    text = path.read_text().replace("type      = 1", "type      = 0")
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=words):
+        read_transform(path)
+
+
 def test_what_a_program_can_not_hold_is_said(tmp_path: Path, affine: AffineTransform) -> None:
     with pytest.raises(UsageError, match="only an affine"):
         write_transform(tmp_path / "a.mat", affine @ field_on(FIXED), program="greedy")
