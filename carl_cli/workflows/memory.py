@@ -29,6 +29,8 @@ from carl_cli.workflows.request import SPLIT_FILES, CaseInputs, Plan, RunSetting
 if TYPE_CHECKING:
     from carl_cli.weights.folder import Weights
 
+Grids = tuple[Grid, Grid]
+
 BYTES_PER_FLOAT = 4
 STORED_BYTES_PER_VOXEL = 4  # as an image is kept after reading; int16 needs less, float64 more
 PREPARING_BYTES_PER_VOXEL = 22  # of the larger image
@@ -52,10 +54,9 @@ PICTURES_MIB = 60.0
 SLAB_POINTS, SLAB_BYTES_PER_POINT = 1 << 21, 75
 COPIES_WHILE_WRITING = 2.5  # copies of an output while it is compressed
 
-OUTPUT_BYTES_PER_VOXEL = dict.fromkeys(
-    ("jacobian", "match_spread", "warped", "inverse_warped"), STORED_BYTES_PER_VOXEL
-)
-"""Of outputs on an image's grid; the moving one's for those that begin with inverse."""
+# Of outputs on an image's grid; the moving one's for those that begin with inverse.
+GRID_OUTPUTS = "jacobian", "match_spread", "warped", "inverse_warped"
+OUTPUT_BYTES_PER_VOXEL = dict.fromkeys(GRID_OUTPUTS, STORED_BYTES_PER_VOXEL)
 FIELD_BYTES_PER_POINT = 12  # of a dense field
 
 
@@ -199,9 +200,6 @@ def _bytes_per_voxel(role: str, path: Path, native: bool) -> int:
     if role in ("forward", "inverse", *SPLIT_FILES):
         return FIELD_BYTES_PER_POINT if native and full_suffix(path).lower() in FIELDS else 0
     return OUTPUT_BYTES_PER_VOXEL.get(role, 0)
-
-
-Grids = tuple[Grid, Grid]
 
 
 def check_room(plan: Plan, weights: Weights) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from carl_cli.errors import InputError
 from carl_cli.evaluation.truth import Truth, read_landmarks
-from carl_cli.io.atomic import sha256_of
 from carl_cli.io.images.files import Image, read_contrasts, read_image
 from carl_cli.io.label_names import read_label_names
 from carl_cli.io.transforms.chain import parse_chain
@@ -37,6 +36,7 @@ from carl_cli.workflows.outputs import Delivery
 from carl_cli.workflows.recording import circumstances, closed, used
 from carl_cli.workflows.request import DEFAULT_SETTINGS, CaseInputs, CaseOutputs, Plan, RunSettings
 from carl_cli.workflows.score import score
+from carl_cli.workflows.unchanged import check_unchanged, hashes_of, states_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def load_case(
     """Read everything. Raises InputError, also for a file that is changed meanwhile."""
     started, watch = process.utc_now(), Stopwatch(progress)
     with watch.stage("reading"):
-        before = _states(inputs)
+        before = states_of(inputs)
         fixed, *fixed_parts = _read(inputs.fixed, inputs)
         moving, *moving_parts = _read(inputs.moving, inputs, average=True)
         parts = (fixed_parts, moving_parts)
@@ -101,8 +101,8 @@ def load_case(
         truth = _truth(inputs, fixed.grid.dimension)
         options = replace(_with_files(options, inputs, parts), known=truth.known)
         _check_volumes(inputs, (fixed, moving, *options.fixed_channels, *options.moving_channels))
-        hashes = _hashes(inputs)
-        _check_unchanged(inputs, before)
+        hashes = hashes_of(inputs)
+        check_unchanged(inputs, before)
     return LoadedCase(inputs, hashes, fixed, moving, parts, truth, options, started, watch)
 
 
@@ -204,36 +204,6 @@ def _check_volumes(inputs: CaseInputs, images: Iterable[Image]) -> None:
             "series",
             "leave out --time-index",
         )
-
-
-def _hashes(inputs: CaseInputs) -> dict[str, str]:
-    """Role → SHA-256. Raises InputError for a file that is gone."""
-    try:
-        return {role: sha256_of(path) for role, path in inputs.paths().items()}
-    except OSError as error:
-        raise InputError(
-            f"{error.filename}: {error.strerror} while it was read", "leave the inputs alone"
-        ) from error
-
-
-def _states(inputs: CaseInputs) -> dict[Path, list[tuple[int, ...]]]:
-    """What differs once a file has been written to or replaced; of a folder, all its files'."""
-    return {path: _state(path) for path in inputs.paths().values()}
-
-
-def _state(path: Path) -> list[tuple[int, ...]]:
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    try:
-        found = [file.stat() for file in files if file.exists()]
-    except OSError:
-        return []
-    return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in found]
-
-
-def _check_unchanged(inputs: CaseInputs, before: Mapping[Path, list[tuple[int, ...]]]) -> None:
-    for path, state in _states(inputs).items():
-        if state != before[path]:
-            raise InputError(f"{path} was changed while it was read", "run it again")
 
 
 def _optional(path: Path | None) -> Image | None:
