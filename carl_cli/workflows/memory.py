@@ -122,8 +122,7 @@ def _network_bytes(plan: Plan, sizes: Sizes, weights: Weights) -> float:
     """Of the forward pass or of a step of instance optimisation, where the network is."""
     model, shape = weights.config.model, sizes.network_shape
     forward, instance = _network(model, shape), plan.options.instance
-    if weights.tissues is not None:
-        forward = max(forward, TISSUES_BYTES_PER_VOXEL * prod(shape))
+    forward = max(forward, (weights.tissues is not None) * TISSUES_BYTES_PER_VOXEL * prod(shape))
     if instance is None or plan.options.linear is not None:
         return forward
     parameters = sum(p.numel() for p in weights.network.parameters())
