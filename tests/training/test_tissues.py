@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from carl_cli.errors import InputError
 from carl_cli.model.execution import set_execution
-from carl_cli.model.tissues import TissueConfig, TissueNetwork
+from carl_cli.model.tissues import TissueConfig, TissueNetwork, self_similar
 from carl_cli.training.config import TrainConfig
+from carl_cli.training.data import training_pairs
 from carl_cli.training.export import export
 from carl_cli.training.loop import train
 from carl_cli.training.run_folder import load_state
@@ -186,6 +189,9 @@ def test_both_heads_learn_and_the_shipped_one_is_the_network_at_use() -> None:
     assert total.item() == pytest.approx(
         float(terms["classes"] + terms["dice"] + 0.5 * terms["coarse_classes"]), rel=1e-5
     )
+    taught.both_logits(one.similar.float())[1].sum().backward()
+    assert taught.stem.weight.grad is not None
+    assert taught.stem.weight.grad.abs().max() > 0  # the coarse head teaches what is before it
     total.backward()
     missing = [name for name, p in taught.named_parameters() if p.grad is None]
     assert missing == []
@@ -208,8 +214,6 @@ def test_maps_along_unknown_axes_are_refused(maps: Path) -> None:
 
 
 def test_images_are_kept_for_some_steps(configured: Callable[..., TrainConfig], maps: Path) -> None:
-    from carl_cli.training.data import training_pairs
-
     config = configured({"fresh_every": 4, "batch": 2})
     source = training_pairs(config, config.stages[0], torch.device("cpu"))
     table = torch.tensor([0, 2, 3, 2, 1])
@@ -234,25 +238,29 @@ def test_images_are_kept_for_some_steps(configured: Callable[..., TrainConfig], 
     assert same_bits([vars(x) for x in shown], [vars(x) for x in again])
 
 
-def test_random_shapes_are_no_brain(configured: Callable[..., TrainConfig], maps: Path) -> None:
+@pytest.mark.parametrize("real", [True, False])
+def test_random_shapes_are_no_brain(
+    real: bool, configured: Callable[..., TrainConfig], maps: Path
+) -> None:
     """And what is kept of a head is what the table says of its labels."""
-    from carl_cli.training.data import training_pairs
-
     config = configured()
     source = training_pairs(config, config.stages[0], torch.device("cpu"))
-    table = torch.tensor([0, 2, 3, 2, 1])
-    kept = KeptImages(source, table, NETWORK, config.stages[0], 0)
-    kinds = set()
-    for which in range(40):
-        pair = source.pair(which)
-        kinds.add(pair.real)
-        if not pair.real or which < 3:
-            fixed, moving = kept._made(which)
-            largest = max(int(fixed.classes.max()), int(moving.classes.max()))
-            assert largest == (3 if pair.real else 1)
-            assert torch.equal(fixed.visible, pair.fixed_visible)
-            assert torch.equal(fixed.classes == 0, pair.fixed_labels == 0)
-    assert kinds == {True, False}
+    pair = replace(source.pair(0), real=real)
+    assert set(pair.fixed_labels.unique().tolist()) == {0, 1, 2, 3, 4}
+    classes = [0, 2, 3, 2, 1]
+    kept = KeptImages(source, torch.tensor(classes), NETWORK, config.stages[0], 0)
+    kept.source = SimpleNamespace(pair=lambda _: pair)  # type: ignore[assignment]
+    for image, labels, shown in zip(
+        (pair.fixed, pair.moving),
+        (pair.fixed_labels, pair.moving_labels),
+        kept._made(0),
+        strict=True,
+    ):
+        expected = [
+            classes[label] if real else min(label, 1) for label in labels.flatten().tolist()
+        ]
+        assert shown.classes.flatten().tolist() == expected
+        assert torch.equal(shown.similar, self_similar(image, NETWORK).half())
 
 
 def test_it_learns_resumes_and_is_exported(
