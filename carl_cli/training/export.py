@@ -15,7 +15,7 @@ from carl_cli.errors import InputError, WeightsError
 from carl_cli.model.tissues import TissueNetwork
 from carl_cli.training.config import TrainConfig
 from carl_cli.training.run_folder import has_state, load_state
-from carl_cli.training.start import averaged
+from carl_cli.training.start import averaged, config_of
 from carl_cli.training.tables import GivenData, ImageData
 from carl_cli.training.tissues import shipped_part
 from carl_cli.weights.files import CARD
@@ -34,17 +34,18 @@ def export(run: Path, folder: Path, name: str | None = None, last: bool = False)
     if not has_state(run, which):
         raise InputError(f"{run} holds no checkpoint", "name the folder of a training run")
     state = load_state(run, which)
-    training = TrainConfig.model_validate(state["config"])
+    training = config_of(state)
+    trained = None if training.tissues is not None else averaged(state)
     provenance = {
         "checkpoint": which,
         "steps": state["at"]["total"],
         "validation": state["scores"],
         "training": state["config"],
     }
-    if training.tissues is not None:
+    if trained is None:
         _export_tissues(training, state, provenance, folder, name)
         return
-    network, model = averaged(state)
+    network, model = trained
     fields = {
         "name": name or training.name,
         "model": model,

@@ -17,6 +17,8 @@ from carl_cli.training.config import TrainConfig, model_at, whole_model
 from carl_cli.training.run_folder import has_state, load_state
 from carl_cli.training.tissues import Learner, TaughtTissues
 
+NO_NETWORK = "the checkpoint holds no network of carl train", "was it made by another version?"
+
 
 def built(config: TrainConfig, stage_number: int) -> Learner:
     """The network that a stage trains, before any training."""
@@ -56,21 +58,28 @@ def trained(source: str) -> Registrar:
     return load_weights(locate(source)).network
 
 
+def config_of(state: dict[str, Any]) -> TrainConfig:
+    """Of the run of a checkpoint. Raises InputError for a state of something else."""
+    try:
+        return TrainConfig.model_validate(state["config"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(*NO_NETWORK) from error
+
+
 def averaged(state: dict[str, Any]) -> tuple[Registrar, ModelConfig]:
     """The whole network that a run is making, with the averages of a checkpoint; what its
     stage did not reach yet is the identity. Raises InputError for a state of something else."""
+    training = config_of(state)
+    if training.tissues is not None:
+        hint = "name the weights folder that it is exported to"
+        raise InputError("the run trained tissues, no registration", hint)
     try:
-        training, number = TrainConfig.model_validate(state["config"]), state["number"]
-        if training.tissues is not None:
-            hint = "name the weights folder that it is exported to"
-            raise InputError("the run trained tissues, no registration", hint)
+        number = state["number"]
         model = whole_model(training, number)
         network, trained_part = build_network(model), build_network(model_at(training, number))
         trained_part.load_state_dict(state["average"])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            "the checkpoint holds no network of carl train", "was it made by another version?"
-        ) from error
+        raise InputError(*NO_NETWORK) from error
     take_over(network, trained_part, copy_last=False)
     return network, model
 
