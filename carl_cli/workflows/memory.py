@@ -14,17 +14,15 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from carl_cli.errors import InputError, OutOfMemoryError
 from carl_cli.geometry import Grid
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.files import read_grid
 from carl_cli.io.transforms.fields import WRITABLE as FIELDS
 from carl_cli.model.network import ModelConfig
-from carl_cli.preprocessing.rule import PreprocessRule, grid_shape
 from carl_cli.system import MIB, Allowance, gpu_memory, main_memory, resident_mib
 from carl_cli.workflows.request import SPLIT_FILES, CaseInputs, Plan, RunSettings
+from carl_cli.workflows.sizes import STORED_BYTES_PER_VOXEL, Sizes
 
 if TYPE_CHECKING:
     from carl_cli.weights.folder import Weights
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 Grids = tuple[Grid, Grid]
 
 BYTES_PER_FLOAT = 4
-STORED_BYTES_PER_VOXEL = 4  # as an image is kept after reading; int16 needs less, float64 more
 PREPARING_BYTES_PER_VOXEL = 22  # of the larger image
 MAPS_BYTES_PER_VOXEL = 36  # of the network's grid, as all below that are not said to be others
 ENCODING_FEATURE_MAPS = 5  # feature maps that exist at once
@@ -43,6 +40,8 @@ FITTING_UNETS = 1.5  # what U-Nets take for their gradients, in what a forward p
 FITTING_FEATURE_MAPS = 20  # feature maps of the encoder: what its blocks start from, and one block
 FITTING_WINDOW_FEATURE_MAPS = 40  # the same of window attention, which sees warped images too
 TISSUES_BYTES_PER_VOXEL = 340  # in float32 as in bfloat16
+# Of alignment, where both directions are computed at once; of a fitted field all counts twice.
+SECOND_HALF_BYTES_PER_VOXEL = 140
 GPU_SHARE = 0.75  # tensors alone; on a CPU libraries take scratch memory beside them
 COPIES_OF_PARAMETERS = 5  # private copy, gradients, two moments of Adam, best state
 SCORING_BYTES_PER_VOXEL = 72
@@ -69,37 +68,6 @@ class Need:
     network_shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Voxels of the two images and of the network's grid."""
-
-    fixed: int
-    moving: int
-    network_shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, fixed: Grid, moving: Grid, rule: PreprocessRule) -> Sizes:
-        """The `physical` rule's grid holds a part of the images: at most all of both."""
-        shape = rule.shape_zyx or _physical_shape(fixed, moving, rule)
-        return cls(prod(fixed.size_xyz), prod(moving.size_xyz), shape)
-
-    @property
-    def images(self) -> int:
-        return STORED_BYTES_PER_VOXEL * (self.fixed + self.moving)
-
-
-def _physical_shape(fixed: Grid, moving: Grid, rule: PreprocessRule) -> tuple[int, ...]:
-    extents = [np.ptp(grid.corners_mm(), axis=0) for grid in (fixed, moving)]
-    finest = min(*fixed.spacing_mm, *moving.spacing_mm)
-    size, _ = grid_shape(
-        tuple(np.max(extents, axis=0)),
-        rule.multiple_of,
-        rule.max_voxels,
-        max(finest, rule.min_spacing_mm),
-    )
-    return size[::-1]
-
-
 def need_of(plan: Plan, fixed: Grid, moving: Grid, weights: Weights) -> Need:
     """Of registering two images of these grids."""
     sizes = Sizes.of(fixed, moving, weights.config.preprocess)
@@ -123,12 +91,14 @@ def _network_bytes(plan: Plan, sizes: Sizes, weights: Weights) -> float:
     model, shape = weights.config.model, sizes.network_shape
     forward, instance = _network(model, shape), plan.options.instance
     forward = max(forward, (weights.tissues is not None) * TISSUES_BYTES_PER_VOXEL * prod(shape))
+    at_once = plan.settings.threads > 1 and plan.settings.device == "cpu"
     if instance is None or plan.options.linear is not None:
-        return forward
+        return forward + at_once * SECOND_HALF_BYTES_PER_VOXEL * prod(shape)
     parameters = sum(p.numel() for p in weights.network.parameters())
+    halves = 1 + (at_once and instance.scope == "field")
     return (
         forward
-        + _fitting(model, shape, instance.scope)
+        + halves * _fitting(model, shape, instance.scope)
         + COPIES_OF_PARAMETERS * BYTES_PER_FLOAT * parameters
     )
 
