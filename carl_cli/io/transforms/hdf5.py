@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Precision = Literal["float", "double"]
 LAYOUT = {"ITKVersion": "5.4.0", "HDFVersion": "1.12.1", "OSName": "any", "OSVersion": "any"}
 """The version whose layout this is; constant, so that files don't depend on the machine."""
+DAMAGED = LookupError, ValueError, RuntimeError, TypeError, AttributeError, OSError
+"""What h5py raises for numbers that can't be unpacked, or are none."""
 FEW, CHUNK = 64, 2**18  # numbers: what is not worth packing, and what is packed at a time
 GZIP_LEVEL = 5  # of 9, as ITK's own
 
@@ -90,7 +92,7 @@ def read_series(path: Path) -> list[Transform]:
         groups = file["TransformGroup"]
         try:
             return [_read_part(groups[str(number)]) for number in range(len(groups))]
-        except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        except DAMAGED as error:
             raise InputError(f"{path}: no list of transforms: {error}") from None
         except InputError as error:
             raise InputError(f"{path}: {error.message}", error.hint) from error

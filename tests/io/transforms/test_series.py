@@ -107,3 +107,17 @@ def test_a_list_of_something_else_is_refused(written: Path) -> None:
         group.create_dataset("TransformType", data=["TranslationTransform_double_3_3"], dtype=kind)
     with pytest.raises(InputError, match="no list of transforms"):
         read_series(written)
+
+
+def test_numbers_that_cannot_be_unpacked_are_refused(written: Path) -> None:
+    """Of the packed field, whose middle is overwritten; h5py raises OSError for such."""
+    import h5py
+
+    with h5py.File(written, "r") as file:
+        packed = file["TransformGroup/2/TransformParameters"].id.get_chunk_info(0)
+    content = bytearray(written.read_bytes())
+    middle = packed.byte_offset + packed.size // 2
+    content[middle : middle + 64] = bytes(64)
+    written.write_bytes(content)
+    with pytest.raises(InputError, match=r"motion\.h5: no list of transforms"):
+        read_series(written)
