@@ -61,4 +61,5 @@ def _helper() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "half")
 
 
-os.register_at_fork(after_in_child=_helper.cache_clear)  # a fork takes no threads along
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(after_in_child=_helper.cache_clear)  # a fork takes no threads along
