@@ -75,7 +75,8 @@ def effort(network: nn.Module, shape: Shape, channels: int = 1, directions: int 
 def _matching(attention: CoordinateAttention, shape: Shape, channels: int) -> int:
     encoder = attention.encoder
     seen = _halved(_padded(attention, shape), encoder.halvings)
-    queries, keys = math.prod(n - 2 * attention.margin for n in seen), math.prod(seen)
+    inner, stride = (n - 2 * attention.margin for n in seen), attention.query_stride
+    queries, keys = math.prod(-(-n // stride) for n in inner), math.prod(seen)
     features = encoder.width * channels // encoder.channels
     return queries * keys * weight_effort(features, len(shape))
 

@@ -95,6 +95,14 @@ def sample(values_BCx: Tensor, points_BDx: Tensor, align_corners: bool) -> Tenso
     return out.reshape(out.shape[0], out.shape[1], *points_BDx.shape[2:])
 
 
+def resized(values_BCx: Tensor, shape: Sequence[int], align_corners: bool) -> Tensor:
+    """(B, C, *shape): linear interpolation on a grid of another shape over the same extent."""
+    mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
+    return torch.nn.functional.interpolate(
+        values_BCx, tuple(shape), mode=mode, align_corners=align_corners
+    )
+
+
 def cut(x: Tensor, slices: Sequence[slice]) -> Tensor:
     """x with these slices taken along its last axes."""
     index: tuple[Any, ...] = (..., *slices)

@@ -67,6 +67,7 @@ class EncoderConfig(BaseModel):
     sharpness: float = Field(default=1.0, gt=0, le=MAX_SHARPNESS)  # of the logits; paper: 1
     dilations: Scales = (1, 2, 4)  # of the convolutions of a block
     halvings: int = Field(default=0, ge=0, lt=FARTHEST.bit_length())  # before the blocks (uniCARL)
+    query_stride: Scale = 1  # of the fixed voxels that are matched; paper: 1
     # Features are means over the image and its turns by 180° about each axis, which 3D alone has
     # (the authors' rotation network).
     half_turns: bool = False
@@ -255,6 +256,7 @@ def _coarse(config: ModelConfig) -> Registrar:
         sharpness=e.sharpness,
         halvings=e.halvings,
         map_kind=DisplacementMap if config.extrapolation == "border" else ReflectedMap,
+        query_stride=e.query_stride,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carl_cli.model.fields import DisplacementMap, Map, sample, voxels_per_unit_of
+from carl_cli.model.fields import DisplacementMap, Map, resized, sample, voxels_per_unit_of
 from carl_cli.model.similarity import lncc, over_channels, squared_difference
 from carl_cli.progress import Progress, silent
 from carl_cli.registration.contexts import FOREGROUND, Contexts, Pair, brightest
@@ -29,7 +29,6 @@ from carl_cli.registration.diffeomorphic import (
 )
 from carl_cli.registration.masks import coarse_mask, with_rim
 from carl_cli.registration.shift import best_shift
-from carl_cli.registration.sides import resized
 
 STAGE = "alignment"
 SEARCHED, PART_SEARCHED = 0.4, 0.45  # of the time, about

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from carl_cli.model.fields import Map, sample
+from carl_cli.model.fields import Map, resized, sample
 from carl_cli.model.layers import pool, pooled
 from carl_cli.model.similarity import Similarity, self_similarity, squared_difference
 from carl_cli.registration.diffeomorphic import intensities
 from carl_cli.registration.guides import Guide
 from carl_cli.registration.masks import coarse_mask
-from carl_cli.registration.sides import inside, resized
+from carl_cli.registration.sides import inside
 from carl_cli.weights.folder import AlignmentRule
 
 FOREGROUND = 0.05  # of the brightness

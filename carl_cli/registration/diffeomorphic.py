@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from carl_cli.model.blur import blur, blur_keeping_affine
-from carl_cli.model.fields import DisplacementMap, Map
+from carl_cli.model.fields import DisplacementMap, Map, resized
 from carl_cli.model.layers import pooled
 from carl_cli.model.parallel import both
 from carl_cli.model.similarity import Similarity
@@ -35,7 +35,6 @@ from carl_cli.registration.sides import (
     both_sides,
     carried,
     regular,
-    resized,
     side_of,
     stepped,
 )

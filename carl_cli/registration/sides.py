@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from carl_cli.model.blur import blur_keeping_affine
-from carl_cli.model.fields import Map, Shape, identity, sample, voxels_per_unit_of
+from carl_cli.model.fields import Map, identity, sample, voxels_per_unit_of
 from carl_cli.model.parallel import both
 from carl_cli.model.smoothing import unfolded
 
@@ -78,11 +77,6 @@ def regular(sides: Sides) -> Sides:
 
 def _unfolded(side: Side) -> Side:
     return replace(side, u=unfolded(side.u, side.align_corners))
-
-
-def resized(u: Tensor, shape: Shape, align_corners: bool) -> Tensor:
-    mode = {2: "bilinear", 3: "trilinear"}[len(shape)]
-    return interpolate(u, size=tuple(shape), mode=mode, align_corners=align_corners)
 
 
 def carried(other: Side, side: Side) -> tuple[Tensor, Tensor]:

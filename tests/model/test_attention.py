@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.interpolate import interpn
 from torch import Tensor
 
 from carl_cli.model.attention import CoordinateAttention
@@ -11,11 +13,11 @@ from carl_cli.model.encoder import Encoder
 from tests.drawn import draw_apart_from_ground
 
 
-def _network(dimension: int) -> CoordinateAttention:
+def _network(dimension: int, query_stride: int = 1) -> CoordinateAttention:
     torch.manual_seed(0)
     encoder = Encoder(dimension, 1, 12, 1)
     draw_apart_from_ground(encoder)
-    return CoordinateAttention(encoder.eval(), 9, align_corners=False)
+    return CoordinateAttention(encoder.eval(), 9, align_corners=False, query_stride=query_stride)
 
 
 def _block(shape: tuple[int, ...], start: tuple[int, ...], seed: int) -> Tensor:
@@ -27,17 +29,23 @@ def _block(shape: tuple[int, ...], start: tuple[int, ...], seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_attention_is_equivariant_to_independent_integer_shifts(dimension: int) -> None:
-    """Φ[F∘U, M∘W] = W⁻¹∘Φ[F, M]∘U in voxels, for shifts that keep the blocks inside."""
+@pytest.mark.parametrize("stride", [1, 2])
+def test_attention_is_equivariant_to_independent_integer_shifts(
+    dimension: int, stride: int
+) -> None:
+    """Φ[F∘U, M∘W] = W⁻¹∘Φ[F, M]∘U in voxels, for shifts that keep the blocks inside; of the fixed
+    image by multiples of the stride."""
     shape = (24,) * dimension
-    network, start = _network(dimension), (9,) * dimension
-    fixed_shift, moving_shift = (5, -7, 3)[:dimension], (-6, 4, 8)[:dimension]
-    before = _matches(network, shape, start, start)
+    network, start = _network(dimension, stride), (9,) * dimension
+    fixed_shift = ((5, -7, 3) if stride == 1 else (4, -6, 2))[:dimension]
+    moving_shift = (-6, 4, 8)[:dimension]
+    before = _matches(network, shape, start, start, stride)
     after = _matches(
         network,
         shape,
         tuple(a + s for a, s in zip(start, fixed_shift, strict=True)),
         tuple(a + s for a, s in zip(start, moving_shift, strict=True)),
+        stride,
     )
     expected = before + torch.tensor(moving_shift).view(1, -1, *[1] * dimension)
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-4)
@@ -48,10 +56,31 @@ def _matches(
     shape: tuple[int, ...],
     fixed_at: tuple[int, ...],
     moving_at: tuple[int, ...],
+    stride: int,
 ) -> Tensor:
-    """Where the voxels of the fixed block go, in voxels of the moving image."""
+    """Where the voxels of the fixed block go, in voxels of the moving image. The block starts at an
+    odd voxel: with a stride of 2 the first one lies between the block and the ground."""
     fixed, moving = _block(shape, fixed_at, 1), _block(shape, moving_at, 2)
     with torch.inference_mode():
         phi = network(fixed, moving).on_grid(shape)
-    window = phi[(..., *(slice(a, a + 6) for a in fixed_at))]
+    window = phi[(..., *(slice(a + stride - 1, a + 6) for a in fixed_at))]
     return window * shape[0] - 0.5
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (7, 8, 10)])
+def test_voxels_that_are_not_matched_lie_between_those_that_are(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    dimension, images = len(shape), torch.rand(2, 1, 1, *shape)
+    with torch.inference_mode():
+        every, second = (_network(dimension, stride)(*images) for stride in (1, 2))
+    for whole, found in (
+        (every.displacement_BDx, second.displacement_BDx),
+        (every.spread, second.spread),
+    ):
+        expected = whole[0].numpy()
+        for axis, n in enumerate(shape, start=1):
+            places = np.minimum(np.arange(n), (n - 1) // 2 * 2) / 2
+            expected = expected.take(range(0, n, 2), axis)
+            expected = interpn((np.arange(-(-n // 2)),), np.moveaxis(expected, axis, 0), places)
+            expected = np.moveaxis(expected, 0, axis)
+        np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-5)
