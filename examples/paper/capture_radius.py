@@ -36,6 +36,7 @@ else:
     import tomli as tomllib
 
 CONFIG = Path(__file__).with_name("retina-quick.toml")
+GRADICON_STEPS = 400  # of Φ: after the 100 of the quick config it hardly moves an image
 LARGEST = 250  # original pixels
 
 
@@ -43,11 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("maps", type=Path, help="folder with 21_manual1.gif … 40_manual1.gif")
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/capture"))
-    parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--count", type=int, default=8, help="test pairs to average over")
     arguments = parser.parse_args()
-    config = RetinaConfig.model_validate(tomllib.loads(arguments.config.read_text()))
+    config = RetinaConfig.model_validate(
+        tomllib.loads(CONFIG.read_text()) | {"gradicon_steps": GRADICON_STEPS}
+    )
     maps = read_maps(arguments.maps, TEST)[: arguments.count]
     pairs = make_pairs(maps, SETS["baseline"], 1, config.reduction, 0)
     t = torch.arange(0.5, LARGEST / config.reduction) * config.reduction
