@@ -81,7 +81,6 @@ def variants(weights: Weights) -> Iterator[tuple[str, Weights]]:
     """The weights as they are, then without each part."""
     model, alone = weights.config.model, weights.config.model_copy(update={"alignment": None})
     yield "carl-base", weights
-    yield "without tissues", replace(weights, tissues=None)
     yield "without alignment: Ξ alone", replace(weights, config=alone)
     yield "without Ξ: alignment alone", replace(weights, network=Still(model.align_corners))
     changes = {
