@@ -1,12 +1,13 @@
 """How far may the moving image be turned? Success against angle for --init none, moments, rigid.
 
     python benchmarks/rotation.py ../shared/data [--angles 0 30 … 180] [--axes 2] [--init …]
-        [--figure rotation.png]
+        [--figure rotation.png] [-o rotation.csv]
 
 Pairs: T1 of two people, lung MR of two people. The moving image's header is turned about the
 image's middle by each angle, about z and about random axes. A registration succeeds if it comes
 to within 10 mm (mean over the fixed foreground) of the registration of the unturned pair, turned:
-there is no other truth between two people. --side: voxels a side of the network's grid.
+there is no other truth between two people. --side: voxels a side of the network's grid. The
+table of examples/README.md is made of examples/paper/results/rotation.csv, which -o writes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from carl_cli.evaluation.tables import write_csv
 from carl_cli.io.images.files import Image, read_image
 from carl_cli.registration.options import Init
 from carl_cli.registration.register import Registration, RegistrationOptions, register
@@ -106,6 +108,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--side", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, help="curves: .png, .svg or .pdf")
+    parser.add_argument("-o", "--out", type=Path, help="the table as CSV")
     return parser.parse_args()
 
 
@@ -135,14 +138,18 @@ def told(of: Try) -> str:
 
 
 def summary(done: list[Try], angles: list[float], inits: list[str]) -> list[dict[str, Any]]:
-    """A row for each angle and init: how many were found, and the mean error."""
+    """A row for each angle and init: how many were found of how many, and the mean error."""
     rows = []
     for angle, init in product(angles, inits):
         tried = [t for t in done if (t.angle, t.init) == (angle, init)]
-        found, error = sum(t.found for t in tried), np.mean([t.error_mm for t in tried])
-        cell = f"{found} of {len(tried)} ({error:.0f} mm)"
-        rows.append({"angle": angle, "init": init, "found_%": 100 * found / len(tried), "": cell})
+        error = round(float(np.mean([t.error_mm for t in tried])), 2)
+        found = {"found": sum(t.found for t in tried), "tried": len(tried), "error_mm": error}
+        rows.append({"angle": angle, "init": init, **found})
     return rows
+
+
+def cell(row: dict[str, Any]) -> str:
+    return f"{row['found']} of {row['tried']} ({row['error_mm']:.0f} mm)"
 
 
 def main() -> None:
@@ -155,10 +162,13 @@ def main() -> None:
     rows = summary(done, given.angles, given.init)
     print("\nangle  " + "  ".join(f"{init:>15}" for init in given.init))
     for angle in given.angles:
-        cells = (row[""] for row in rows if row["angle"] == angle)
-        print(f"{angle:5.0f}  " + "  ".join(f"{cell:>15}" for cell in cells))
+        cells = (cell(row) for row in rows if row["angle"] == angle)
+        print(f"{angle:5.0f}  " + "  ".join(f"{text:>15}" for text in cells))
+    if given.out is not None:
+        write_csv(given.out, rows)
     if given.figure is not None:
-        save_curves(given.figure, rows, "angle", "found_%", "init")
+        shares = [{**row, "found_%": 100 * row["found"] / row["tried"]} for row in rows]
+        save_curves(given.figure, shares, "angle", "found_%", "init")
 
 
 if __name__ == "__main__":

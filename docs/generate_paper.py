@@ -1,4 +1,5 @@
-"""The tables of docs/explanation/paper.md, examples/README.md and examples/paper/README.md.
+"""The tables of docs/explanation/paper.md, examples/README.md and examples/paper/README.md, and the
+picture of Fig. 3.
 
 python docs/generate_paper.py
 
@@ -14,11 +15,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from carl_cli.evaluation.protocol import Protocol, read_protocol
+from examples.paper.retina import FIGURE, Gathered, draw, gathered, mean_and_spread
+from examples.paper.retina import table as table_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,7 +33,7 @@ PAGE = ROOT / "docs" / "explanation" / "paper.md"
 EXAMPLES = ROOT / "examples" / "README.md"
 EXPERIMENTS = ROOT / "examples" / "paper" / "README.md"
 RESULTS = ROOT / "examples" / "paper" / "results"
-SETS = ("baseline", "shift", "scale shift")
+PICTURE = ROOT / "docs" / "pictures" / "paper-retina.png"
 
 
 def claims() -> list[dict[str, Any]]:
@@ -55,17 +57,18 @@ def claim_table(part: str) -> str:
 
 def measured() -> dict[str, Any]:
     """What `found` may name, from the files of results."""
-    capture, exact = _json("capture"), _json("diffeomorphisms")
-    half = {name: f"{row['half_rise']:.0f}" for name, row in capture.items() if name != "t"}
+    exact = _json("diffeomorphisms")
+    half = [", ".join(f"{row['half_rise']:.0f}" for row in rows) for rows in _capture()]
     largest = {row["dimension"]: row for row in exact}  # the last one is the finest grid
     return {
-        "retina": {name: "; ".join(_retina_cells(each)) for name, each in _retina().items()},
-        "tau": half.pop("τ"),
-        "phi": ", ".join(half.values()),
+        "retina": retina_figures(),
+        "tau": half[0],
+        "phi": half[1],
         "exact": {f"{n}d": f"{row['largest']:.4f}" for n, row in largest.items()},
         "side": {f"{n}d": row["size"] for n, row in largest.items()},
         "equivariance": _equivariance(),
         "shifts": {name: ", ".join(values) for name, values in _shifts().items()},
+        "rotation": _rotation(),
     }
 
 
@@ -73,33 +76,56 @@ def _json(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
-def _retina() -> dict[str, dict[str, list[list[float]]]]:
-    """Network → trained on → mean Dice on each test set, a list for each seed."""
-    found: dict[str, dict[str, list[list[float]]]] = {}
-    for name, tests in _json("retina").items():
-        network, _, rest = name.partition("-")
-        trained_on = rest.rpartition("-")[0].replace("-", " ")
-        means = [float(np.mean(tests[kind])) for kind in SETS]
-        found.setdefault(network, {}).setdefault(trained_on, []).append(means)
-    return found
-
-
-def _retina_cells(trained: dict[str, list[list[float]]]) -> list[str]:
-    """What the right panel of Fig. 3 shows: each set on itself, and the baseline elsewhere."""
-    means = {on: np.mean(runs, axis=0) for on, runs in trained.items()}
-    if "" in means:  # nobody trained
-        return [f"{kind} {value:.3f}" for kind, value in zip(SETS, means[""], strict=True)]
-    pairs = [(SETS[0], 0), (SETS[1], 1), (SETS[0], 1), (SETS[2], 2), (SETS[0], 2)]
-    return [f"{on} → {SETS[at]} {means[on][at]:.3f}" for on, at in pairs]
+def _retina() -> Gathered:
+    return gathered(_json("retina"))
 
 
 def retina_table() -> str:
-    """Mean over pairs and seeds."""
-    lines = ["| network | trained on | " + " | ".join(SETS) + " |", "|---" * 5 + "|"]
-    for network, trained in _retina().items():
-        for trained_on, runs in trained.items():
-            cells = [f"{value:.3f}" for value in np.mean(runs, axis=0)]
-            lines.append(f"| {network} | {trained_on} | " + " | ".join(cells) + " |")
+    """A line for each network and training set."""
+    return table_of(_retina())
+
+
+def retina_figures() -> dict[str, str]:
+    """Of each network what the right panel of Fig. 3 shows, and how many seeds that is of."""
+    found = _retina()
+    told: dict[str, list[str]] = {}
+    for network, trained, tested in found:
+        dice = mean_and_spread(found[network, trained, tested])
+        if network == "before":
+            told.setdefault(network, []).append(f"{tested} {dice}")
+        elif (trained, tested) in FIGURE:
+            told.setdefault(network, []).append(f"{trained} → {tested} {dice}")
+    return {**{network: "; ".join(each) for network, each in told.items()}, "seeds": _seeds(found)}
+
+
+def _seeds(found: Gathered) -> str:
+    """How many there are, and what stands behind ±."""
+    counts = {len(runs) for (network, _, _), runs in found.items() if network != "before"}
+    if max(counts) == 1:
+        return "1 seed"
+    number = "-".join(str(n) for n in sorted({min(counts), max(counts)}))
+    return f"{number} seeds, ± the standard deviation between them"
+
+
+def _capture() -> tuple[list[Any], list[Any]]:
+    """Of Fig. 8: τ alone, and behind it one Φ after the other."""
+    alone, *behind = (row for name, row in _json("capture").items() if name != "t")
+    return [alone], behind
+
+
+def capture_table() -> str:
+    """A line without Φ, a line with it; the slope is the mean where t lies from 24 to 60."""
+    walls = [k for k, t in enumerate(_json("capture")["t"]) if 24 < t < 60]
+    lines = [
+        "| | half of the rise of 1 - LNCC at | mean slope from 24 to 60, per 1,000 pixels "
+        "| slope first points the wrong way at |",
+        "|---" * 4 + "|",
+    ]
+    for name, rows in zip(("τ alone", "τ, then Φ"), _capture(), strict=True):
+        half = ", ".join(f"{row['half_rise']:.0f}" for row in rows)
+        steep = ", ".join(f"{1000 * fmean(row['slope'][k] for k in walls):.1f}" for row in rows)
+        wrong = ", ".join(f"{row['capture_radius']:.0f}" for row in rows)
+        lines.append(f"| {name} | {half} | {steep} | {wrong} |")
     return "\n".join(lines)
 
 
@@ -169,6 +195,37 @@ def _range(values: list[float]) -> str:
     return low if low == high else f"{low}-{high}"
 
 
+def _rotations() -> dict[str, dict[str, dict[str, str]]]:
+    """Angle → init → row of the file."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for row in _csv("rotation"):
+        found.setdefault(f"{float(row['angle']):.0f}", {})[row["init"]] = row
+    return found
+
+
+def _rotation() -> dict[str, str]:
+    """Of each init the angles at which every pair was found."""
+    found: dict[str, list[str]] = {}
+    for angle, inits in _rotations().items():
+        for init, row in inits.items():
+            found.setdefault(init, []).extend([f"{angle}°"] * (row["found"] == row["tried"]))
+    return {init: ", ".join(angles) or "no angle" for init, angles in found.items()}
+
+
+def rotation_table() -> str:
+    """A line an angle."""
+    rows = _rotations()
+    inits = list(next(iter(rows.values())))
+    lines = ["| angle | " + " | ".join(inits) + " |", "|---" * (len(inits) + 1) + "|"]
+    for angle, each in rows.items():
+        cells = (
+            f"{row['found']} of {row['tried']} ({float(row['error_mm']):.0f} mm)"
+            for row in each.values()
+        )
+        lines.append(f"| {angle}° | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def equivariance_table() -> str:
     """A line a motion."""
     lines = ["| motion | asked for | moved against each other | moved alike |", "|---" * 4 + "|"]
@@ -199,8 +256,16 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         **{part: partial(claim_table, part) for part in ("method", "training", "results")},
         "figures": published,
     },
-    EXAMPLES: {"equivariance": equivariance_table, "shifts": shift_table},
-    EXPERIMENTS: {"retina": retina_table, "diffeomorphisms": diffeomorphism_table},
+    EXAMPLES: {
+        "equivariance": equivariance_table,
+        "shifts": shift_table,
+        "rotation": rotation_table,
+    },
+    EXPERIMENTS: {
+        "retina": retina_table,
+        "diffeomorphisms": diffeomorphism_table,
+        "capture": capture_table,
+    },
 }
 
 
@@ -219,3 +284,4 @@ def document(page: Path) -> str:
 if __name__ == "__main__":
     for page in TABLES:
         page.write_text(document(page), encoding="utf-8")
+    draw(_retina(), PICTURE)

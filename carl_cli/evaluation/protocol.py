@@ -37,6 +37,11 @@ class Obtain(_Strict):
     url: str
     licence: str
 
+    @property
+    def told(self) -> str:
+        """The end of a hint about files that are not there."""
+        return f"the data set is at {self.url} ({self.licence})"
+
 
 class Files(_Strict):
     """Templates relative to the folder of the data set."""

@@ -55,8 +55,7 @@ def check_complete(protocol: Protocol, data: Path, pairs: Sequence[Pair]) -> Non
         first = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
         raise InputError(
             f"{data}: {len(missing)} files of {protocol.name} are missing: {first}",
-            f"--dry-run lists them all; they are from {protocol.obtain.url} "
-            f"({protocol.obtain.licence})",
+            f"--dry-run lists them all; {protocol.obtain.told}",
         )
 
 

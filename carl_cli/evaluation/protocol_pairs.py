@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from carl_cli.errors import InputError
-from carl_cli.evaluation.protocol import Draw, Files, Pair, Protocol
+from carl_cli.evaluation.protocol import Draw, Pair, Protocol
 from carl_cli.io.atomic import regular
 
 
@@ -19,14 +19,15 @@ def pairs_of(protocol: Protocol, data: Path) -> list[Pair]:
     if source.listed:
         return list(source.listed)
     if source.drawn:
-        return drawn_pairs(source.drawn, _pool(protocol.files, source.drawn, data))
+        return drawn_pairs(source.drawn, _pool(protocol, source.drawn, data))
     path = data / (source.table or source.dataset_json)
     try:
         text = regular(path).read_text(encoding="utf-8-sig")
         found = _of_json(text, source.json_key) if source.dataset_json else _of_csv(text)
     except OSError as error:
         raise InputError(
-            f"{path}: {error.strerror}", "the protocol takes its pairs from it"
+            f"{path}: {error.strerror}",
+            f"the protocol takes its pairs from it; {protocol.obtain.told}",
         ) from error
     except (KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{path}: no list of pairs: {error!r}", "see the protocol") from error
@@ -42,16 +43,16 @@ def drawn_pairs(draw: Draw, pool: Sequence[str]) -> list[Pair]:
     return [(fixed, moving) for moving, fixed in drawn]
 
 
-def _pool(files: Files, draw: Draw, data: Path) -> list[str]:
+def _pool(protocol: Protocol, draw: Draw, data: Path) -> list[str]:
     """Ids of the cases that have both an image and a segmentation, by number."""
-    patterns = draw.patterns()
+    files, patterns = protocol.files, draw.patterns()
     found = [sorted(_ids(files.fixed, data, pattern)) for pattern in patterns]
     segmented = files.fixed_seg or files.fixed
     pool = [ids[0] for ids in found if ids and (data / segmented.format(fixed=ids[0])).exists()]
     if not pool:
         raise InputError(
             f"{data}: no case from {patterns[0]} to {patterns[-1]}",
-            "see how the protocol wants the files laid out",
+            f"see how the protocol wants the files laid out; {protocol.obtain.told}",
         )
     return pool
 

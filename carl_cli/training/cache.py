@@ -117,7 +117,10 @@ def listed(images: ImageSet) -> tuple[list[Entry], list[tuple[int, int]]]:
     if images.images.is_dir():
         return _at_least_two(images.images, list(_in_folder(images))), []
     if not images.images.exists():
-        raise InputError(f"{images.images}: no such folder or table")
+        raise InputError(
+            f"{images.images}: no such folder or table",
+            "make the table, with a column `image`, or let [data] name a folder of images",
+        )
     header, *lines = table_lines(images.images) or [(0, [])]
     rows = [_cells(images.images, number, header[1], cells) for number, cells in lines]
     columns, base = set(header[1]), images.images.parent

@@ -3,13 +3,13 @@
     python -m examples.paper.capture_radius ../shared/data/retina_vessels -o runs/capture
 
 As in the appendix, Φ is a network of a single step, Ψ on the whole grid, briefly trained on the
-baseline of Fig. 3; once per seed. A vessel map is registered with itself, and a translation by t
-pixels stands in for the first step. 1 - LNCC and its derivative by t are computed after it alone,
-and after Φ has followed. The capture radius is the distance up to which the derivative points away
-from t = 0 everywhere; half of the rise is done where 1 - LNCC is half-way from its smallest to its
-largest value. Lengths in pixels of the original maps; t stands half-way between pixels of
-the network's grid, where linear interpolation always blurs alike. Writes capture.json and
-capture.png; trained networks are found again.
+baseline of Fig. 3; once per seed. A translation by t pixels along x (Eq. 24) stands in for the
+first step, on test pairs of the baseline. 1 - LNCC and its derivative by t are computed after it
+alone, and after Φ has followed. The capture radius is the distance up to which the derivative
+points away from t = 0 everywhere; half of the rise is done where 1 - LNCC is half-way from its
+smallest to its largest value. Lengths in pixels of the original maps; t stands half-way between
+pixels of the network's grid, where linear interpolation always blurs alike. Writes capture.json
+and capture.png; trained networks are found again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from carl_cli.model.coarse import with_coarse
 from carl_cli.model.fields import DisplacementMap, sample
@@ -37,6 +36,7 @@ else:
     import tomli as tomllib
 
 CONFIG = Path(__file__).with_name("retina-quick.toml")
+GRADICON_STEPS = 400  # of Φ: after the 100 of the quick config it hardly moves an image
 LARGEST = 250  # original pixels
 
 
@@ -44,18 +44,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("maps", type=Path, help="folder with 21_manual1.gif … 40_manual1.gif")
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/capture"))
-    parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=8, help="test maps to average over")
+    parser.add_argument("--count", type=int, default=8, help="test pairs to average over")
     arguments = parser.parse_args()
-    config = RetinaConfig.model_validate(tomllib.loads(arguments.config.read_text()))
+    config = RetinaConfig.model_validate(
+        tomllib.loads(CONFIG.read_text()) | {"gradicon_steps": GRADICON_STEPS}
+    )
     maps = read_maps(arguments.maps, TEST)[: arguments.count]
-    images = avg_pool2d(make_pairs(maps, SETS["baseline"], 1, 1, 0)[1], config.reduction)
+    pairs = make_pairs(maps, SETS["baseline"], 1, config.reduction, 0)
     t = torch.arange(0.5, LARGEST / config.reduction) * config.reduction
-    curves = {"τ": curve(None, images, t)}
+    curves = {"τ": curve(None, pairs, t)}
     for seed in range(arguments.seeds):
         network = single_step(config, arguments.maps, arguments.out, seed)
-        curves[f"τ, then Φ {seed}"] = curve(network, images, t)
+        curves[f"τ, then Φ {seed}"] = curve(network, pairs, t)
     report(t, curves, arguments.out)
 
 
@@ -71,29 +72,34 @@ def single_step(config: RetinaConfig, maps: Path, out: Path, seed: int) -> Regis
     return behind.requires_grad_(False)
 
 
-def curve(refinements: Registrar | None, images: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """1 - LNCC and its derivative by t, both (T,) means over the images (B, 1, y, x)."""
-    losses = [loss_and_slope(refinements, image[None], t) for image in images]
+def curve(
+    refinements: Registrar | None, pairs: tuple[Tensor, Tensor], t: Tensor
+) -> tuple[Tensor, Tensor]:
+    """1 - LNCC and its derivative by t, both (T,) means over the fixed and moving (B, 1, y, x)."""
+    losses = [
+        loss_and_slope(refinements, fixed[None], moving[None], t)
+        for fixed, moving in zip(*pairs, strict=True)
+    ]
     values, slopes = (torch.stack(kind).mean(0) for kind in zip(*losses, strict=True))
     return values, slopes
 
 
 def loss_and_slope(
-    refinements: Registrar | None, image: Tensor, t: Tensor
+    refinements: Registrar | None, fixed: Tensor, moving: Tensor, t: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(T,) each, of one image (1, 1, y, x) against itself moved t original pixels along y.
+    """(T,) each, of one pair (1, 1, y, x) whose map starts t original pixels along x.
 
     refinements: a network whose coarse part is replaced by the translation; None: alone.
     """
     t = t.clone().requires_grad_()
-    images = image.expand(len(t), -1, -1, -1)
-    shape = image.shape[2:]
-    rows = (t / CANVAS_YX[0]).view(-1, 1, 1, 1).expand(-1, 1, *shape)
-    first = DisplacementMap(torch.cat([rows, torch.zeros_like(rows)], 1), align_corners=False)
+    fixed, moving = (image.expand(len(t), -1, -1, -1) for image in (fixed, moving))
+    shape = fixed.shape[2:]
+    columns = (t / CANVAS_YX[1]).view(-1, 1, 1, 1).expand(-1, 1, *shape)
+    first = DisplacementMap(torch.cat([torch.zeros_like(columns), columns], 1), align_corners=False)
     kept = Kept(first, first)
     network = kept if refinements is None else with_coarse(refinements, kept)
-    warped = sample(images, network(images, images).on_grid(shape), align_corners=False)
-    loss = 1 - local_correlation(images, warped, sigma=4).mean((1, 2, 3))
+    warped = sample(moving, network(fixed, moving).on_grid(shape), align_corners=False)
+    loss = 1 - local_correlation(fixed, warped, sigma=4).mean((1, 2, 3))
     loss.sum().backward()
     assert t.grad is not None
     return loss.detach(), t.grad

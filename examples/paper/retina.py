@@ -37,6 +37,7 @@ else:
     import tomli as tomllib
 
 Results = dict[str, dict[str, list[float]]]  # cell name → tested on → Dice of each pair
+Gathered = dict[tuple[str, str, str], list[list[float]]]  # network, trained and tested on → by seed
 TRAINING, TEST = range(27, 41), range(21, 27)
 DICE_REDUCTION = 4
 NETWORKS = ("CARL", "attention", "displacement")
@@ -120,7 +121,7 @@ def _rounded(values: Tensor) -> list[float]:
     return [round(float(v), 3) for v in values]
 
 
-def gathered(results: Results) -> dict[tuple[str, str, str], list[list[float]]]:
+def gathered(results: Results) -> Gathered:
     """(network, trained on, tested on) → Dice values of each seed."""
     found = defaultdict(list)
     for name, tests in results.items():
@@ -134,22 +135,30 @@ def gathered(results: Results) -> dict[tuple[str, str, str], list[list[float]]]:
 def report(results: Results, out: Path) -> None:
     """table.md and violins.png of what is there."""
     found = gathered(results)
-    lines = ["| network | trained on | " + " | ".join(SETS) + " |", "|---" * (2 + len(SETS)) + "|"]
-    for network, trained_on in dict.fromkeys(key[:2] for key in found):
-        values = [_mean_and_spread(found[network, trained_on, kind]) for kind in SETS]
-        lines.append(f"| {network} | {trained_on} | " + " | ".join(values) + " |")
-    (out / "table.md").write_text("\n".join(lines) + "\n")
+    (out / "table.md").write_text(table(found) + "\n")
     draw(found, out / "violins.png")
 
 
-def _mean_and_spread(values: list[list[float]]) -> str:
+def table(found: Gathered) -> str:
+    """A line for each network and training set; a run cut short has fewer seeds in some lines."""
+    lines = ["| network | trained on | seeds | " + " | ".join(SETS) + " |"]
+    lines.append("|---" * (3 + len(SETS)) + "|")
+    for network, trained_on in dict.fromkeys(key[:2] for key in found):
+        runs = [found[network, trained_on, kind] for kind in SETS]
+        seeds = str(len(runs[0])) if trained_on else ""
+        cells = (network, trained_on, seeds, *map(mean_and_spread, runs))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean_and_spread(runs: list[list[float]]) -> str:
     """Mean over pairs and seeds ± standard deviation of the seeds' means."""
-    means = [np.mean(v) for v in values]
+    means = [np.mean(run) for run in runs]
     spread = f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else ""
     return f"{np.mean(means):.3f}{spread}"
 
 
-def draw(values: dict[tuple[str, str, str], list[list[float]]], path: Path) -> None:
+def draw(values: Gathered, path: Path) -> None:
     """Fig. 3, right: a violin of the pairs' Dice for each network, a dot for each run's mean."""
     import matplotlib
 

@@ -358,8 +358,10 @@ def test_what_is_drawn_from(phantom: PhantomPair, tmp_path: Path) -> None:
     drawn = [tuple(random.choice(names) for _ in range(2)) for _ in range(30)]
     assert pairs_of(protocol, tmp_path) == [(fixed, moving) for moving, fixed in drawn]
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match=r"no case from IXI428\* to IXI526\*"):
+    with pytest.raises(InputError, match=r"no case from IXI428\* to IXI526\*") as raised:
         pairs_of(protocol, tmp_path / "none")
+    assert raised.value.hint is not None
+    assert "https://brain-development.org/ixi-dataset/ (CC BY-SA 3.0)" in raised.value.hint
 
 
 @pytest.mark.parametrize(
@@ -432,8 +434,10 @@ def test_data_that_is_not_there(phantom: PhantomPair, tmp_path: Path) -> None:
     listed = re.compile(r"listed = .*?\]\]\n", re.DOTALL)
     (tmp_path / "table.toml").write_text(listed.sub('table = "pairs.csv"\n', text))
     protocol = read_protocol(tmp_path / "table.toml")
-    with pytest.raises(InputError, match=r"pairs\.csv"):
+    with pytest.raises(InputError, match=r"pairs\.csv") as raised:
         pairs_of(protocol, tmp_path)
+    assert raised.value.hint is not None
+    assert "humanconnectome.org" in raised.value.hint
     stand_in_hcp(tmp_path, phantom)
     (tmp_path / "pairs.csv").write_text("fixed,moving\n189450,751348\n")
     assert pairs_of(protocol, tmp_path) == [("189450", "751348")]

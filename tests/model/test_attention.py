@@ -1,4 +1,4 @@
-"""Ξ's exact equivariance."""
+"""Ξ's exact equivariance, and the steps of its proof."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from carl_cli.model.attention import CoordinateAttention
 from carl_cli.model.encoder import Encoder
+from carl_cli.model.kernels.attention import mean_and_spread
 from tests.drawn import draw_apart_from_ground
 
 
@@ -49,6 +50,30 @@ def test_attention_is_equivariant_to_independent_integer_shifts(
     )
     expected = before + torch.tensor(moving_shift).view(1, -1, *[1] * dimension)
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_features_move_with_the_image(dimension: int) -> None:
+    """Eq. 7: as far as the encoder sees, what surrounds the content is the same empty ground."""
+    encoder, shape = _network(dimension).encoder, (40,) * dimension
+    shift = (5, -7, 3)[:dimension]
+    there = tuple(17 + s for s in shift)
+    with torch.inference_mode():
+        before, after = (encoder(_block(shape, at, 1)) for at in ((17,) * dimension, there))
+    here, moved = ((..., *(slice(a, a + 6) for a in at)) for at in ((17,) * dimension, there))
+    assert before[here].std() > 0.01
+    torch.testing.assert_close(after[moved], before[here], rtol=0, atol=1e-5)
+
+
+def test_attention_follows_any_order_of_queries_and_keys() -> None:
+    """Eq. 8: means in another order of the queries are the same means. Eq. 9, with the keys turned
+    end for end: an affine map of their coordinates is one of the means, x → 5 - x."""
+    queries, keys = torch.randn(2, 1, 6, 8, generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(2))
+    mean = mean_and_spread(queries, keys, (6,))[0]
+    assert mean.std() > 0.1
+    torch.testing.assert_close(mean_and_spread(queries[:, order], keys, (6,))[0], mean[:, order])
+    torch.testing.assert_close(mean_and_spread(queries, keys.flip(1), (6,))[0], 5 - mean)
 
 
 def _matches(

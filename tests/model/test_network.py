@@ -17,7 +17,7 @@ from carl_cli.model.network import (
     build_network,
 )
 from carl_cli.model.operators import Kept, Registrar, Symmetric
-from carl_cli.model.unet import OUTPUT_SCALE
+from carl_cli.model.unet import OUTPUT_SCALE, DisplacementUNet
 from tests.drawn import draw_apart_from_ground
 
 SHAPE = (192, 32, 32)
@@ -152,6 +152,26 @@ def test_other_shifts_are_not_exact(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\nmedian change for a shift of 2 voxels: {median:.3f} voxels")
     assert 1e-3 < median < 4
+
+
+def _displaced(shift: int) -> Tensor:
+    """Displacements of Ψ around the content of two images that lie `shift` voxels farther on."""
+    torch.manual_seed(0)
+    network = DisplacementUNet(3, 1, (4, 6), (4, 5), align_corners=False).eval()
+    torch.nn.init.normal_(network.last.weight, std=0.02)
+    with torch.inference_mode():
+        displacement = network.compute(_block(80 + shift, 1), _block(80 + shift, 2))
+    return displacement[:, :, 76 + shift : 100 + shift] * SHAPE[0]
+
+
+@pytest.mark.parametrize(("shift", "exact"), [(-8, True), (4, True), (2, False), (-5, False)])
+def test_displacements_move_with_both_images_by_multiples_of_their_strides(
+    shift: int, exact: bool
+) -> None:
+    """Eq. 13, of a network that halves twice: [U, U]-equivariant to shifts by 4 voxels."""
+    before, after = _displaced(0), _displaced(shift)
+    assert before.std() > 1e-3
+    assert torch.allclose(after, before, rtol=0, atol=1e-5) is exact
 
 
 def test_smoothing_keeps_the_equivariance() -> None:

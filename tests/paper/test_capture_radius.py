@@ -29,29 +29,30 @@ class _Undo(Registrar):
         self.part = part
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Map:
-        rows = torch.full_like(fixed, -self.part)
-        return DisplacementMap(torch.cat([rows, torch.zeros_like(rows)], 1), align_corners=False)
+        columns = torch.full_like(fixed, -self.part)
+        both = torch.cat([torch.zeros_like(columns), columns], 1)
+        return DisplacementMap(both, align_corners=False)
 
 
 def test_the_slope_is_the_derivative_of_the_loss() -> None:
     t, step = torch.tensor([24.0, 40.0, 72.0]), 0.5
-    _, slopes = loss_and_slope(None, _blob(), t)
-    ahead, back = (loss_and_slope(None, _blob(), t + s)[0] for s in (step, -step))
+    _, slopes = loss_and_slope(None, _blob(), _blob(), t)
+    ahead, back = (loss_and_slope(None, _blob(), _blob(), t + s)[0] for s in (step, -step))
     torch.testing.assert_close((ahead - back) / (2 * step), slopes, rtol=0.02, atol=1e-5)
 
 
 def test_refinements_that_learned_nothing_change_nothing() -> None:
     t = torch.tensor([8.0, 24.0, 104.0])
-    alone = loss_and_slope(None, _blob(), t)
-    refined = loss_and_slope(build_network(CONFIG), _blob(), t)
+    alone = loss_and_slope(None, _blob(), _blob(), t)
+    refined = loss_and_slope(build_network(CONFIG), _blob(), _blob(), t)
     torch.testing.assert_close(refined, alone, rtol=1e-4, atol=1e-6)
 
 
-def test_a_second_step_that_moves_back_by_two_rows_moves_the_curve_by_two_rows() -> None:
-    t, rows = torch.tensor([40.0, 56.0, 72.0]), 2
-    network = TwoStep(build_network(CONFIG), _Undo(rows / 48), align_corners=False)
-    found, _ = loss_and_slope(network, _blob(), t)
-    expected, _ = loss_and_slope(None, _blob(), t - rows * 16)
+def test_a_second_step_that_moves_back_by_two_columns_moves_the_curve_by_two() -> None:
+    t, columns = torch.tensor([40.0, 56.0, 72.0]), 2
+    network = TwoStep(build_network(CONFIG), _Undo(columns / 36), align_corners=False)
+    found, _ = loss_and_slope(network, _blob(), _blob(), t)
+    expected, _ = loss_and_slope(None, _blob(), _blob(), t - columns * 16)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 

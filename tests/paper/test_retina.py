@@ -149,7 +149,7 @@ def test_a_cell_is_trained_on_real_maps_and_tested_on_all_sets(
     report(experiment.results, tmp_path)
     row = (tmp_path / "table.md").read_text().splitlines()[-1]
     means = [f"{m:.3f}" for m in after.mean(axis=1)]
-    assert row == f"| displacement | baseline | {' | '.join(means)} |"
+    assert row == f"| displacement | baseline | 1 | {' | '.join(means)} |"
 
 
 def test_every_cell_of_the_figure_is_run_and_found_again() -> None:

@@ -134,6 +134,10 @@ def test_tables_name_images_or_pairs(folder: Path, tmp_path: Path) -> None:
         listed(rows)
     with pytest.raises(InputError, match="two or more"):
         listed(ImageSet(images=tmp_path))
+    with pytest.raises(InputError, match="no such folder or table") as raised:
+        listed(ImageSet(images=tmp_path / "none.csv"))
+    assert raised.value.hint is not None
+    assert "`image`" in raised.value.hint
     with pytest.raises(InputError, match=r"none\.nii"):
         fill_cache(images_data(images=_one_lost(table, a), cache=tmp_path / "cache"), RULE)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from carl_cli.model.fields import middle_index
 from carl_cli.model.kernels import sdpa, tiled
@@ -40,6 +42,30 @@ def test_mean_and_spread_equal_the_definition(attend: Way, shape: tuple[int, ...
     expected_mean, expected_spread = exact(q, k, shape)
     torch.testing.assert_close(mean.double(), expected_mean, rtol=0, atol=2e-5)
     torch.testing.assert_close(spread.double(), expected_spread, rtol=1e-4, atol=1e-3)
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that any operation returns, or writes into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, Tensor):
+            self.numbers = max(self.numbers, found.numel())
+        return found
+
+
+def test_no_tensor_holds_the_logits_of_all_pairs() -> None:
+    """2²⁶ pairs, forward and backward: the largest is a tile of 1 MiB."""
+    q, k = (torch.randn(1, 2**13, 4, requires_grad=True) for _ in range(2))
+    with Largest() as largest:
+        mean_and_spread(q, k, (2**13,))[0].sum().backward()
+    assert largest.numbers <= 2**18
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (9, 11, 13)])
