@@ -1,7 +1,7 @@
 """Templates of rendered brains: carl beside antspyx's build_template, and pairs through a template
 beside pairs that were registered to each other.
 
-    python benchmarks/template.py [--only ants|pairs] [--rounds 3] [--spacing 4]
+    python benchmarks/template.py [--only ants|pairs|lungs] [--rounds 3] [--spacing 4]
 
 ants: five brains, both programs on the same files in one run. Seconds of one thread's processor,
 start and reading included. Dice is the mean over all pairs of images and all structures, labels
@@ -11,14 +11,20 @@ variance, 1000 / mm².
 
 pairs: ten brains; labels of each on every earlier one, through the template and directly. The mean
 displacement of the maps, and what is left of it without the poses (rotation and shift of each map,
-Kabsch's), is its mean over the brighter half of the template, in mm; sharpness is set beside the
-mean of the images after affine registration. Seconds are for all 10 images and all 45 pairs.
+Kabsch's), is its mean over the brighter half of the template, in mm. With them it holds what turns
+make of the shapes, which is no bias: the mean pose beside it tells whether turns and shifts cancel.
+Sharpness is set beside the mean of the images after affine registration. A second template starts
+from another image; the two are compared in the brighter half after an affine registration of ANTs.
+Seconds are for all 10 images and all 45 pairs.
+
+lungs: the same of three people's lungs in MR, as they are, whatever the spacing.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from itertools import combinations
@@ -27,14 +33,16 @@ from pathlib import Path
 import ants
 import numpy as np
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `benchmarks` itself, however this is run
 
-from benchmarks.contest.brains import STRUCTURES, rendered
+from benchmarks.contest.brains import rendered
 from benchmarks.contest.contenders import ONE_THREAD
 from benchmarks.measure import process_cost, table
+from carl_cli.workflows.template import Member, nearest_to_mean
 
-DATA = Path(os.environ.get("CARL_TEST_DATA", "../shared/data")) / "brain_label_maps"
+DATA = Path(os.environ.get("CARL_TEST_DATA", "../shared/data"))
 FIVE, TEN = 5, 10
 ANTS = """
 import sys, ants
@@ -48,7 +56,7 @@ ants.image_write(made, target)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=list(PARTS), help="one of the two tables")
+    parser.add_argument("--only", choices=list(PARTS), help="one of the tables")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spacing", type=float, default=4.0, help="mm")
     arguments = parser.parse_args()
@@ -64,30 +72,44 @@ def _beside_ants(folder: Path, rounds: int, spacing_mm: float) -> None:
     print(f"carl takes {rows[0][1] / rows[1][1]:.2f} of the time of ANTs")
 
 
-def _beside_pairs(folder: Path, rounds: int, spacing_mm: float) -> None:
-    names = _render(folder, spacing_mm, TEN)
+def _brains(folder: Path, rounds: int, spacing_mm: float) -> None:
+    _beside_pairs(folder, _render(folder, spacing_mm, TEN), rounds)
+
+
+def _lungs(folder: Path, rounds: int, _: float) -> None:
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    paths = sorted((DATA / "lung_mr_lobes").glob("????.nii.gz"))
+    for path in paths:
+        shutil.copy(path, folder / "images")
+        lobes = sitk.ReadImage(str(path.with_name(f"{_case(path.name)}_seg.nii.gz")))
+        sitk.WriteImage(sitk.Cast(lobes, sitk.sitkUInt8), str(folder / "labels" / path.name))
+    _beside_pairs(folder, [path.name for path in paths], rounds)
+
+
+def _beside_pairs(folder: Path, names: list[str], rounds: int) -> None:
     seconds = _template(folder, rounds)
     pairs = [(fixed, moving) for moving, fixed in combinations(names, 2)]
     through = [_pair_dice(folder, *pair, _through(folder, *pair)) for pair in pairs]
-    direct_seconds, direct = _direct(folder, pairs)
-    rows = [("template", seconds, np.mean(through)), ("direct", direct_seconds, np.mean(direct))]
-    print(table("Pairs of ten brains", ("", "CPU seconds", "Dice"), rows))
     maps = [_to_template(folder, name) for name in names]
     target, affine = folder / "carl.nii.gz", folder / "affine.nii.gz"
     sitk.WriteImage(_affine_mean(folder, names, maps), str(affine))
-    plain, rest = _bias(target, maps)
-    print(f"mean displacement {plain:.3f} mm, without poses {rest:.3f} mm")
+    _tell_bias(target, maps)
     print(f"sharpness {_sharpness(target):.3g}, after affine maps {_sharpness(affine):.3g}")
+    print(f"correlation with another start {_other_start(folder, names, rounds):.4f}", flush=True)
+    direct_seconds, direct = _direct(folder, pairs)
+    rows = [("template", seconds, np.mean(through)), ("direct", direct_seconds, np.mean(direct))]
+    print(table(f"Pairs of {len(names)} images", ("", "CPU seconds", "Dice"), rows))
 
 
-PARTS = {"ants": _beside_ants, "pairs": _beside_pairs}
+PARTS = {"ants": _beside_ants, "pairs": _brains, "lungs": _lungs}
 
 
 def _render(folder: Path, spacing_mm: float, count: int) -> list[str]:
     """Images and labels of the first people, coarser than they are."""
     (folder / "images").mkdir()
     (folder / "labels").mkdir()
-    paths = sorted(DATA.glob("*.nii.gz"))[:count]
+    paths = sorted((DATA / "brain_label_maps").glob("*.nii.gz"))[:count]
     for seed, path in enumerate(paths):
         image, labels = rendered(path, seed)
         grid = _coarser(image, spacing_mm)
@@ -117,11 +139,23 @@ def _by_carl(folder: Path, names: list[str], rounds: int) -> tuple[str, float, f
     return "carl", seconds, _dice(carried), _sharpness(target)
 
 
-def _template(folder: Path, rounds: int) -> float:
+def _template(folder: Path, rounds: int, name: str = "carl", *more: str) -> float:
     """Seconds of the processor."""
     line = [sys.executable, "-m", "carl_cli.cli.app", "template", str(folder / "images"), "-q"]
-    line += ["-o", str(folder / "carl.nii.gz"), "--rounds", str(rounds), "--threads", "1"]
-    return process_cost(line, ONE_THREAD).cpu_seconds
+    line += ["-o", str(folder / f"{name}.nii.gz"), "--rounds", str(rounds), "--threads", "1"]
+    return process_cost([*line, *more], ONE_THREAD).cpu_seconds
+
+
+def _other_start(folder: Path, names: list[str], rounds: int) -> float:
+    """Correlation of the template with the one that starts from the first other image."""
+    members = [Member(name, folder / "images" / name) for name in names]
+    chosen = nearest_to_mean(members)
+    other = next(member.image for member in members if member != chosen)
+    _template(folder, rounds, "other", "--initial", str(other))
+    made, again = (ants.image_read(str(folder / f"{name}.nii.gz")) for name in ("carl", "other"))
+    seen = ants.registration(made, again, type_of_transform="Affine")["warpedmovout"].numpy()
+    inside = made.numpy() > made.numpy().mean()
+    return float(np.corrcoef(made.numpy()[inside], seen[inside])[0, 1])
 
 
 def _to_template(folder: Path, name: str) -> sitk.Transform:
@@ -165,13 +199,22 @@ def _direct(folder: Path, pairs: list[tuple[str, str]]) -> tuple[float, list[flo
     return seconds, found
 
 
-def _bias(target: Path, maps: list[sitk.Transform]) -> tuple[float, float]:
-    """Mean displacement of the maps, mm, and of what is left of each without its pose."""
+def _tell_bias(target: Path, maps: list[sitk.Transform]) -> None:
+    """Mean displacement of the maps, with and without their poses, and the mean pose."""
     points = _foreground(target)
     images = [_mapped(map_, points) for map_ in maps]
-    posed = [_without_pose(image, points) for image in images]
+    turns = [_turn(image, points) for image in images]
+    middle = points.mean(axis=0)
+    posed = [
+        (image - image.mean(axis=0)) @ turn + middle
+        for image, turn in zip(images, turns, strict=True)
+    ]
     plain, rest = (np.mean(seen, axis=0) - points for seen in (images, posed))
-    return tuple(float(np.linalg.norm(left, axis=1).mean()) for left in (plain, rest))
+    plain_mm, rest_mm = (np.linalg.norm(left, axis=1).mean() for left in (plain, rest))
+    print(f"mean displacement {plain_mm:.3f} mm, without poses {rest_mm:.3f} mm")
+    mean_turn = Rotation.from_matrix(turns).as_rotvec(degrees=True).mean(axis=0)
+    shift_mm, degrees = np.linalg.norm(plain.mean(axis=0)), np.linalg.norm(mean_turn)
+    print(f"mean pose {degrees:.4f} degrees, {shift_mm:.4f} mm", flush=True)
 
 
 def _foreground(target: Path) -> np.ndarray:
@@ -187,11 +230,11 @@ def _mapped(map_: sitk.Transform, points: np.ndarray) -> np.ndarray:
     return np.array([map_.TransformPoint(point) for point in points.tolist()])
 
 
-def _without_pose(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Turned and shifted to lie as near to the points as it can."""
+def _turn(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(3, 3), the rotation that brings the points, shifted, as near to their images as it can."""
     centred, own = image - image.mean(axis=0), points - points.mean(axis=0)
     u, _, vt = np.linalg.svd(own.T @ centred)
-    return centred @ (u @ vt).T + points.mean(axis=0)
+    return (u @ vt).T
 
 
 def _affine_mean(folder: Path, names: list[str], maps: list[sitk.Transform]) -> sitk.Image:
@@ -227,10 +270,9 @@ def _dice(carried: list[np.ndarray]) -> float:
     """Mean over pairs and structures that one of the two has."""
     found = []
     for a, b in combinations(carried, 2):
-        for value in STRUCTURES:
+        for value in np.setdiff1d(np.union1d(a, b), 0):
             one, other = a == value, b == value
-            if total := one.sum() + other.sum():
-                found.append(2 * np.sum(one & other) / total)
+            found.append(2 * np.sum(one & other) / (one.sum() + other.sum()))
     return float(np.mean(found))
 
 

@@ -98,13 +98,13 @@ def finished(job: Job, expected: str) -> RunRecord | None:
     return record if same and record.options.get(NOTED) == expected else None
 
 
-def check(job: Job, weights: Weights) -> str:
-    """Why the case can't be computed, empty if it can; nothing is computed or written."""
+def check(job: Job, weights: Weights) -> tuple[str, list[str]]:
+    """Why the case can't be computed, empty if it can, and what is to be warned of; nothing is
+    computed or written."""
     try:
-        check_case(job.inputs, job.outputs, weights, job.options, job.settings)
+        return "", check_case(job.inputs, job.outputs, weights, job.options, job.settings)
     except Exception as failure:
-        return told(failure)
-    return ""
+        return told(failure), []
 
 
 def clear_outputs(job: Job) -> None:

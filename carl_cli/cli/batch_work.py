@@ -108,10 +108,12 @@ def _check_request(jobs: Sequence[Job], weights: Weights) -> None:
 def _check(jobs: Sequence[Job], weights: Weights) -> None:
     from carl_cli.batch.job import check
 
-    errors = {job.name: check(job, weights) for job in jobs}
-    for name, error in errors.items():
+    found = {job.name: check(job, weights) for job in jobs}
+    for name, (error, warnings) in found.items():
         console.LOGGER.info("%s: %s", name, error or "can be registered")
-    bad = sum(bool(error) for error in errors.values())
+        for text in warnings:
+            console.LOGGER.warning("%s: %s", name, text)
+    bad = sum(bool(error) for error, _ in found.values())
     if bad:
         raise BatchError(f"{bad} of {len(jobs)} cases can't be registered", "correct their inputs")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from carl_cli.errors import CarlError, InputError, UsageError
 from carl_cli.io.atomic import sha256_of
-from carl_cli.io.images.files import Image, read_image
+from carl_cli.io.images.files import Image, read_contrasts, read_image
 from carl_cli.io.label_names import LabelName
 from carl_cli.io.resample import resample
 from carl_cli.io.transforms.files import read_transform
@@ -118,16 +118,13 @@ def load_run(
 
 
 def _read(role: str, path: Path, record: RunRecord | None) -> Image:
-    """The same series or time point that was registered."""
-    options: dict[str, Any] = dict(record.options) if record else {}
-    if role not in ("fixed", "moving"):
+    """The same series or time point that was registered; of vectors, the first component."""
+    if role not in ("fixed", "moving", "warped"):
         return read_image(path, allow_nan=False)
-    return read_image(
-        path,
-        series_uid=options.get("series_uid"),
-        time_index=options.get("time_index"),
-        average=role == "moving",
-    )
+    options: dict[str, Any] = {}
+    if record and role != "warped":
+        options = {name: record.options.get(name) for name in ("series_uid", "time_index")}
+    return read_contrasts(path, average=role == "moving", **options)[0]
 
 
 def load_case(record_path: Path, index_folder: Path) -> Case:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carl_cli.errors import UsageError
+from carl_cli.errors import InputError, UsageError
 from carl_cli.io.atomic import full_suffix
 from carl_cli.io.images.dicom import check_series_uid
 from carl_cli.io.images.files import WRITABLE as IMAGES
+from carl_cli.io.images.files import read_contrasts
 from carl_cli.io.transforms.fields import WRITABLE as FIELDS
 from carl_cli.io.transforms.files import AFFINE
 from carl_cli.report.figure import FIGURE_SUFFIXES
@@ -34,6 +36,7 @@ def check_request(
     """Raise UsageError for choices that could only fail after the network has run."""
     _check_warped(outputs, options, writing)
     _check_both_sides(inputs)
+    _check_weights(inputs, options)
     check_series_uid(inputs.series_uid, inputs.paths().values())
     _check_guides(inputs, weights, options)
     if inputs.label_names and not (inputs.fixed_seg and inputs.moving_seg):
@@ -73,6 +76,18 @@ def _check_both_sides(inputs: CaseInputs) -> None:
         if (given[0] is None) != (given[1] is None):
             missing = "--moving-" if given[1] is None else "--fixed-"
             raise UsageError(f"{missing}{name} is missing", "both sides are needed for a score")
+
+
+def _check_weights(inputs: CaseInputs, options: RegistrationOptions) -> None:
+    """As many as contrasts. The image is read only where the number is right for no scalar one:
+    each component of vectors is a contrast. What can't be read is told when its turn comes."""
+    further = len(inputs.fixed_channel or ())
+    try:
+        options.shares(1 + further)
+    except UsageError:
+        with suppress(InputError):
+            parts = read_contrasts(inputs.fixed, series_uid=inputs.series_uid, average=True)
+            options.shares(len(parts) + further)
 
 
 def _check_guides(inputs: CaseInputs, weights: Weights, options: RegistrationOptions) -> None:

@@ -220,13 +220,34 @@ def test_failed_cases_are_tried_again_when_asked_or_when_their_files_change(stud
 
 def test_a_dry_run_checks_and_writes_nothing(study: Study) -> None:
     (study.folder / "broken.nii.gz").write_text("not an image")
-    table = study.table("id,fixed,moving", "ab,a.nii.gz,b.nii.gz", "ax,a.nii.gz,broken.nii.gz")
-    out = study.folder / "out"
+    lines = "ab,a.nii.gz,b.nii.gz", "aa,a.nii.gz,a.nii.gz", "ax,a.nii.gz,broken.nii.gz"
+    table, out = study.table("id,fixed,moving", *lines), study.folder / "out"
     outcome = study.batch(table, out, "--dry-run")
     assert outcome.code == 6
     assert "ab: can be registered" in outcome.err
-    assert "1 of 2 cases can't be registered" in outcome.err
+    assert "warning: aa: Fixed and moving are the same image" in outcome.err
+    assert outcome.err.count("same image") == 1
+    assert "1 of 3 cases can't be registered" in outcome.err
     assert not out.exists()
+
+
+def test_a_wrong_number_of_channel_weights_starts_nothing(study: Study) -> None:
+    """Components of an image of vectors count; a file that can't be read stops no other case."""
+    image = sitk.ReadImage(str(study.folder / "a.nii.gz"))
+    sitk.WriteImage(sitk.Compose(image, image, image), str(study.folder / "vectors.mha"))
+    (study.folder / "broken.nii.gz").write_text("not an image")
+    out = study.folder / "out"
+    for images, weights, channels in (("a.nii.gz", "2,1", 1), ("vectors.mha", "2,1", 3)):
+        table = study.table("fixed,moving", f"{images},{images}")
+        told = study.batch(table, out, "--channel-weights", weights)
+        assert told.code == 2
+        assert f"--channel-weights {weights} for {channels} channels" in told.err
+        assert not out.exists()
+    for image, weights in (("vectors.mha", "2,1,1"), ("broken.nii.gz", "2,1")):
+        table = study.table("fixed,moving", f"{image},{image}")
+        told = study.batch(table, out, "--overwrite", "--channel-weights", weights)
+        assert "--channel-weights" not in told.err
+        assert out.exists()
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,28 @@ def test_the_registered_time_point_is_shown(run_folder: Path) -> None:
     np.testing.assert_array_equal(shown.array, image.array)
 
 
+def test_of_vectors_the_first_component_is_shown(run_folder: Path) -> None:
+    """As on the page of the run itself, warped anew or not; so are the cards of a batch."""
+    expected = load_run(Path("run.json"), {})
+    for name in ("fixed", "moving", "warped"):
+        image = read_image(f"{name}.nii.gz")
+        both = np.stack([image.array, 200 - image.array], axis=-1)
+        parts = replace(image, array=both, channels=2, channel_kind="vector")
+        write_image(Path(f"{name}.nii.gz"), parts)
+    recorded = read_record("run.json")
+    files = {name: input_file(f"{name}.nii.gz") for name in ("fixed", "moving")}
+    write_record("run.json", recorded.model_copy(update={"inputs": files}))
+    for warped_there in (True, False):
+        run = load_run(Path("run.json"), {})
+        for name in ("fixed", "moving", "warped")[: 2 + warped_there]:
+            np.testing.assert_array_equal(getattr(run, name).array, getattr(expected, name).array)
+        assert load_case(Path("run.json"), Path()).error == ""
+        Path("warped.nii.gz").unlink(missing_ok=True)
+    anew = load_run(Path("run.json"), {}).warped.array
+    bright = expected.warped.array > 50
+    assert np.median(np.abs(anew - expected.warped.array)[bright]) < 2
+
+
 def test_files_alone_are_enough(run_folder: Path) -> None:
     report(
         output=Path("r.html"),

@@ -103,6 +103,36 @@ def test_turns_that_cancel_leave_no_mean_and_no_shrinking() -> None:
     np.testing.assert_allclose(found.map(points), points, atol=1e-4)
 
 
+def test_turns_that_go_with_shapes_leave_neither_a_mean_pose_nor_a_mean_shape() -> None:
+    """One image is longer along x and turned one way, the other shorter and turned the other way.
+    Their mean is the identity, but their mean displacement is not 0: the turns shrink by the
+    cosine, and make of the difference in length, k x, a shear of k sin. A shape without it would
+    be bent by how the images lie."""
+    k, degrees, points = 0.1, 5, inner_points(GRID)
+    points = np.concatenate([points * (i, j, 1) for i in (1, -1) for j in (1, -1)])
+    given = [
+        AffineTransform(rotation((0, 0, s * degrees)) @ np.diag((1 + s * k, 1, 1)), np.zeros(3))
+        for s in (1, -1)
+    ]
+    found = mean_map(given, GRID, points, np.ones(len(points)))
+    np.testing.assert_allclose(found.map(points), points, atol=1e-4)
+    sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    left = np.array([[cosine - 1, 0, 0], [k * sine, cosine - 1, 0], [0, 0, 0]])
+    plain = np.mean([one(points) for one in given], axis=0) - points
+    np.testing.assert_allclose(plain, points @ left.T, atol=1e-9)
+
+
+def test_the_mean_shape_does_not_depend_on_how_the_images_lie() -> None:
+    """Each image is turned by up to 50 degrees about each axis, and moved by up to 100 mm."""
+    rng, points = np.random.default_rng(7), inner_points(GRID)
+    moved = [
+        AffineTransform(rotation(tuple(rng.uniform(-50, 50, 3))), rng.uniform(-100, 100, 3)) @ one
+        for one in maps()
+    ]
+    shape, other = (mean_map(m, GRID, points, np.ones(len(points))).shape for m in (maps(), moved))
+    np.testing.assert_allclose(other.displacement_mm, shape.displacement_mm, atol=1e-4)
+
+
 def test_sizes_have_their_mean_displacement_taken_out() -> None:
     """Of 0.8, 1 and 1.3 times the size in the same pose: the geometric mean would leave 2 % of
     the distance from the middle, 0.4 mm on average here."""

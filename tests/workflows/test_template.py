@@ -329,6 +329,9 @@ def test_all_rounds_but_the_last_are_rough(quiet_study: Study, tmp_path: Path) -
     records = sorted(tmp_path.glob("t_work/*/a/*.json"))
     rough = [read_record(path).options.get("rough", False) for path in records]
     assert rough == [True, True, False]
+    first = [read_record(path) for path in tmp_path.glob("t_work/round-01/*/*.json")]
+    assert len(first) == 3  # one of them is of the image that the template begins with
+    assert not [text for record in first for text in record.warnings if "same image" in text]
 
 
 @pytest.mark.slow

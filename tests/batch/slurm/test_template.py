@@ -79,19 +79,24 @@ def test_rounds_on_a_cluster_end_with_the_bytes_of_local_ones(
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("contrasts", [1, 2])
 def test_a_real_cluster_builds_the_template_of_a_local_run(
     study: Study,
     identity_weights: Path,  # noqa: F811
     slurm_cores: int,
     tmp_path: Path,
+    contrasts: int,
 ) -> None:
     """Two rounds of one task, all by Slurm: the same bytes, transforms of the rounds included."""
     assert slurm_cores > 0
     quiet = Study(study.folder, identity_weights, study.carl)
+    quiet, more = (quiet, ()) if contrasts == 1 else of_two_contrasts(quiet)
     here, there = tmp_path / "here" / "t.nii.gz", tmp_path / "there" / "t.nii.gz"
-    assert built(quiet, here).code == 0
-    told = built(quiet, there, "--executor", "slurm", "--tasks", 1, "--cpus", 1, "--mem", "2G")
+    assert built(quiet, here, *more).code == 0
+    asked = ("--executor", "slurm", "--tasks", 1, "--cpus", 1, "--mem", "2G", *more)
+    told = built(quiet, there, *asked)
     assert told.code == 0, told.err
+    assert (there.parent / "t_channel1.nii.gz").exists() == (contrasts == 2)
     for name in ("round-01", "round-02"):
         (job,) = submissions(there.parent / "t_work" / name)
         assert set(task_states(job).values()) == {"COMPLETED"}
