@@ -29,7 +29,7 @@ from carl_cli.preprocessing.options import option_group
 from carl_cli.progress import Progress, silent
 from carl_cli.registration.alignment import Maps, alike
 from carl_cli.registration.contexts import Contexts, Pair
-from carl_cli.registration.diffeomorphic import SCALES, Descent, refine
+from carl_cli.registration.diffeomorphic import SCALES, Descent, Scale, refine
 from carl_cli.weights.folder import AlignmentRule, InstanceDefaults
 from carl_cli.weights.options import Seed
 
@@ -116,7 +116,7 @@ def fit_maps(
 ) -> tuple[Map, Map, list[float]]:
     """Scope "field": the given maps moved, and the loss at each step. known: by which
     they were aligned before; then the coarse scales are done. freedom: see `Descent`."""
-    scales = SCALES if known is None else ALIGNED_SCALES
+    scales = _scales_left(known, options.metric)
     known = known or Contexts(pair, AlignmentRule(elasticity=0.0))
     similarity = by_name(options.metric, options.sigma, options.variance_floor, within=pair.masked)
     descent = Descent(
@@ -143,6 +143,14 @@ def fit_maps(
         descent,
         lambda share, told: progress(STAGE, share, told),
     )
+
+
+def _scales_left(known: Contexts | None, metric: str) -> tuple[Scale, ...]:
+    """For images that were aligned, or (None) were not. Half of the grid again, by a metric that
+    does not look at the tissues, would undo what these brought."""
+    if known is None:
+        return SCALES
+    return SCALES[-1:] if known.tissues and metric != "mind" else ALIGNED_SCALES
 
 
 def _private_copy(network: Registrar, pair: Pair, options: InstanceOptions) -> Registrar:

@@ -17,6 +17,7 @@ from carl_cli.registration.contexts import (
     Contexts,
     Pair,
 )
+from carl_cli.registration.instance import InstanceOptions, fit_maps
 from carl_cli.registration.tissues import BITS, BRAIN_ML, _words, tissue_channels
 from carl_cli.weights.folder import AlignmentRule
 
@@ -132,3 +133,18 @@ def test_channels_beside_self_similarities_keep_their_mean() -> None:
     apart = (pool(images[0]) - pool(images[1])).abs().mean()
     expected = apart + BESIDE_CORRELATION * between
     torch.testing.assert_close(measured, expected)
+
+
+@pytest.mark.parametrize(
+    ("metric", "brains", "scales"), [("lncc", True, 1), ("lncc", False, 2), ("mind", True, 2)]
+)
+def test_half_of_the_grid_is_not_done_again_without_the_tissues(
+    metric: str, brains: bool, scales: int
+) -> None:
+    image = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    tissues = (torch.rand(1, BITS, 8, 8, 8),) * 2 if brains else None
+    pair, start = Pair(image, image), DisplacementMap(torch.zeros(1, 3, 16, 16, 16), False)
+    options, told = InstanceOptions(1, metric=metric, scope="field"), []
+    known = Contexts(pair, AlignmentRule(), tissues)
+    fit_maps((start, start), pair, options, False, known, lambda *words: told.append(words[-1]))
+    assert told[-1].startswith(f"scale {scales} of {scales}")
