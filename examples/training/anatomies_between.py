@@ -5,7 +5,8 @@
 Images are rendered T1-like from the label maps (`carl train prepare --freesurfer`) and registered.
 A map of A on the grid of B follows a random part, between 0.3 and 0.7, of the displacements from B
 to A: at 0 it would be A, at 1 A in the shape of B. Nine people make 72 maps more, in 20 minutes of
-one core at 1.5 mm; a network that learns from all 81 tells other people's tissues better.
+one core at 1.5 mm. The tissues of carl-base went from a Dice of .763 to .778,
+of three other people, in 2,488 more steps with them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import carl_cli as carl
+from carl_cli.io.atomic import atomic_path
 
 LEAST, MOST = 0.3, 0.7
 NOISE = 0.02  # of the brightest tissue: flat tissues would have no self-similarity
@@ -36,7 +38,8 @@ def main() -> None:
     for name, labels in anatomies_between(arrays, arguments.people):
         print(name, flush=True)
         arrays[name] = labels
-    np.savez_compressed(arguments.out, **arrays)
+    with atomic_path(arguments.out) as path:
+        np.savez_compressed(path, **arrays)
 
 
 def anatomies_between(

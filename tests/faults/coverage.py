@@ -7,7 +7,6 @@ of its kind took. What ends badly is kept as by `tests.faults.fuzz`.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import tempfile
@@ -16,8 +15,8 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-from tests.faults.fuzz import REGRESSIONS, kept_name
-from tests.faults.judge import KINDS, Bench, Verdict
+from tests.faults.fuzz import asked, keep_file
+from tests.faults.judge import Bench, Verdict
 from tests.faults.mutation import damaged, somewhere
 from tests.faults.runner import REPOSITORY, Ended, Server
 
@@ -134,21 +133,9 @@ def signature(bench: Bench, verdict: Verdict) -> str:
     return f"{bench.kind} {verdict.outcome} " + re.sub(r"\S*[\d/]\S*", "", verdict.why[-120:])
 
 
-def keep_file(keep: Path, bench: Bench, verdict: Verdict, content: bytes) -> None:
-    name = kept_name(bench.kind, verdict, content, bench.sample.target.suffix)
-    keep.mkdir(parents=True, exist_ok=True)
-    (keep / name).write_bytes(content)
-    print(f"{name} {verdict.change}: {verdict.why}", flush=True)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=REGRESSIONS)
-    parser.add_argument("--kind", action="append", help="only these")
-    wanted = parser.parse_args()
-    corpora = explore(wanted.minutes, wanted.seed, wanted.keep, wanted.kind or list(KINDS))
+    wanted = asked(__doc__ or "", minutes=60)
+    corpora = explore(wanted.minutes, wanted.seed, wanted.keep, wanted.kind)
     for corpus in corpora:
         print(f"{corpus.bench.kind}: {corpus.tried} files, {len(corpus.files) - 1} led on, "
               f"{len(corpus.steps)} steps")  # fmt: skip

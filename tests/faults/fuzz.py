@@ -28,6 +28,13 @@ def kept_name(kind: str, verdict: Verdict, content: bytes, suffix: str) -> str:
     return f"{kind.replace(' ', '_')}__{word}__{mark}{suffix}"
 
 
+def keep_file(keep: Path, bench: Bench, verdict: Verdict, content: bytes) -> None:
+    name = kept_name(bench.kind, verdict, content, bench.sample.target.suffix)
+    keep.mkdir(parents=True, exist_ok=True)
+    (keep / name).write_bytes(content)
+    print(f"{name} {verdict.change}: {verdict.why}", flush=True)
+
+
 def mutated(bench: Bench, random: Random) -> tuple[bytes, str]:
     """One change, or a few on top of each other."""
     content, changes = bench.sound, []
@@ -48,23 +55,27 @@ def fuzz(minutes: float, seed: int, keep: Path, kinds: list[str]) -> Counter[str
             verdict = bench.judge_bytes(content, change, server.run)
             counts[verdict.outcome] += 1
             if not verdict.good:
-                name = kept_name(bench.kind, verdict, content, bench.sample.target.suffix)
-                keep.mkdir(parents=True, exist_ok=True)
-                (keep / name).write_bytes(content)
-                print(f"{name} {change}: {verdict.why}", flush=True)
+                keep_file(keep, bench, verdict, content)
             if counts.total() % 50 == 0:
                 print(dict(counts), flush=True)
     return counts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--minutes", type=float, default=30)
+def asked(about: str, minutes: float) -> argparse.Namespace:
+    """What a command line of a fuzzer asks for; kind: a list."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=minutes)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=REGRESSIONS)
     parser.add_argument("--kind", action="append", help="only these")
     wanted = parser.parse_args()
-    counts = fuzz(wanted.minutes, wanted.seed, wanted.keep, wanted.kind or list(KINDS))
+    wanted.kind = wanted.kind or list(KINDS)
+    return wanted
+
+
+def main() -> None:
+    wanted = asked(__doc__ or "", minutes=30)
+    counts = fuzz(wanted.minutes, wanted.seed, wanted.keep, wanted.kind)
     print(f"{counts.total()} files in {wanted.minutes:g} minutes: {dict(counts)}")
 
 
